@@ -1,0 +1,1 @@
+"""The recipe that made the built-in generator `fashion`. Nothing of noisemill needs it to run."""
