@@ -1,0 +1,58 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test faults compat train bench lint types docs wheel clean
+
+help:  ## this list
+	@echo 'make TARGET [PYTHON=python3.12]'; echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (about 1 GB); the other targets start with it
+
+# Any Python from 3.11 with venv will do; uv comes from the same pinned list as everything else.
+.venv/.ready: pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "noisemill needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(RUN) pip --version >/dev/null 2>&1 || { echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; }
+	@echo 'Installing what requirements.txt pins (about 1 GB, most of it TensorFlow)'
+	@$(RUN) pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## 10,000 pictures of clothes in demo/fashion; again: goes on where it stopped
+	$(BIN)/noisemill generate fashion demo/fashion --count 10k
+
+test: setup  ## all tests but the slow suites below
+	$(RUN) pytest --durations=15
+
+faults: setup  ## kill, stop and cut off real workers and servers (minutes)
+	$(RUN) pytest -m faults
+
+compat: setup  ## other servers, versions and readers of the datasets (minutes)
+	$(RUN) pytest -m compat
+
+train: setup  ## train the built-in generator again (an hour or more on two cores)
+	$(RUN) training.train
+
+bench: setup  ## side-by-side measurements
+	$(RUN) benchmarks
+
+lint: setup  ## ruff: style and format
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: setup  ## mypy, strict
+	$(RUN) mypy
+
+docs: setup  ## what README and docs say, against the code
+	$(RUN) pytest tests/frame
+
+wheel: setup  ## dist/noisemill-*.whl
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python
+
+clean:  ## remove caches and built packages; .venv and demo/ stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
