@@ -21,7 +21,7 @@ class WeightAverage:
             mean.assign_add(rate * (weight - mean))
 
 
-def measure_batch_norms(generator: keras.Model, batches: int = 16, size: int = 500, seed: int = 0) -> None:
+def measure_batch_norms(generator: keras.Model, batches: int, size: int = 500, seed: int = 0) -> None:
     """Set every batch norm's moving mean and variance to those of fresh samples, classes in equal numbers.
 
     Averaged weights never ran over the batches that the moving statistics were taken from.
@@ -32,9 +32,7 @@ def measure_batch_norms(generator: keras.Model, batches: int = 16, size: int = 5
         _measure(generator, norm, batches, size, seed)
 
 
-def _measure(
-    generator: keras.Model, norm: keras.layers.BatchNormalization, batches: int, size: int, seed: int
-) -> None:
+def _measure(generator: keras.Model, norm: keras.layers.BatchNormalization, batches: int, size: int, seed: int) -> None:
     trunk = keras.Model(generator.inputs, norm.input)
     forward = tf.function(lambda latents, labels: trunk([latents, labels], training=False))
     means, squares = [], []

@@ -37,7 +37,8 @@ def load_test(folder: Path = DEFAULT_DATA) -> LabelledImages:
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Map [-1, 1] to 0..255, to the nearest level, as a data set on disk would hold it."""
-    return np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    levels: NDArray[np.float32] = np.clip(np.rint((images + 1.0) * 127.5), 0, 255)
+    return levels.astype(np.uint8)
 
 
 def _load(folder: Path, split: str) -> LabelledImages:

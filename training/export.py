@@ -10,14 +10,14 @@ from training import networks
 from training.averaging import measure_batch_norms
 
 
-def load_average(run: Path) -> keras.Model:
+def load_average(run: Path, batches: int) -> keras.Model:
     """The averaged generator of a run's latest checkpoint, in float32, its batch statistics measured anew."""
     checkpoint = tf.train.latest_checkpoint(run)
     if checkpoint is None:
         raise FileNotFoundError(f"no checkpoint in {run}")
     generator = networks.build_generator()
     tf.train.Checkpoint(average=generator).restore(checkpoint).expect_partial()
-    measure_batch_norms(generator)
+    measure_batch_norms(generator, batches)
     return generator
 
 
@@ -25,8 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("run", type=Path, help="folder that training.train wrote")
     parser.add_argument("out", type=Path, help="model file to write, ending in .keras")
+    parser.add_argument("--batches", type=int, default=16, help="batches of 500 samples to measure statistics over")
     options = parser.parse_args(arguments)
-    load_average(options.run).save(options.out)
+    load_average(options.run, options.batches).save(options.out)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ def _normalised(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _upsample(x: keras.KerasTensor, filters: int, strides: int, name: str) -> keras.KerasTensor:
-    return layers.Conv2DTranspose(
-        filters, 3, strides=strides, padding="same", kernel_initializer=_normal(), name=name
-    )(x)
+    upsample = layers.Conv2DTranspose(filters, 3, strides, padding="same", kernel_initializer=_normal(), name=name)
+    return upsample(x)
 
 
 def build_generator() -> keras.Model:

@@ -66,6 +66,11 @@ class Trainer:
             elapsed_s=self.elapsed_s,
         )
 
+    @property
+    def generator_rate(self) -> tf.Tensor:
+        """The generator's learning rate now."""
+        return self._generator_adam.learning_rate
+
     def set_progress(self, progress: float) -> None:
         """Set the learning rates for a run of which the share `progress`, 0 to 1, is over."""
         over = max(0.0, min(1.0, progress) - self.recipe.decay_from) / (1.0 - self.recipe.decay_from)
@@ -73,7 +78,7 @@ class Trainer:
         self._generator_adam.learning_rate = self.recipe.generator_rate * factor
         self._discriminator_adam.learning_rate = self.recipe.discriminator_rate * factor
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def round(self, plain_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step with gradient penalties, then `plain_steps` without; return the last one's losses."""
         penalty = self._step(penalised=True)["penalty"]
