@@ -1,0 +1,23 @@
+"""How samples are stored: a table of formats."""
+
+from __future__ import annotations
+
+import difflib
+
+from pipeline.errors import UsageError
+from pipeline.formats.format import Format, Labels, SampleType, ShardWriter
+from pipeline.formats.npy import NpyFormat
+from pipeline.formats.null import NullFormat
+
+__all__ = ["FORMATS", "Format", "Labels", "SampleType", "ShardWriter", "format_named"]
+
+FORMATS: dict[str, Format] = {each.name: each for each in (NpyFormat(), NullFormat())}
+
+
+def format_named(name: str) -> Format:
+    """The format of this name. Raises UsageError with the known names."""
+    if name in FORMATS:
+        return FORMATS[name]
+    close = difflib.get_close_matches(name.lower(), FORMATS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use {', '.join(FORMATS)}"
+    raise UsageError(f"format {name!r} is unknown: {hint}")

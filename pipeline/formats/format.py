@@ -1,0 +1,173 @@
+"""What a format is: the protocols that npy, png, tar and null all fulfil, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DatasetError, UsageError
+from pipeline.shards import Shard
+from pipeline.stores.store import Draft, Store
+
+Labels = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleType:
+    """What a stored sample is."""
+
+    #: Without the batch axis; images are (height, width, channels).
+    shape: tuple[int, ...]
+    #: "float32", "float16" or "uint8", as stored.
+    dtype: str
+    #: In the order of the labels; None where the generator is unconditional and there are no labels.
+    class_names: tuple[str, ...] | None
+    #: "flat", or "class": a folder per class.
+    layout: str = "flat"
+
+
+class ShardWriter(Protocol):
+    """Encodes the batches of one shard into a draft. Used by one thread."""
+
+    def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
+        """Takes the shard's next samples, (n, *shape) of the stored dtype, C-contiguous, with labels int32 (n,).
+
+        `labels` is None exactly where the samples have no classes. Raises ValueError for another
+        shape, dtype or label, or for more samples than the shard has; StoreError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Writes what is left: labels, ends of files. Raises ValueError if samples are missing; StoreError.
+
+        Does not commit the draft.
+        """
+        ...
+
+
+class Format(Protocol):
+    """A way to store the samples of a shard. Without state."""
+
+    #: As `--format` takes it.
+    name: str
+    #: The dtype of stored samples where the user leaves it open.
+    default_dtype: str
+    #: All dtypes that it can store.
+    dtypes: tuple[str, ...]
+    #: All layouts that it knows, the default first.
+    layouts: tuple[str, ...]
+
+    def check(self, sample: SampleType) -> None:
+        """Raises UsageError if it cannot store such samples."""
+        ...
+
+    def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> ShardWriter:
+        """A writer of one shard into `draft`, which the caller commits after the writer's `close`."""
+        ...
+
+    def names(self, shard: Shard, sample: SampleType, labels: Labels | None) -> list[str]:
+        """The files that such a shard consists of, in the order in which they are written.
+
+        `labels`, int32 (shard.count,), are needed for the layout "class" alone.
+        """
+        ...
+
+    def read(
+        self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None
+    ) -> tuple[NDArray[Any], Labels | None]:
+        """Samples (shard.count, *shape) and their labels as they lie in the store.
+
+        `labels` are the planned ones: the layout "class" finds its files by them.
+        Raises DatasetError naming the file that is missing or malformed; StoreError.
+        """
+        ...
+
+    def read_rows(
+        self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice
+    ) -> NDArray[Any]:
+        """Samples `rows` of the shard, (n, *shape), without reading the others where the format allows.
+
+        Raises ValueError for a step other than 1; DatasetError and StoreError as `read` does.
+        """
+        ...
+
+
+class Intake:
+    """What every writer checks: that batches fit the sample type, and that a shard's samples come whole."""
+
+    def __init__(self, shard: Shard, sample: SampleType) -> None:
+        self._shard = shard
+        self._sample = sample
+        self._batches: list[Labels] = []
+        #: Samples taken so far.
+        self.count = 0
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of all samples taken so far, int32 (count,). Empty where the samples have no classes."""
+        return np.concatenate([np.empty(0, dtype=np.int32), *self._batches])
+
+    def take(self, samples: NDArray[Any], labels: Labels | None) -> int:
+        """Counts a batch; returns the dataset index of its first sample. Raises ValueError if it does not fit."""
+        expected = (*samples.shape[:1], *self._sample.shape)
+        if samples.shape != expected or samples.dtype != self._sample.dtype or not samples.flags.c_contiguous:
+            raise ValueError(
+                f"samples {samples.dtype} {samples.shape} are not C-contiguous {self._sample.dtype} of shape {expected}"
+            )
+        if self.count + len(samples) > self._shard.count:
+            raise ValueError(f"shard {self._shard.index} has {self._shard.count} samples, more came")
+        self._take_labels(len(samples), labels)
+        first = self._shard.first + self.count
+        self.count += len(samples)
+        return first
+
+    def finish(self) -> None:
+        """Raises ValueError if samples are missing."""
+        if self.count != self._shard.count:
+            raise ValueError(f"shard {self._shard.index} has {self._shard.count} samples, {self.count} came")
+
+    def _take_labels(self, count: int, labels: Labels | None) -> None:
+        classes = self._sample.class_names
+        if classes is None or labels is None:
+            if classes is not None or labels is not None:
+                raise ValueError("samples of a conditional generator come with labels, others without")
+            return
+        if labels.shape != (count,) or labels.dtype != np.int32:
+            raise ValueError(f"labels {labels.dtype} {labels.shape} are not int32 ({count},)")
+        if count and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"labels {labels.min()}..{labels.max()} are not in 0..{len(classes) - 1}")
+        self._batches.append(labels.copy())
+
+
+def check_listed(format_: Format, sample: SampleType) -> None:
+    """Raises UsageError unless the format knows the dtype and layout of `sample`."""
+    if sample.dtype not in format_.dtypes:
+        raise UsageError(f"{format_.name} stores {' or '.join(format_.dtypes)}, not {sample.dtype}")
+    if sample.layout not in format_.layouts:
+        raise UsageError(f"{format_.name} has no layout {sample.layout!r}: use {' or '.join(format_.layouts)}")
+
+
+def row_range(shard: Shard, rows: slice) -> range:
+    """The rows that a slice of a shard means. Raises ValueError for a step other than 1."""
+    start, stop, step = rows.indices(shard.count)
+    if step != 1:
+        raise ValueError(f"rows of a shard are read with step 1, not {step}")
+    return range(start, max(start, stop))
+
+
+@contextmanager
+def malformed(store: Store, name: str) -> Iterator[None]:
+    """Turns a missing file, and any ValueError about what it holds, into a DatasetError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DatasetError(f"{store.url}/{name} is missing: `noisemill verify` lists all damage") from error
+    except DatasetError:
+        raise
+    except ValueError as error:
+        raise DatasetError(f"{store.url}/{name} is malformed: {error}; `noisemill verify` lists all damage") from error

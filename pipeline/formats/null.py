@@ -1,0 +1,56 @@
+"""No files at all: everything but the writing, to see what is the bottleneck."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from numpy.typing import NDArray
+
+from pipeline.errors import DatasetError
+from pipeline.formats.format import Intake, Labels, SampleType, check_listed
+from pipeline.shards import Shard
+from pipeline.stores.store import Draft, Store
+
+
+class NullFormat:
+    """Counts samples and forgets them."""
+
+    name = "null"
+    default_dtype = "float32"
+    dtypes: tuple[str, ...] = ("float32", "float16", "uint8")
+    layouts: tuple[str, ...] = ("flat",)
+
+    def check(self, sample: SampleType) -> None:
+        """Any shape will do."""
+        check_listed(self, sample)
+
+    def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> NullWriter:
+        """Leaves `draft` empty."""
+        return NullWriter(shard, sample)
+
+    def names(self, shard: Shard, sample: SampleType, labels: Labels | None) -> list[str]:
+        """No files."""
+        return []
+
+    def read(self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None) -> NoReturn:
+        """Raises DatasetError."""
+        raise DatasetError(f"{store.url} holds no samples: it was made with --format null")
+
+    def read_rows(self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice) -> NoReturn:
+        """Raises DatasetError."""
+        self.read(store, shard, sample, labels)
+
+
+class NullWriter:
+    """Checks batches as the other formats do."""
+
+    def __init__(self, shard: Shard, sample: SampleType) -> None:
+        self._intake = Intake(shard, sample)
+
+    def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
+        """Counts."""
+        self._intake.take(samples, labels)
+
+    def close(self) -> None:
+        """Checks the count."""
+        self._intake.finish()

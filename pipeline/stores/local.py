@@ -1,0 +1,373 @@
+"""A store on local disk, or on what is mounted there.
+
+Files are staged in a hidden folder inside the destination, so that putting them in place is a
+rename on one file system, and are flushed to the disk before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import StoreError
+from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
+
+#: Files flushed at the same time: the file system commits them in one go (docs/decisions/0010-stores.md).
+_FLUSHERS = 32
+
+_STREAM_BUFFER_BYTES = 2**20
+
+_IN_WORDS = {
+    errno.EACCES: "permission denied: give this user the right to write there, or choose another destination",
+    errno.EDQUOT: "the disk quota is used up: free space, or choose another destination",
+    errno.EEXIST: "a file lies where a folder should be: remove it, or choose another destination",
+    errno.EIO: "the disk reports a failure",
+    errno.EISDIR: "a folder lies where a file should be",
+    errno.ELOOP: "too many symbolic links",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter destination",
+    errno.ENOENT: "the folder has gone while it was written to",
+    errno.ENOSPC: "the disk is full: free space, or choose another destination",
+    errno.ENOTDIR: "a file lies where a folder should be: remove it, or choose another destination",
+    errno.EPERM: "permission denied: give this user the right to write there, or choose another destination",
+    errno.EROFS: "the file system is read-only: choose another destination",
+    errno.EXDEV: "a folder inside the destination lies on another file system: choose one file system",
+}
+
+
+class LocalStore:
+    """Files below one folder. `root` is an absolute path; it need not exist before the first write."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(os.path.realpath(root))
+        self.url = str(self._root)
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        with self.open(name) as file, _errors_in_words(self._root / name):
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        """The file for reading."""
+        path = self._inside(self._root / check_name(name))
+        with _errors_in_words(path):
+            try:
+                return path.open("rb")
+            except _ABSENT:
+                absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        raise absent
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a temporary file, flushes it, renames it."""
+        check_name(name)
+        temporary = self._root / _temporary_name()
+        try:
+            with _errors_in_words(self._root / name):
+                self._make_root()
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.place({name: temporary})
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name is there and lies inside the store."""
+        path = self._inside(self._root / check_name(name))
+        with _errors_in_words(path):
+            return path.is_file()
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """The files whose names begin with `prefix`. Symbolic links to folders are not followed."""
+        folder = prefix.rpartition("/")[0]
+        if folder:
+            check_name(folder)
+        entries = _walk(self._inside(self._root / folder), f"{folder}/" if folder else "")
+        return (entry for entry in entries if entry.name.startswith(prefix))
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes files; folders stay."""
+        for name in names:
+            path = self._root / check_name(name)
+            self._inside(path.parent)
+            with _errors_in_words(path), suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+
+    def draft(self) -> LocalDraft:
+        """A new draft."""
+        return LocalDraft(self)
+
+    def check_writable(self) -> None:
+        """Creates the folder, then a file in it."""
+        probe = self._root / _temporary_name()
+        with _errors_in_words(self._root):
+            self._make_root()
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
+    def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
+        """Removes old staging folders and temporary files, except folders that a living draft has locked."""
+        with _errors_in_words(self._root):
+            for path in self._root.glob(f"{TEMPORARY}*"):
+                if time.time() - _last_change(path) > older_than_s:
+                    _remove_abandoned(path)
+
+    def stage(self) -> Path:
+        """A new hidden folder inside the destination, for a draft."""
+        with _errors_in_words(self._root):
+            self._make_root()
+            folder = self._root / _temporary_name()
+            folder.mkdir()
+            return folder
+
+    def place(self, staged: dict[str, Path]) -> None:
+        """Renames flushed files to their names, then flushes the folders. Raises OSError."""
+        folders = {name: name.rpartition("/")[0] for name in staged}
+        made = {folder: self._make_folder(folder) for folder in sorted(set(folders.values()))}
+        for name, path in staged.items():
+            path.rename(made[folders[name]] / name.rpartition("/")[2])
+        touched = {parent for folder in made.values() for parent in (folder, *folder.parents)}
+        for folder_path in touched:
+            if folder_path.is_relative_to(self._root):
+                _flush(folder_path)
+
+    def _make_root(self) -> None:
+        if not self._root.is_dir():
+            self._root.mkdir(parents=True, exist_ok=True)
+            _flush(self._root.parent)
+
+    def _make_folder(self, name: str) -> Path:
+        folder = self._inside(self._root / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _inside(self, path: Path) -> Path:
+        """The real path. Raises StoreError if a symbolic link leads out of the destination.
+
+        Protects against links that lie there, not against someone who swaps folders meanwhile.
+        """
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(self._root):
+            raise StoreError(f"{path} leads out of the destination {self._root}: remove the symbolic link")
+        return real
+
+
+class LocalDraft:
+    """Files staged in a hidden folder, which stays locked for as long as the draft lives."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._folder: Path | None = None
+        self._lock: int | None = None
+        self._files: dict[str, Path] = {}
+        self._digests: dict[str, Digest] = {}
+        self._open: LocalSink | None = None
+        self._placing = False
+
+    def sink(self, name: str) -> LocalSink:
+        """A stream into a staged file."""
+        path = self._stage(name)
+        self._open = LocalSink(path, self._digests[name])
+        return self._open
+
+    def add(self, name: str, data: bytes) -> None:
+        """Writes a staged file."""
+        path = self._stage(name)
+        self._digests[name].update(data)
+        with _errors_in_words(path):
+            path.write_bytes(data)
+
+    def commit(self) -> list[StoredFile]:
+        """Flushes all files, then renames each into its place, then flushes the folders."""
+        self._finish_open()
+        with _errors_in_words(Path(self._store.url)):
+            _flush_all(list(self._files.values()))
+            self._placing = True
+            self._store.place(self._files)
+        self._unstage()
+        stored = [self._digests[name].stored(name) for name in self._files]
+        self._forget()
+        return stored
+
+    def discard(self, *, keep_placed: bool = False) -> None:
+        """Removes the staging folder, and what a failed commit had put in place already."""
+        with suppress(StoreError):
+            self._finish_open()
+        placed = [name for name, path in self._files.items() if self._placing and not path.exists()]
+        self._unstage()
+        self._forget()
+        if not keep_placed:
+            self._store.delete(placed)
+
+    def _stage(self, name: str) -> Path:
+        if check_name(name) in self._files:
+            raise ValueError(f"the draft has {name!r} already")
+        self._finish_open()
+        folder = self._folder or self._make_folder()
+        # Numbers instead of names: no folders to make, no name too long.
+        self._files[name] = folder / f"{len(self._files)}"
+        self._digests[name] = Digest()
+        return self._files[name]
+
+    def _make_folder(self) -> Path:
+        self._folder = self._store.stage()
+        with _errors_in_words(self._folder):
+            self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+            # File systems without locks are left to the age that `sweep` looks at.
+            with suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self._folder
+
+    def _finish_open(self) -> None:
+        sink, self._open = self._open, None
+        if sink is not None:
+            sink.close()
+
+    def _unstage(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+        self._folder = self._lock = None
+
+    def _forget(self) -> None:
+        self._files, self._digests, self._placing = {}, {}, False
+
+
+class LocalSink:
+    """A stream into one staged file."""
+
+    def __init__(self, path: Path, digest: Digest) -> None:
+        self._path = path
+        self._digest = digest
+        with _errors_in_words(path):
+            self._file = path.open("xb", buffering=_STREAM_BUFFER_BYTES)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Appends `data`."""
+        view = as_bytes(data)
+        with _errors_in_words(self._path):
+            self._file.write(view)
+        self._digest.update(view)
+        return len(view)
+
+    def close(self) -> None:
+        """Writes what is still buffered."""
+        with _errors_in_words(self._path):
+            self._file.close()
+
+
+_LOCK = "lock"
+
+#: What opening a name that is no file raises, also where it names a folder or lies below a file.
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def _temporary_name() -> str:
+    return f"{TEMPORARY}{uuid.uuid4().hex}"
+
+
+@contextmanager
+def _errors_in_words(path: Path) -> Iterator[None]:
+    """Turns an OSError into a StoreError that says what is wrong with `path`."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        words = _IN_WORDS.get(error.errno or 0, error.strerror or str(error))
+        raise StoreError(f"{path}: {words}") from error
+
+
+def _walk(folder: Path, name: str) -> Iterator[Entry]:
+    """All files below `folder`, whose name in the store is `name`, in the order of their whole names."""
+    with _errors_in_words(folder):
+        try:
+            found = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+    # With its slash, a folder sorts among files as its files' names do.
+    keyed = [(name + entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry) for entry in found]
+    for key, entry in sorted(keyed, key=lambda pair: pair[0]):
+        if key.startswith(TEMPORARY):
+            continue
+        if key.endswith("/"):
+            yield from _walk(folder / entry.name, key)
+        elif (status := _status(entry)) is not None and stat.S_ISREG(status.st_mode):
+            yield Entry(name=key, size_bytes=status.st_size)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What the entry is; None if it has gone since, or is a link to nothing."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some mounted file systems cannot flush folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _flush_all(paths: list[Path]) -> None:
+    with ThreadPoolExecutor(min(_FLUSHERS, max(1, len(paths)))) as flushers:
+        _consume(flushers.map(_flush, paths))
+
+
+def _consume(results: Iterator[object]) -> None:
+    """Waits for all of them; raises the first error."""
+    for _ in results:
+        pass
+
+
+def _last_change(path: Path) -> float:
+    """Time of the latest change of a temporary file or of anything in a staging folder, in seconds."""
+    times = [0.0]
+    for each in (path, *path.glob("*")):
+        with suppress(FileNotFoundError):
+            times.append(each.stat().st_mtime)
+    return max(times)
+
+
+def _remove_abandoned(path: Path) -> None:
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif not _is_locked(path / _LOCK):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
