@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DECISIONS = sorted((ROOT / "docs" / "decisions").iterdir())
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*"))
 
 # Which registry serves the packages is each machine's own setting.
 REGISTRY = re.compile(r"\b(pypi|pythonhosted|npmjs|yarnpkg|anaconda|rubygems)\.(org|com)\b|\bcrates\.io\b")
