@@ -9,14 +9,17 @@ help:  ## this list
 	@echo 'make TARGET [PYTHON=python3.12]'; echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (about 1 GB); the other targets start with it
+setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a download of 0.8 GB); the other targets start with it
 
 # uv comes from the same pinned list as everything else; it trusts what the system trusts, as pip does.
 .venv/.ready: pyproject.toml requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-	  echo "noisemill needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12" >&2; exit 1; }
-	@$(RUN) pip --version >/dev/null 2>&1 || { echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; }
-	@echo 'Installing what requirements.txt pins (about 1 GB, most of it TensorFlow)'
+	@$(RUN) pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	    found=$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null || echo missing); \
+	    echo "noisemill needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$found. Try: make setup PYTHON=python3.12" >&2; \
+	    exit 1; }; \
+	  echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; }
+	@echo 'Installing what requirements.txt pins (a download of 0.8 GB, most of it TensorFlow)'
 	@$(RUN) pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
 	@$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
