@@ -1,15 +1,18 @@
 """Train the built-in generator: `python -m training.train --minutes 90 --seed 1 --run training/runs/NAME`.
 
 The learning rates follow the share of the minutes that is over, so a run ends when it was told to, however fast the
-machine is. The same command again goes on from the latest checkpoint.
+machine is. Ctrl-C ends it early; the same command again goes on from the latest checkpoint.
 """
 
 import argparse
 import json
+import math
+import signal
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import keras
 import tensorflow as tf
@@ -35,14 +38,49 @@ class Timer:
         return True
 
 
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request that is read between steps, so that a checkpoint is always whole."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "Interruption":
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
 def train(trainer: Trainer, run: Path, budget_s: float, most_steps: int | None = None) -> None:
-    """Train until `budget_s` seconds, those of earlier calls included, or `most_steps` steps are spent."""
+    """Train until `budget_s` seconds, those of earlier calls included, or `most_steps` steps are spent.
+
+    SIGINT and SIGTERM end it early, after a checkpoint.
+    """
     checkpoints = tf.train.CheckpointManager(trainer.checkpoint(), str(run), max_to_keep=2)
     checkpoints.restore_or_initialize()
+    with Interruption() as interruption:
+        _loop(trainer, run, checkpoints, budget_s, math.inf if most_steps is None else most_steps, interruption)
+    checkpoints.save()
+    _write_sheet(trainer, run)
+
+
+def _loop(
+    trainer: Trainer,
+    run: Path,
+    checkpoints: tf.train.CheckpointManager,
+    budget_s: float,
+    goal: float,
+    interruption: Interruption,
+) -> None:
     report, save, sheet = Timer(_REPORT_S), Timer(_SAVE_S), Timer(_SHEET_S)
     last_time, last_step = time.monotonic(), int(trainer.step)
     plain_steps = tf.constant(trainer.recipe.penalty_interval - 1)
-    while trainer.elapsed_s < budget_s and (most_steps is None or trainer.step < most_steps):
+    while trainer.elapsed_s < budget_s and trainer.step < goal and not interruption.requested:
         trainer.set_progress(float(trainer.elapsed_s) / budget_s)
         losses = trainer.round(plain_steps)
         now = time.monotonic()
@@ -56,8 +94,6 @@ def train(trainer: Trainer, run: Path, budget_s: float, most_steps: int | None =
             checkpoints.save()
         if sheet.due():
             _write_sheet(trainer, run)
-    checkpoints.save()
-    _write_sheet(trainer, run)
 
 
 def _write_sheet(trainer: Trainer, run: Path) -> None:

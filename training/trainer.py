@@ -23,12 +23,12 @@ class Recipe:
     #: Adam's memory of the gradient and of its square.
     beta_1: float = 0.5
     beta_2: float = 0.99
-    #: Share of the run after which the learning rates fall to zero along a cosine.
+    #: Share of the run after which the learning rates and the class weight fall to zero along a cosine.
     decay_from: float = 0.4
     #: Weight of the gradient penalties R1 and R2, and every how many steps they are taken.
     penalty: float = 0.3
     penalty_interval: int = 8
-    #: How much the generator listens to the classifier that the discriminator learns from real images.
+    #: How much the generator listens, at first, to the classifier that the discriminator learns from real images.
     class_weight: float = 0.2
     #: Label smoothing of that classifier.
     smoothing: float = 0.1
@@ -51,6 +51,7 @@ class Trainer:
         self._generator_adam.build(self.generator.trainable_variables)
         self._discriminator_adam.build(self.discriminator.trainable_variables)
         self._images, self._labels = tf.constant(data.images), tf.constant(data.labels)
+        self._class_weight = tf.Variable(recipe.class_weight)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.elapsed_s = tf.Variable(0.0, dtype=tf.float64)
 
@@ -72,11 +73,13 @@ class Trainer:
         return self._generator_adam.learning_rate
 
     def set_progress(self, progress: float) -> None:
-        """Set the learning rates for a run of which the share `progress`, 0 to 1, is over."""
+        """Set the learning rates and the class weight for a run of which the share `progress`, 0 to 1, is over."""
         over = max(0.0, min(1.0, progress) - self.recipe.decay_from) / (1.0 - self.recipe.decay_from)
         factor = 0.5 * (1.0 + math.cos(math.pi * over))
         self._generator_adam.learning_rate = self.recipe.generator_rate * factor
         self._discriminator_adam.learning_rate = self.recipe.discriminator_rate * factor
+        # The classifier shows the way early on; listened to for ever, it would drive samples from all class borders.
+        self._class_weight.assign(self.recipe.class_weight * factor)
 
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def round(self, plain_steps: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -101,7 +104,7 @@ class Trainer:
                 "class_fake": losses.class_loss(labels, fake_logits, self.recipe.smoothing),
             }
             discriminator_total = report["discriminator"] + report["class_real"]
-            generator_total = report["generator"] + self.recipe.class_weight * report["class_fake"]
+            generator_total = report["generator"] + self._class_weight * report["class_fake"]
             if penalised:
                 report["penalty"] = self._penalty(reals, tf.stop_gradient(fakes), labels)
                 discriminator_total += self.recipe.penalty_interval * report["penalty"]
