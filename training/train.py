@@ -6,7 +6,6 @@ machine is. Ctrl-C ends it early; the same command again goes on from the latest
 
 import argparse
 import json
-import math
 import signal
 import sys
 import time
@@ -64,7 +63,7 @@ def train(trainer: Trainer, run: Path, budget_s: float, most_steps: int | None =
     checkpoints = tf.train.CheckpointManager(trainer.checkpoint(), str(run), max_to_keep=2)
     checkpoints.restore_or_initialize()
     with Interruption() as interruption:
-        _loop(trainer, run, checkpoints, budget_s, math.inf if most_steps is None else most_steps, interruption)
+        _loop(trainer, run, checkpoints, budget_s, most_steps or sys.maxsize, interruption)
     checkpoints.save()
     _write_sheet(trainer, run)
 
@@ -74,7 +73,7 @@ def _loop(
     run: Path,
     checkpoints: tf.train.CheckpointManager,
     budget_s: float,
-    goal: float,
+    goal: int,
     interruption: Interruption,
 ) -> None:
     report, save, sheet = Timer(_REPORT_S), Timer(_SAVE_S), Timer(_SHEET_S)
