@@ -8,10 +8,12 @@ from pipeline.errors import UsageError
 from pipeline.formats.format import Format, Labels, SampleType, ShardWriter
 from pipeline.formats.npy import NpyFormat
 from pipeline.formats.null import NullFormat
+from pipeline.formats.png import PngFormat
+from pipeline.formats.tar import TarFormat
 
 __all__ = ["FORMATS", "Format", "Labels", "SampleType", "ShardWriter", "format_named"]
 
-FORMATS: dict[str, Format] = {each.name: each for each in (NpyFormat(), NullFormat())}
+FORMATS: dict[str, Format] = {each.name: each for each in (NpyFormat(), PngFormat(), TarFormat(), NullFormat())}
 
 
 def format_named(name: str) -> Format:

@@ -152,6 +152,23 @@ def check_listed(format_: Format, sample: SampleType) -> None:
         raise UsageError(f"{format_.name} has no layout {sample.layout!r}: use {' or '.join(format_.layouts)}")
 
 
+def check_image(format_name: str, sample: SampleType) -> None:
+    """Raises UsageError unless samples are images that PNG can hold."""
+    shape = sample.shape
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
+        wanted = "images of 1, 3 or 4 channels (height, width, channels)"
+        raise UsageError(f"{format_name} needs {wanted}: the samples are {shape}; use npy")
+
+
+def labels_of(labels: list[int], shard: Shard) -> Labels:
+    """Labels that were read for a shard, int32 (shard.count,). Raises ValueError for another number or beyond int32."""
+    if len(labels) != shard.count:
+        raise ValueError(f"it has {len(labels)} labels, not {shard.count}")
+    if not all(0 <= label < 2**31 for label in labels):
+        raise ValueError("it has labels beyond int32")
+    return np.array(labels, dtype=np.int32)
+
+
 def row_range(shard: Shard, rows: slice) -> range:
     """The rows that a slice of a shard means. Raises ValueError for a step other than 1."""
     start, stop, step = rows.indices(shard.count)

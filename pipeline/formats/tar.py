@@ -1,0 +1,144 @@
+"""One tar file per shard, as WebDataset reads it: the files of a sample follow each other and share a stem."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats.format import (
+    Intake,
+    Labels,
+    SampleType,
+    check_image,
+    check_listed,
+    labels_of,
+    malformed,
+    row_range,
+)
+from pipeline.formats.image import decode_image, encode_png
+from pipeline.shards import Shard, sample_stem, shard_name
+from pipeline.stores.store import Draft, Store
+
+_MODE = 0o644
+
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+
+#: GNU tar's record; the end of the file is padded to whole ones.
+_RECORD_BYTES = tarfile.RECORDSIZE
+
+
+class TarFormat:
+    """`<index>.png`, then `<index>.cls` with the label in decimal if there are classes; ustar.
+
+    Owner, group and time of every file are 0, so that the same samples make the same bytes.
+    """
+
+    name = "tar"
+    default_dtype = "uint8"
+    dtypes: tuple[str, ...] = ("uint8",)
+    layouts: tuple[str, ...] = ("flat",)
+
+    def check(self, sample: SampleType) -> None:
+        """Images of 1, 3 or 4 channels."""
+        check_listed(self, sample)
+        check_image(self.name, sample)
+
+    def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> TarWriter:
+        """Streams the images into one file."""
+        return TarWriter(draft, shard, sample)
+
+    def names(self, shard: Shard, sample: SampleType, labels: Labels | None) -> list[str]:
+        """The tar file."""
+        return [_tar_name(shard)]
+
+    def read(
+        self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None
+    ) -> tuple[NDArray[Any], Labels | None]:
+        """The whole file."""
+        samples = np.empty((shard.count, *sample.shape), dtype=np.uint8)
+        found: list[int] = []
+        with malformed(store, _tar_name(shard)):
+            for row, members in enumerate(_samples(store, shard, sample, range(shard.count))):
+                samples[row] = decode_image(members[0], sample.shape)
+                found += [_label_of(member) for member in members[1:]]
+            return samples, None if sample.class_names is None else labels_of(found, shard)
+
+    def read_rows(
+        self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice
+    ) -> NDArray[Any]:
+        """Passes over what comes before these samples; reads nothing behind them."""
+        wanted = row_range(shard, rows)
+        samples = np.empty((len(wanted), *sample.shape), dtype=np.uint8)
+        with malformed(store, _tar_name(shard)):
+            for row, members in enumerate(_samples(store, shard, sample, wanted)):
+                samples[row] = decode_image(members[0], sample.shape)
+        return samples
+
+
+class TarWriter:
+    """Streams one shard."""
+
+    def __init__(self, draft: Draft, shard: Shard, sample: SampleType) -> None:
+        self._sink = draft.sink(_tar_name(shard))
+        self._intake = Intake(shard, sample)
+        self._size_bytes = 0
+
+    def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
+        """Appends images and labels."""
+        first = self._intake.take(samples, labels)
+        for row, image in enumerate(samples):
+            stem = sample_stem(first + row)
+            self._append(f"{stem}.png", encode_png(image))
+            if labels is not None:
+                self._append(f"{stem}.cls", b"%d" % labels[row])
+
+    def close(self) -> None:
+        """Ends the file as tar does: two empty blocks, then zeros up to a whole record."""
+        self._intake.finish()
+        end = self._size_bytes + 2 * _BLOCK_BYTES
+        self._sink.write(bytes(2 * _BLOCK_BYTES + -end % _RECORD_BYTES))
+
+    def _append(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(data), _MODE
+        padding = bytes(-len(data) % _BLOCK_BYTES)
+        self._size_bytes += self._sink.write(member.tobuf(tarfile.USTAR_FORMAT) + data + padding)
+
+
+def _tar_name(shard: Shard) -> str:
+    return shard_name(shard.index, ".tar")
+
+
+def _samples(store: Store, shard: Shard, sample: SampleType, rows: range) -> Iterator[list[bytes]]:
+    """The files of each of these samples: the image, then the label if there are classes. Raises ValueError."""
+    suffixes = [".png"] if sample.class_names is None else [".png", ".cls"]
+    try:
+        with store.open(_tar_name(shard)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for _ in range(rows.start * len(suffixes)):
+                tar.next()
+            for row in rows:
+                stem = sample_stem(shard.first + row)
+                yield [_member(tar, stem + suffix) for suffix in suffixes]
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"it is not a whole tar file ({error})") from error
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    """The next file, which must have this name."""
+    member = tar.next()
+    if member is None or member.name != name:
+        raise ValueError(f"{name} is not where it should be")
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"{name} is not a file")
+    return file.read()
+
+
+def _label_of(data: bytes) -> int:
+    if not data.isdigit():
+        raise ValueError(f"{data[:20]!r} is not a label")
+    return int(data)

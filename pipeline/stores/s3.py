@@ -1,0 +1,85 @@
+"""A store in S3, or in a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO
+
+from pipeline.stores.s3_bucket import Bucket, ObjectReader
+from pipeline.stores.s3_draft import S3Draft
+from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Entry, check_name
+
+_READ_BUFFER_BYTES = 2**20
+
+#: A check answers within seconds, where the work itself is patient.
+_CHECK_ATTEMPTS = 2
+
+
+class S3Store:
+    """Objects below one prefix of one bucket. Permissions for that prefix are enough."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._bucket = Bucket(bucket)
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+        return self._bucket.get(self._key(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """The object, fetched in pieces of 1 to 8 MiB as they are read."""
+        return io.BufferedReader(ObjectReader(self._bucket, self._key(name)), _READ_BUFFER_BYTES)
+
+    def write(self, name: str, data: bytes) -> None:
+        """One PUT."""
+        self._bucket.put(self._key(name), data)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object."""
+        try:
+            self._bucket.size_bytes(self._key(name))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """The objects; neither probes nor the empty ones that some tools make for folders."""
+        for key, size_bytes in self._bucket.objects(self._prefix + prefix):
+            name = key.removeprefix(self._prefix)
+            if not name.startswith(TEMPORARY) and not name.endswith("/"):
+                yield Entry(name=name, size_bytes=size_bytes)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects, 1,000 with a request."""
+        self._bucket.delete(self._key(name) for name in names)
+
+    def draft(self) -> S3Draft:
+        """A new draft."""
+        return S3Draft(self._bucket, self._prefix)
+
+    def check_writable(self) -> None:
+        """Puts a probe below the prefix and deletes it, since that may be all that we are allowed to do."""
+        bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
+        probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
+        # Both about the prefix, of which the user knows; of the probe he does not.
+        with bucket.errors_in_words(self._prefix.rstrip("/")):
+            bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"")
+            bucket.client.delete_object(Bucket=bucket.name, Key=probe)
+
+    def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
+        """Aborts multipart uploads to which no part has been added for `older_than_s` seconds.
+
+        Does nothing where the server cannot list uploads or does not let us, nor at the top of a
+        bucket, where unfinished uploads may be anybody's.
+        """
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        if self._prefix:
+            for key, upload_id in self._bucket.abandoned_uploads(self._prefix, before):
+                self._bucket.abort_upload(key, upload_id)
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name)

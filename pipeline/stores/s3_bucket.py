@@ -1,0 +1,246 @@
+"""One bucket: the client that speaks to it, and single requests with their errors in words."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from pipeline.errors import StoreError
+from pipeline.stores.s3_errors import error_code, in_words
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_ATTEMPTS = 6
+_CONNECT_TIMEOUT_S = 5
+_READ_TIMEOUT_S = 60
+_CONNECTIONS = 32
+
+#: Most keys that one request may delete.
+_DELETE_BATCH = 1000
+
+#: Most bytes that one request for a piece of a file asks for.
+_PIECE_BYTES = 8 * 2**20
+
+_ABSENT = ("404", "NoSuchKey")
+_CANNOT_LIST = ("403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
+_BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+
+
+class Bucket:
+    """Requests to one bucket. May be used by several threads, not across a fork.
+
+    Endpoint, credentials and region come from boto3's own environment and files.
+    Raises StoreError if these cannot be used.
+    """
+
+    def __init__(self, name: str, *, attempts: int = _ATTEMPTS) -> None:
+        self.name = name
+        self._endpoint = ""
+        with self.errors_in_words(""):
+            self.client = _client(attempts)
+        self._endpoint = self.client.meta.endpoint_url
+
+    @contextmanager
+    def errors_in_words(self, key: str) -> Iterator[None]:
+        """Turns boto3's errors into a StoreError about `key`."""
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise in_words(error, f"s3://{self.name}/{key}", self._endpoint) from error
+
+    def put(self, key: str, data: bytes | bytearray) -> None:
+        """Writes an object whole."""
+        with self.errors_in_words(key):
+            self.client.put_object(Bucket=self.name, Key=key, Body=_body(data))
+
+    def get(self, key: str, first: int = 0, stop: int | None = None) -> bytes:
+        """The object, or its bytes `first` to `stop - 1`. Raises FileNotFoundError if it is absent."""
+        extra: dict[str, Any] = {} if stop is None else {"Range": f"bytes={first}-{stop - 1}"}
+        with self.errors_in_words(key), _absence(key):
+            for _ in range(_ATTEMPTS - 1):
+                # boto3 repeats requests by itself, but not once it has handed out the body.
+                try:
+                    return self.client.get_object(Bucket=self.name, Key=key, **extra)["Body"].read()
+                except _BROKEN_BODY:
+                    continue
+            return self.client.get_object(Bucket=self.name, Key=key, **extra)["Body"].read()
+
+    def size_bytes(self, key: str) -> int:
+        """Length of the object. Raises FileNotFoundError if it is absent."""
+        with self.errors_in_words(key), _absence(key):
+            return self.client.head_object(Bucket=self.name, Key=key)["ContentLength"]
+
+    def objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys that begin with `prefix` and the lengths of their objects, sorted by key."""
+        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix))
+        while True:
+            with self.errors_in_words(prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield from ((each["Key"], each["Size"]) for each in page.get("Contents", []))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes objects, 1,000 with a request; absent ones are no error."""
+        remaining = iter(keys)
+        while batch := list(islice(remaining, _DELETE_BATCH)):
+            with self.errors_in_words(batch[0]):
+                answer = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+            for failed in answer.get("Errors", []):
+                error = ClientError({"Error": {"Code": failed.get("Code", "")}}, "DeleteObjects")
+                raise in_words(error, f"s3://{self.name}/{failed.get('Key')}", self._endpoint)
+
+    def begin_upload(self, key: str) -> str:
+        """Begins a multipart upload; returns its id."""
+        with self.errors_in_words(key):
+            return self.client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"]
+
+    def put_part(self, key: str, upload_id: str, number: int, data: bytes | bytearray) -> str:
+        """Uploads part `number`, from 1; returns its tag."""
+        with self.errors_in_words(key):
+            answer = self.client.upload_part(
+                Bucket=self.name, Key=key, UploadId=upload_id, PartNumber=number, Body=_body(data)
+            )
+            return answer["ETag"]
+
+    def complete_upload(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
+        """Makes the object of the parts whose tags these are, by number."""
+        parts: list[CompletedPartTypeDef] = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
+        with self.errors_in_words(key):
+            self.client.complete_multipart_upload(
+                Bucket=self.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
+            )
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Drops a multipart upload and its parts; no error if it is gone already."""
+        with self.errors_in_words(key):
+            try:
+                self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":
+                    raise
+
+    def abandoned_uploads(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
+        """Key and id of multipart uploads to which nothing has been added since `before`.
+
+        None where the server cannot list uploads, or does not let us.
+        """
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
+        with self.errors_in_words(prefix):
+            try:
+                uploads = [each for page in pages for each in page.get("Uploads", [])]
+            except ClientError as error:
+                if error_code(error) not in _CANNOT_LIST:
+                    raise
+                return
+        for upload in uploads:
+            key, upload_id = upload["Key"], upload["UploadId"]
+            if max(upload["Initiated"], *self._part_times(key, upload_id)) < before:
+                yield key, upload_id
+
+    def _part_times(self, key: str, upload_id: str) -> list[datetime]:
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload_id)
+        with self.errors_in_words(key):
+            return [part["LastModified"] for page in pages for part in page.get("Parts", [])]
+
+
+class ObjectReader(io.RawIOBase):
+    """An object as a seekable file, read by ranged requests."""
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._size_bytes = bucket.size_bytes(key)
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves; costs no request."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads up to 8 MiB with one request; 0 at the end."""
+        stop = min(self._size_bytes, self._position + min(len(buffer), _PIECE_BYTES))
+        if stop <= self._position:
+            return 0
+        data = self._bucket.get(self._key, self._position, stop)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _client(attempts: int) -> S3Client:
+    # A session of its own: boto3's default one is not safe to use from several threads.
+    core = botocore.session.Session()
+    config = Config(
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=_CONNECTIONS,
+        # Many servers other than AWS know neither buckets in host names nor the newer checksums.
+        s3={"addressing_style": "path" if _has_own_endpoint(core) else "auto"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+    )
+    session = boto3.Session(botocore_session=core)
+    try:
+        return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+    except ValueError as error:
+        # Its text would repeat the URL, which may hold a password.
+        raise StoreError("AWS_ENDPOINT_URL is not a URL: write for example http://127.0.0.1:9000") from error
+
+
+def _has_own_endpoint(core: botocore.session.Session) -> bool:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return any(os.environ.get(name) for name in names) or "endpoint_url" in core.get_scoped_config()
+
+
+def _body(data: bytes | bytearray) -> bytes:
+    # boto3 sends a bytearray as it is; only its type stubs do not say so.
+    return cast("bytes", data)
+
+
+@contextmanager
+def _absence(key: str) -> Iterator[None]:
+    """Turns S3's answer that there is no such key into FileNotFoundError."""
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) in _ABSENT:
+            raise FileNotFoundError(f"{key} does not exist") from error
+        raise

@@ -1,0 +1,77 @@
+"""What went wrong with S3, in words that say what to do. No credential ever gets into them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from botocore import exceptions as boto
+
+from pipeline.errors import StoreError
+
+_DENIED = (
+    "access denied: the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and "
+    "s3:AbortMultipartUpload below this prefix, and s3:ListBucket for it"
+)
+_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to its region"
+_BUSY = "the server is overloaded or failing: try again later"
+_EXPIRED = "the session token is not valid or no longer: renew the AWS credentials"
+_FULL = "the server has no space left"
+
+#: By the code of S3's answer; a HEAD's answer has no body, so its code is the HTTP status.
+_CODES = {
+    "301": _REGION,
+    "403": _DENIED,
+    "500": _BUSY,
+    "503": _BUSY,
+    "507": _FULL,
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AuthorizationHeaderMalformed": _REGION,
+    "ExpiredToken": _EXPIRED,
+    "InternalError": _BUSY,
+    "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
+    "InvalidBucketName": "the bucket's name is not valid: check the destination",
+    "InvalidToken": _EXPIRED,
+    "NoSuchBucket": "the bucket does not exist: create it, or check its name and AWS_ENDPOINT_URL",
+    "PermanentRedirect": _REGION,
+    "QuotaExceeded": _FULL,
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "ServiceUnavailable": _BUSY,
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+    "SlowDown": _BUSY,
+    "XMinioStorageFull": _FULL,
+}
+
+_NO_CREDENTIALS = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+_UNREACHABLE = "cannot be reached: check that the server runs, and AWS_ENDPOINT_URL"
+
+#: By the exception's class; the first that fits counts.
+_CLASSES: tuple[tuple[type[Exception], str], ...] = (
+    (boto.NoCredentialsError, _NO_CREDENTIALS),
+    (boto.PartialCredentialsError, _NO_CREDENTIALS),
+    (boto.CredentialRetrievalError, "the S3 credentials could not be fetched: check the AWS profile"),
+    (boto.ProfileNotFound, "the AWS profile does not exist: check AWS_PROFILE"),
+    (boto.SSLError, "the server's certificate is not trusted: check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"),
+    (boto.ProxyConnectionError, "the proxy cannot be reached: check HTTP_PROXY and HTTPS_PROXY"),
+    (boto.ConnectionError, _UNREACHABLE),
+    (boto.HTTPClientError, _UNREACHABLE),
+)
+
+
+def in_words(error: Exception, place: str, endpoint: str = "") -> StoreError:
+    """A StoreError saying what `error` of boto3 means for `place`, "s3://bucket/key"."""
+    # The endpoint may name a user and a password, which stay out.
+    host = urlsplit(endpoint).netloc.rpartition("@")[2]
+    at = f"{place} at {host}" if host else place
+    if isinstance(error, boto.ClientError):
+        code = error_code(error)
+        return StoreError(f"{at}: {_CODES.get(code, f'the server answered {code}')}")
+    for kind, words in _CLASSES:
+        if isinstance(error, kind):
+            return StoreError(f"{at}: {words}")
+    return StoreError(f"{at}: S3 failed with {type(error).__name__}: check AWS_ENDPOINT_URL and the AWS settings")
+
+
+def error_code(error: boto.ClientError) -> str:
+    """The code of S3's answer, such as "NoSuchBucket"; an HTTP status where the answer has no body."""
+    return str(error.response.get("Error", {}).get("Code", "nothing that can be read"))

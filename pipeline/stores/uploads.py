@@ -1,0 +1,69 @@
+"""Uploads in the background, bounded in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.errors import StoreError
+
+#: What an upload that waits costs beside its data; keeps tiny files from queueing without end.
+_OVERHEAD_BYTES = 4096
+
+
+class Uploads:
+    """Threads that carry out uploads, of which at most `limit_bytes` are under way or waiting.
+
+    One thread submits. The first failure drops all that has not begun, and is raised by the next call.
+    """
+
+    def __init__(self, *, threads: int, limit_bytes: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3-upload")
+        self._limit_bytes = limit_bytes
+        self._pending_bytes = 0
+        self._failure: StoreError | None = None
+        self._changed = threading.Condition()
+
+    def submit(self, size_bytes: int, upload: Callable[[], None]) -> None:
+        """Starts `upload`, once there is room for it. Raises the StoreError of an earlier one."""
+        cost = size_bytes + _OVERHEAD_BYTES
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_room(cost))
+            self._raise_failure()
+            self._pending_bytes += cost
+        self._pool.submit(self._run, cost, upload)
+
+    def finish(self) -> None:
+        """Waits for all uploads. Raises the first StoreError."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending_bytes)
+            self._raise_failure()
+
+    def stop(self) -> None:
+        """Drops the uploads that have not begun, waits for the others, ends the threads."""
+        with self._changed:
+            self._failure = self._failure or StoreError("the upload was given up")
+        self._pool.shutdown(wait=True)
+
+    def _has_room(self, cost: int) -> bool:
+        fits = self._pending_bytes + cost <= self._limit_bytes
+        # A single upload above the limit goes alone.
+        return fits or not self._pending_bytes or self._failure is not None
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self, cost: int, upload: Callable[[], None]) -> None:
+        failure = None
+        try:
+            if self._failure is None:
+                upload()
+        except StoreError as error:
+            failure = error
+        finally:
+            with self._changed:
+                self._failure = self._failure or failure
+                self._pending_bytes -= cost
+                self._changed.notify_all()
