@@ -6,6 +6,8 @@ real         accuracy of the same classifier after seeing the real training set
 Frechet      distance between Gaussians fitted to that classifier's 64 features of samples and of the test set
              (not the FID of the literature, whose features are Inception's); beside it, that of real training images
 diversity    mean distance between the features of two samples of a class, as a share of the same of real ones
+coverage     share of the test set's images with a sample among their nearest neighbours, on the same features
+novelty      median pixel distance from a sample to the nearest training image, as a share of the test images'
 """
 
 import argparse
@@ -23,6 +25,9 @@ from rich.table import Table
 from training.classifier import classify, train_classifier
 from training.data import CLASS_NAMES, DEFAULT_DATA, DataMissingError, LabelledImages, load_test, load_training
 from training.grids import sample
+from training.neighbours import coverage, novelty
+
+_NOVELTY_IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,9 @@ class Evaluation:
     frechet: float
     frechet_of_real: float
     diversity: float
+    coverage: float
+    coverage_of_real: float
+    novelty: float
     classes: dict[str, ClassFigures]
 
 
@@ -84,6 +92,9 @@ def evaluate(
         frechet=frechet_distance(sample_features[: len(test.images)], real_features),
         frechet_of_real=frechet_distance(training_features, real_features),
         diversity=float(np.mean([figures.diversity for figures in classes.values()])),
+        coverage=coverage(real_features, sample_features[: len(test.images)]),
+        coverage_of_real=coverage(real_features, training_features),
+        novelty=novelty(training.images, test.images[:_NOVELTY_IMAGES], samples.images[:_NOVELTY_IMAGES]),
         classes=classes,
     )
 
@@ -113,13 +124,17 @@ def _print(evaluation: Evaluation) -> None:
     for name, figures in rows:
         values = (figures.consistency, figures.tstr, figures.real, figures.diversity)
         table.add_row(name, *(f"{value:.3f}" for value in values), style="bold" if name == "all" else "")
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
+    console.print(f"TSTR as a share of real  {evaluation.tstr_of_real:.3f}")
     console.print(
-        f"TSTR is {evaluation.tstr_of_real:.3f} of real. Frechet distance on the classifier's features "
-        f"{evaluation.frechet:.2f} (real training images {evaluation.frechet_of_real:.2f}). "
-        f"{evaluation.distinct_samples} of {evaluation.samples} samples are distinct."
+        f"Frechet distance         {evaluation.frechet:.2f} (training images {evaluation.frechet_of_real:.2f})"
     )
+    console.print(
+        f"coverage                 {evaluation.coverage:.3f} (training images {evaluation.coverage_of_real:.3f})"
+    )
+    console.print(f"novelty                  {evaluation.novelty:.3f}")
+    console.print(f"distinct samples         {evaluation.distinct_samples} of {evaluation.samples}")
 
 
 def main(arguments: list[str] | None = None) -> None:

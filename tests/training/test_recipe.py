@@ -14,7 +14,7 @@ if not DEFAULT_DATA.is_dir():
 import keras
 import tensorflow as tf
 
-from training import averaging, data, evaluate, export, networks, train
+from training import averaging, data, evaluate, export, neighbours, networks, train
 from training.trainer import Recipe, Trainer
 
 # Keras' own: NumPy 2 warns about TensorFlow's variables while a model is saved.
@@ -121,3 +121,16 @@ def test_frechet_distance_of_known_gaussians() -> None:
     features = np.random.default_rng(0).standard_normal((2000, 4)).astype(np.float32)
     assert evaluate.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
     assert evaluate.frechet_distance(features, features + 2) == pytest.approx(16, rel=1e-3)
+
+
+def test_coverage_falls_with_what_samples_miss() -> None:
+    generator = np.random.default_rng(0)
+    real, samples = generator.standard_normal((2, 1000, 4)).astype(np.float32)
+    assert neighbours.coverage(real, samples) > 0.9
+    assert 0.4 < neighbours.coverage(real, np.abs(samples) * [1, 0, 0, 0] + samples * [0, 1, 1, 1]) < 0.65
+
+
+def test_copies_are_not_novel(few: data.LabelledImages) -> None:
+    known, unseen = few.images[:200], few.images[200:]
+    assert neighbours.novelty(known, unseen, known[:50]) == 0
+    assert neighbours.novelty(known, unseen, unseen) == 1
