@@ -22,7 +22,7 @@ def train_classifier(data: LabelledImages, seed: int, epochs: int = 5) -> keras.
     logits = layers.Dense(len(CLASS_NAMES), name="logits")(layers.Dropout(0.3)(features))
     classifier = keras.Model(image, logits)
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
-    classifier.fit(_stream(data, seed, epochs), verbose=0)
+    classifier.fit(_stream(data, seed, epochs), shuffle=False, verbose=0)  # the stream is shuffled already
     return keras.Model(image, [logits, features])
 
 

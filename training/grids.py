@@ -1,5 +1,6 @@
-"""Contact sheets: one row per class, named at its left."""
+"""Contact sheets, one row per class, named at its left: `python -m training.grids MODEL.keras OUT.png`."""
 
+import argparse
 from pathlib import Path
 
 import keras
@@ -37,3 +38,16 @@ def write_contact_sheet(generator: keras.Model, path: Path, columns: int = 14, s
             tile = Image.fromarray(images[row, column]).resize((28 * zoom, 28 * zoom), Image.Resampling.NEAREST)
             sheet.paste(tile, (_MARGIN + column * pitch, row * pitch))
     sheet.save(path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.grids", description=__doc__)
+    parser.add_argument("model", type=Path, help="generator, ending in .keras")
+    parser.add_argument("out", type=Path, help="picture to write, ending in .png")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    write_contact_sheet(keras.saving.load_model(options.model, safe_mode=True), options.out, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()

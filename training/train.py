@@ -1,4 +1,4 @@
-"""Train the built-in generator: `python -m training.train --minutes 90 --seed 1 --run training/runs/NAME`.
+"""Train the built-in generator: `python -m training.train --minutes 83 --seed 1 --run training/runs/NAME`.
 
 The learning rates follow the share of the minutes that is over, so a run ends when it was told to, however fast the
 machine is. Ctrl-C ends it early; the same command again goes on from the latest checkpoint.
@@ -113,7 +113,7 @@ def _print_progress(trainer: Trainer, losses: dict[str, tf.Tensor], speed: float
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=80.0, help="wall-clock budget, of all calls for this run")
+    parser.add_argument("--minutes", type=float, default=83.0, help="wall-clock budget, of all calls for this run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--run", type=Path, default=Path("training/runs/fashion"), help="folder of checkpoints")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the data set's four idx files")
