@@ -1,0 +1,93 @@
+"""The dataset card: a README for people, with the metadata block that dataset hubs read."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.receipts import Manifest
+from pipeline.spec import JobSpec
+
+_READERS = {
+    "npy": (
+        "```python\n"
+        "import numpy as np\n\n"
+        'samples = np.load("shards/00000000.npy", mmap_mode="r")  # {shape}, {dtype}\n'
+        "{labels}"
+        "```\n"
+    ),
+    "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
+    "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
+    "null": "Nothing was written: the job measured speed only.\n",
+}
+
+_NO_LABELS = {"png": "no file, since the generator has no classes"}
+
+
+def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str:
+    """Markdown with a YAML head: what this is, how to read it, how to make it again."""
+    paragraphs = [
+        _metadata(spec),
+        f"# {spec.count:,} samples of `{spec.generator_name}`\n",
+        "Synthetic data: every sample is the output of a generator, none is a photograph or a record.\n",
+        "![Contact sheet](preview.png)\n" if has_preview else "",
+        _facts(spec, manifest),
+        "## Read it\n",
+        _reading(spec),
+        "## Check it, make it again\n",
+        "```\nnoisemill verify .\nnoisemill verify . --recompute 100\n```\n",
+        "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
+        "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n",
+    ]
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _metadata(spec: JobSpec) -> str:
+    lines = ["---", f"pretty_name: {spec.generator_name}-{spec.count}", "tags:", "- synthetic", "- noisemill"]
+    if spec.classes:
+        lines += ["task_categories:", "- image-classification"]
+    lines += ["size_categories:", f"- {_size_category(spec.count)}", "---", ""]
+    return "\n".join(lines)
+
+
+def _size_category(count: int) -> str:
+    bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+    bounds += [(10**8, "10M<n<100M"), (10**9, "100M<n<1B")]
+    return next((name for bound, name in bounds if count < bound), "n>1B")
+
+
+def _facts(spec: JobSpec, manifest: Manifest) -> str:
+    statistics = manifest.statistics
+    facts = [
+        ("Generator", f"`{spec.generator_name}`, `{spec.digest}`"),
+        ("Samples", f"{spec.count:,} of shape {_shape(spec.sample_shape)}, {spec.dtype}, as {spec.format}"),
+        ("Seed and noise", f"{spec.seed}, {'own latents' if spec.latents else spec.noise}"),
+        ("Labels", spec.labels or "none"),
+        ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
+        ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
+        ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),
+        ("Made by", "; ".join(f"{record.engine}, batch {record.batch}, {record.device}" for record in manifest.made_by)),
+        ("Finished", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.finished_at))),
+    ]
+    table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in facts)
+    if spec.classes and statistics.classes:
+        rows = zip(range(len(spec.classes)), spec.classes, statistics.classes, strict=True)
+        table += "\n| label | class | samples |\n| --- | --- | --- |\n"
+        table += "".join(f"| {label} | {name} | {count:,} |\n" for label, name, count in rows)
+    return table
+
+
+def _reading(spec: JobSpec) -> str:
+    where = {
+        "npy": 'labels = np.load("shards/00000000.labels.npy")\n',
+        "png": "`metadata.jsonl` beside them" if spec.layout == "flat" else "the folders' names",
+        "tar": " and `<index>.cls`",
+    }
+    return _READERS[spec.format].format(
+        shape=f"(n, {', '.join(map(str, spec.sample_shape))})",
+        dtype=spec.dtype,
+        labels=where.get(spec.format, "") if spec.classes else _NO_LABELS.get(spec.format, ""),
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,48 @@
+"""How a worker process is started: its configuration, its command line and its environment.
+
+`pipeline` never imports `workers`; it starts them as processes, through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+_VARIABLE = "NOISEMILL_WORKER"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What one worker is started with."""
+
+    #: Generator reference.
+    generator: str
+    redis_url: str
+    #: "auto", "cpu", "gpu" or "gpu:N".
+    device: str = "auto"
+    #: Folders and s3:// prefixes that it may write below, normalised.
+    output_roots: tuple[str, ...] = ()
+    #: Threads of the CPU for the forward pass; 0 leaves it to TensorFlow.
+    threads: int = 0
+    #: Dies with the process that started it.
+    embedded: bool = False
+    #: "info", "warning" and so on.
+    log_level: str = "info"
+
+    def command(self) -> list[str]:
+        """The command that runs this worker."""
+        return [sys.executable, "-m", "workers.main"]
+
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment that carries this configuration, so that no secret shows in `ps`."""
+        return {**(os.environ if base is None else base), _VARIABLE: json.dumps(asdict(self))}
+
+
+def config_from_environment() -> WorkerConfig:
+    """The configuration that `environment` carried."""
+    data = json.loads(os.environ[_VARIABLE])
+    data["output_roots"] = tuple(data["output_roots"])
+    return WorkerConfig(**data)

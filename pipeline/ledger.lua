@@ -1,0 +1,373 @@
+-- The ledger's every change, each one atomic and safe to repeat.
+--
+-- KEYS[1]  the job's hash; the job's other keys are this name with a suffix
+-- KEYS[2]  the set of live jobs
+-- ARGV[1]  operation, the rest are its arguments
+--
+--   <job>            hash: spec, destination, state, counters, times
+--   <job>:done       bitmap: shards that are done
+--   <job>:leases     sorted set: shard -> expiry (server's milliseconds)
+--   <job>:holders    hash: shard -> fence|worker
+--   <job>:retry      sorted set: shard -> not before (milliseconds)
+--   <job>:attempts   hash: shard -> claims so far
+--   <job>:errors     hash: shard -> last error
+--   <job>:failed     hash: shard -> error of a shard that was given up
+--   <job>:progress   hash: shard -> samples made under its lease
+--   <job>:wakeups    hash: token -> sent|taken|sent_at|held_until|holder
+--
+-- Times come from the server, so that no worker's clock matters. A fence is a number that grows with
+-- every claim: what an old holder says after its lease went to another is recognised by it.
+
+local job, live = KEYS[1], KEYS[2]
+local MAX_ATTEMPTS = 3
+local FINALISE = '-1'
+local SUFFIXES = {':done', ':leases', ':holders', ':retry', ':attempts', ':errors', ':failed', ':progress', ':wakeups'}
+local RETENTION_S = 30 * 24 * 3600
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function field(name)
+  return redis.call('HGET', job, name)
+end
+
+local function number(name)
+  return tonumber(field(name) or '0')
+end
+
+local function text(value)
+  return string.format('%.0f', value)
+end
+
+local function split(value)
+  local parts = {}
+  for part in string.gmatch(value, '[^|]+') do parts[#parts + 1] = part end
+  return parts
+end
+
+local function is_live(state)
+  return state == 'queued' or state == 'running'
+end
+
+local function enter(state)
+  redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
+  local id = field('id')
+  if is_live(state) then
+    redis.call('SADD', live, id)
+  else
+    redis.call('SREM', live, id)
+    redis.call('DEL', job .. ':leases', job .. ':holders', job .. ':progress', job .. ':wakeups')
+    redis.call('EXPIRE', job, RETENTION_S)
+    for _, suffix in ipairs(SUFFIXES) do redis.call('EXPIRE', job .. suffix, RETENTION_S) end
+  end
+end
+
+local function release(shard)
+  redis.call('ZREM', job .. ':leases', shard)
+  redis.call('HDEL', job .. ':holders', shard)
+  redis.call('HDEL', job .. ':progress', shard)
+end
+
+local function holds(shard, fence)
+  local holder = redis.call('HGET', job .. ':holders', shard)
+  return holder and split(holder)[1] == fence
+end
+
+-- Puts a shard back, or gives it up after its last attempt.
+local function put_back(shard, message, delay_ms)
+  release(shard)
+  if shard == FINALISE then return 'retry' end
+  redis.call('HSET', job .. ':errors', shard, message)
+  local attempts = tonumber(redis.call('HGET', job .. ':attempts', shard) or '0')
+  if attempts >= MAX_ATTEMPTS then
+    redis.call('HSET', job .. ':failed', shard, message)
+    redis.call('HDEL', job .. ':attempts', shard)
+    return 'failed'
+  end
+  redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
+  return 'retry'
+end
+
+local function expire_leases()
+  local expired = redis.call('ZRANGEBYSCORE', job .. ':leases', '-inf', text(now_ms()), 'LIMIT', 0, 100)
+  for _, shard in ipairs(expired) do
+    local holder = redis.call('HGET', job .. ':holders', shard)
+    local worker = holder and split(holder)[2] or 'unknown'
+    redis.call('HINCRBY', job, 'leases_lost', 1)
+    put_back(shard, 'the worker ' .. worker .. ' was lost while it made this shard', 0)
+  end
+end
+
+-- The next shard that was never claimed, or nil. The bitmap knows what a resume found done.
+local function next_fresh()
+  local cursor, shards = number('cursor'), number('shards')
+  while cursor < shards do
+    if redis.call('GETBIT', job .. ':done', cursor) == 0 then
+      redis.call('HSET', job, 'cursor', text(cursor + 1))
+      return text(cursor)
+    end
+    if cursor % 8 == 7 then
+      local free = redis.call('BITPOS', job .. ':done', 0, math.floor((cursor + 1) / 8))
+      cursor = free < 0 and redis.call('STRLEN', job .. ':done') * 8 or math.max(free, cursor + 1)
+    else
+      cursor = cursor + 1
+    end
+  end
+  redis.call('HSET', job, 'cursor', text(math.min(cursor, shards)))
+  return nil
+end
+
+local function shards_left()
+  return number('shards') - number('shards_done') - redis.call('HLEN', job .. ':failed')
+end
+
+local function lease(shard, worker, ttl_ms)
+  local fence = math.max(number('fence') + 1, now_ms() * 1000)
+  redis.call('HSET', job, 'fence', text(fence))
+  redis.call('ZADD', job .. ':leases', text(now_ms() + ttl_ms), shard)
+  redis.call('HSET', job .. ':holders', shard, text(fence) .. '|' .. worker)
+  return text(fence)
+end
+
+local operations = {}
+
+-- begin(field, value, ...): enters a job that is not live yet; answers 'new', or the state of a live one.
+function operations.begin(arguments)
+  local state = field('state')
+  if state and is_live(state) then return state end
+  redis.call('DEL', job)
+  for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
+  redis.call('HSET', job, 'state', 'preparing', 'cursor', '0', 'shards_done', '0', 'samples_done', '0', unpack(arguments))
+  redis.call('EXPIRE', job, 3600)
+  return 'new'
+end
+
+-- mark_done(shard, samples, ...): what a resume found at the destination.
+function operations.mark_done(arguments)
+  for position = 1, #arguments, 2 do
+    if redis.call('SETBIT', job .. ':done', arguments[position], 1) == 0 then
+      redis.call('HINCRBY', job, 'shards_done', 1)
+      redis.call('HINCRBY', job, 'samples_done', arguments[position + 1])
+    end
+  end
+  return number('shards_done')
+end
+
+-- open(state): the job may be worked on from now ('queued'), or is whole already ('done').
+function operations.open(arguments)
+  if field('state') ~= 'preparing' then return field('state') end
+  redis.call('PERSIST', job)
+  redis.call('HSET', job, 'samples_found', field('samples_done'))
+  enter(arguments[1])
+  return arguments[1]
+end
+
+-- settle(engine, batch): the first slice decides for all; answers what is settled.
+function operations.settle(arguments)
+  redis.call('HSETNX', job, 'engine', arguments[1])
+  if redis.call('HSETNX', job, 'batch', arguments[2]) == 0 and field('batch') == '0' then
+    redis.call('HSET', job, 'batch', arguments[2])
+  end
+  return {field('engine'), field('batch')}
+end
+
+-- claim(worker, ttl_ms): {'shard', index, fence, attempt} | {'finalise', fence} | {'wait'} | {'stop', state}
+function operations.claim(arguments)
+  local worker, ttl_ms = arguments[1], tonumber(arguments[2])
+  local state = field('state')
+  if not state or not is_live(state) then return {'stop', state or 'unknown'} end
+  expire_leases()
+  local shard = redis.call('ZRANGEBYSCORE', job .. ':retry', '-inf', text(now_ms()), 'LIMIT', 0, 1)[1]
+  if shard then
+    redis.call('ZREM', job .. ':retry', shard)
+  else
+    shard = next_fresh()
+  end
+  if shard then
+    if state == 'queued' then enter('running') end
+    local attempt = redis.call('HINCRBY', job .. ':attempts', shard, 1)
+    return {'shard', shard, lease(shard, worker, ttl_ms), text(attempt)}
+  end
+  if shards_left() > 0 or redis.call('ZSCORE', job .. ':leases', FINALISE) then return {'wait'} end
+  return {'finalise', lease(FINALISE, worker, ttl_ms)}
+end
+
+-- renew(ttl_ms, token, holder, shard, fence, samples, ...): {state, lost shard, ...}; an empty token has no wake-up
+function operations.renew(arguments)
+  local ttl_ms, token, holder = tonumber(arguments[1]), arguments[2], arguments[3]
+  local answer = {field('state') or 'unknown'}
+  if not is_live(answer[1]) then return answer end
+  local entry = token ~= '' and redis.call('HGET', job .. ':wakeups', token)
+  if entry then
+    local parts = split(entry)
+    if parts[5] == holder then
+      parts[4] = text(now_ms() + ttl_ms)
+      redis.call('HSET', job .. ':wakeups', token, table.concat(parts, '|'))
+    end
+  end
+  for position = 4, #arguments, 3 do
+    local shard, fence, samples = arguments[position], arguments[position + 1], arguments[position + 2]
+    if holds(shard, fence) then
+      redis.call('ZADD', job .. ':leases', text(now_ms() + ttl_ms), shard)
+      if samples ~= '0' then redis.call('HSET', job .. ':progress', shard, samples) end
+    else
+      answer[#answer + 1] = shard
+    end
+  end
+  return answer
+end
+
+-- commit(shard, fence, samples, bytes, counter, amount, ...): 'done' | 'already' | 'stale' | 'stop'
+function operations.commit(arguments)
+  local shard, fence, samples, size = arguments[1], arguments[2], arguments[3], arguments[4]
+  local state = field('state')
+  if not state or not is_live(state) then return 'stop' end
+  if redis.call('GETBIT', job .. ':done', shard) == 1 then return 'already' end
+  if not holds(shard, fence) then return 'stale' end
+  release(shard)
+  redis.call('SETBIT', job .. ':done', shard, 1)
+  redis.call('HDEL', job .. ':attempts', shard)
+  redis.call('HDEL', job .. ':errors', shard)
+  redis.call('HINCRBY', job, 'shards_done', 1)
+  redis.call('HINCRBY', job, 'samples_done', samples)
+  redis.call('HINCRBY', job, 'bytes_done', size)
+  for position = 5, #arguments, 2 do
+    redis.call('HINCRBYFLOAT', job, arguments[position], arguments[position + 1])
+  end
+  return 'done'
+end
+
+-- fail(shard, fence, message, delay_ms): 'retry' | 'failed' | 'stale'
+function operations.fail(arguments)
+  local shard, fence = arguments[1], arguments[2]
+  if not is_live(field('state') or '') or not holds(shard, fence) then return 'stale' end
+  return put_back(shard, arguments[3], tonumber(arguments[4]))
+end
+
+-- give_back(shard, fence): the holder leaves before it is done; this was no attempt.
+function operations.give_back(arguments)
+  local shard, fence = arguments[1], arguments[2]
+  if not is_live(field('state') or '') or not holds(shard, fence) then return 'stale' end
+  release(shard)
+  if shard ~= FINALISE then
+    redis.call('HINCRBY', job .. ':attempts', shard, -1)
+    redis.call('ZADD', job .. ':retry', text(now_ms()), shard)
+  end
+  return 'retry'
+end
+
+-- finish(fence): the manifest is written, or shards were given up: 'done' | 'failed' | 'stale'
+function operations.finish(arguments)
+  local state = field('state')
+  if state == 'done' or state == 'failed' then return state end
+  if not state or not is_live(state) or not holds(FINALISE, arguments[1]) then return 'stale' end
+  release(FINALISE)
+  enter(redis.call('HLEN', job .. ':failed') > 0 and 'failed' or 'done')
+  return field('state')
+end
+
+-- abandon(message): the job cannot be carried out at all.
+function operations.abandon(arguments)
+  if not is_live(field('state') or '') then return field('state') or 'unknown' end
+  redis.call('HSET', job, 'error', arguments[1])
+  enter('failed')
+  return 'failed'
+end
+
+-- cancel(): 'cancelled', or the state of a job that had ended.
+function operations.cancel()
+  local state = field('state')
+  if not state or not is_live(state) then return state or 'unknown' end
+  enter('cancelled')
+  return 'cancelled'
+end
+
+-- wakeups(workers, grace_ms): {token, serial, ...}, those that must be sent; they count as sent from now.
+-- A wake-up counts as lost when it was sent longer than grace_ms ago and nobody took it.
+function operations.wakeups(arguments)
+  local grace_ms = tonumber(arguments[2])
+  if not is_live(field('state') or '') then return {} end
+  local parallel = number('parallel')
+  local wanted = math.max(1, math.min(tonumber(arguments[1]), shards_left(), parallel > 0 and parallel or math.huge))
+  local missing = {}
+  for token = 0, wanted - 1 do
+    local entry = redis.call('HGET', job .. ':wakeups', token)
+    local parts = split(entry or '0|0|0|0|nobody')
+    local sent, taken = tonumber(parts[1]), tonumber(parts[2])
+    local held = tonumber(parts[4]) > now_ms()
+    local waiting = sent > taken and now_ms() - tonumber(parts[3]) < grace_ms
+    if not held and not waiting then
+      parts[1], parts[3] = text(sent + 1), text(now_ms())
+      redis.call('HSET', job .. ':wakeups', token, table.concat(parts, '|'))
+      missing[#missing + 1] = text(token)
+      missing[#missing + 1] = parts[1]
+    end
+  end
+  return missing
+end
+
+-- take(token, serial, holder, ttl_ms): 'taken' | 'held' | 'stale' | 'stop'
+-- The first message of a token that arrives is taken, and makes its duplicates stale.
+function operations.take(arguments)
+  local token, serial, holder, ttl_ms = arguments[1], tonumber(arguments[2]), arguments[3], tonumber(arguments[4])
+  if not is_live(field('state') or '') then return 'stop' end
+  local entry = redis.call('HGET', job .. ':wakeups', token)
+  if not entry then return 'stale' end
+  local parts = split(entry)
+  if tonumber(parts[4]) > now_ms() and parts[5] ~= holder then return 'held' end
+  if serial <= tonumber(parts[2]) then return 'stale' end
+  parts[2], parts[4], parts[5] = parts[1], text(now_ms() + ttl_ms), holder
+  redis.call('HSET', job .. ':wakeups', token, table.concat(parts, '|'))
+  return 'taken'
+end
+
+-- put_down(token, holder, again): the slice is over; answers the serial to send again, or '0'.
+function operations.put_down(arguments)
+  local token, holder, again = arguments[1], arguments[2], arguments[3]
+  local entry = redis.call('HGET', job .. ':wakeups', token)
+  if not entry then return '0' end
+  local parts = split(entry)
+  if parts[5] ~= holder then return '0' end
+  parts[4], parts[5] = '0', 'nobody'
+  if again == '1' then parts[1], parts[3] = text(tonumber(parts[1]) + 1), text(now_ms()) end
+  redis.call('HSET', job .. ':wakeups', token, table.concat(parts, '|'))
+  return again == '1' and parts[1] or '0'
+end
+
+-- release_worker(worker): a worker's new process gives back what its dead one held.
+function operations.release_worker(arguments)
+  local worker = arguments[1]
+  local holders = redis.call('HGETALL', job .. ':holders')
+  for position = 1, #holders, 2 do
+    if split(holders[position + 1])[2] == worker then
+      redis.call('HINCRBY', job, 'leases_lost', 1)
+      put_back(holders[position], 'the worker ' .. worker .. ' died while it made this shard', 0)
+    end
+  end
+  local wakeups = redis.call('HGETALL', job .. ':wakeups')
+  for position = 1, #wakeups, 2 do
+    local parts = split(wakeups[position + 1])
+    if string.sub(parts[5], 1, #worker + 1) == worker .. '/' then
+      parts[4], parts[5] = '0', 'nobody'
+      redis.call('HSET', job .. ':wakeups', wakeups[position], table.concat(parts, '|'))
+    end
+  end
+  return 'released'
+end
+
+-- status(): {fields, failed, progress, leased, retrying, errors}
+function operations.status()
+  return {
+    redis.call('HGETALL', job),
+    redis.call('HGETALL', job .. ':failed'),
+    redis.call('HVALS', job .. ':progress'),
+    redis.call('ZCARD', job .. ':leases'),
+    redis.call('ZCARD', job .. ':retry'),
+    redis.call('HVALS', job .. ':errors'),
+  }
+end
+
+local name = table.remove(ARGV, 1)
+return operations[name](ARGV)

@@ -1,0 +1,502 @@
+"""The live state of jobs in Redis: shards, leases, wake-ups, progress; and which workers are up.
+
+Every change is one call of `ledger.lua`, which is atomic and safe to repeat. The destination is the
+truth about what has been made; the ledger can be lost whole and made again from there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import LedgerError, UnknownJobError
+from pipeline.redis_connection import connect, redis_errors
+from pipeline.settings import Settings
+from pipeline.spec import JobSpec
+
+#: States in which a job can still be worked on.
+LIVE_STATES = ("queued", "running")
+
+#: A worker that has not announced itself for so long is gone, seconds.
+WORKER_TTL_S = 20
+
+_LUA = Path(__file__).with_name("ledger.lua")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A worker's claim to a shard, or to the last step of a job."""
+
+    #: Shard index; -1 for the last step (manifest, card, preview).
+    shard: int
+    #: Grows with every claim: tells an old holder from a new one.
+    fence: str
+    #: How often the shard was claimed so far, from 1; 0 for the last step.
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as the ledger knows it."""
+
+    id: str
+    #: queued, running, done, failed or cancelled; preparing while a client enters it.
+    state: str
+    destination: str
+    generator: str
+    digest: str
+    priority: int
+    count: int
+    shards: int
+    shards_done: int
+    shards_leased: int
+    samples_done: int
+    #: Samples that lay at the destination when the job was opened.
+    samples_found: int
+    #: Samples made under leases that still run.
+    samples_in_flight: int
+    bytes_done: int
+    #: Shards that were given up, with their last error.
+    failed: Mapping[int, str]
+    #: Last errors of shards that will be tried again.
+    errors: Sequence[str]
+    #: Why the whole job failed, where no shard is to blame.
+    error: str | None
+    leases_lost: int
+    #: What the first slice settled; None before.
+    engine: str | None
+    batch: int
+    #: Unix times in seconds of the states that the job has been in.
+    queued_at: float | None
+    running_at: float | None
+    ended_at: float | None
+    #: Seconds that the stages of the mill were busy, summed over workers.
+    stage_seconds: Mapping[str, float]
+    #: What the time went into.
+    verdict: str | None
+
+    @property
+    def live(self) -> bool:
+        """Whether it can still be worked on."""
+        return self.state in LIVE_STATES or self.state == "preparing"
+
+    @property
+    def samples_made(self) -> int:
+        """Samples done or in flight."""
+        return min(self.count, self.samples_done + self.samples_in_flight)
+
+    @property
+    def rate(self) -> float | None:
+        """Samples per second since work began; None before."""
+        if self.running_at is None:
+            return None
+        elapsed = (self.ended_at or time.time()) - self.running_at
+        return (self.samples_made - self.samples_found) / elapsed if elapsed > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`: stable keys, numbers as numbers, times as Unix seconds."""
+        data = asdict(self)
+        data["failed"] = {str(shard): message for shard, message in sorted(self.failed.items())}
+        return {**data, "samples_made": self.samples_made, "rate": self.rate}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    """What a worker announces of itself."""
+
+    id: str
+    host: str
+    pid: int
+    #: Name and digest of the generator that it holds.
+    generator: str
+    digest: str
+    latent_shape: tuple[int, ...]
+    sample_shape: tuple[int, ...]
+    classes: tuple[str, ...] | None
+    #: "cpu" or "gpu:0".
+    device: str
+    #: Engine, batch and samples per second that its calibration found.
+    engine: str
+    batch: int
+    rate: float
+    #: Folders and buckets that it may write below.
+    output_roots: tuple[str, ...]
+    #: Unix time.
+    started_at: float
+    version: str
+    #: Id of the job that it is making; None while idle.
+    job: str | None = None
+    #: What it has made since it started.
+    samples: int = 0
+
+    def may_write(self, destination: str) -> bool:
+        """Whether the destination lies below one of its output roots; see `output_allowed`."""
+        return output_allowed(destination, self.output_roots)
+
+
+def output_allowed(destination: str, roots: Sequence[str]) -> bool:
+    """Whether a worker with these output roots may write to a destination (both normalised).
+
+    Local folders must lie below a local root. S3 is free unless a root names a bucket.
+    """
+    s3 = destination.startswith("s3://")
+    candidates = [root for root in roots if root.startswith("s3://") == s3]
+    if s3 and not candidates:
+        return True
+    return any(destination == root or destination.startswith(root.rstrip("/") + "/") for root in candidates)
+
+
+@dataclass
+class Renewal:
+    """What a renewal of leases answered."""
+
+    state: str
+    lost: set[int] = field(default_factory=set)
+
+
+class Ledger:
+    """The ledger behind one Redis URL. Safe to share between threads.
+
+    Every method raises LedgerError when Redis cannot be reached or refuses.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._redis = connect(settings.redis_url)
+        self._script = self._redis.register_script(_LUA.read_text(encoding="utf-8"))
+        self._prefix = settings.key_prefix
+
+    # -- the life of a job -------------------------------------------------------------------------
+
+    def enter(
+        self,
+        *,
+        job_id: str,
+        spec: JobSpec,
+        destination: str,
+        priority: int,
+        parallel: int = 0,
+        done: Iterable[tuple[int, int]] = (),
+        engine: str | None = None,
+        batch: int = 0,
+        whole: bool = False,
+    ) -> bool:
+        """Enters a job, with the shards (index, samples) that lie at the destination already.
+
+        Answers False, and changes nothing, where the job is live. At most `parallel` workers share it (0:
+        any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
+        that the manifest lies there too: the job is done as it is.
+        """
+        fields: dict[str, str | int] = {
+            "id": job_id,
+            "spec": spec.to_json(),
+            "destination": destination,
+            "generator": spec.generator_name,
+            "digest": spec.digest,
+            "priority": priority,
+            "parallel": parallel,
+            "count": spec.count,
+            "shards": len(spec.plan),
+            "batch": batch or spec.batch,
+        }
+        if engine:
+            fields["engine"] = engine
+        with self._talk():
+            if self._call(job_id, "begin", *(part for pair in fields.items() for part in pair)) != "new":
+                return False
+            self._redis.zadd(self._key("jobs"), {job_id: time.time()})
+            for chunk in _chunks(done, 1000):
+                self._call(job_id, "mark_done", *(number for pair in chunk for number in pair))
+            return self._call(job_id, "open", "done" if whole else "queued") in ("queued", "done")
+
+    def cancel(self, job_id: str) -> str:
+        """Cancels a live job; answers the state that it is in now. Raises UnknownJobError."""
+        with self._talk():
+            return self._known(job_id, str(self._call(job_id, "cancel")))
+
+    def abandon(self, job_id: str, message: str) -> None:
+        """Ends a job that cannot be carried out at all."""
+        with self._talk():
+            self._call(job_id, "abandon", message)
+
+    def job(self, job_id: str) -> Job:
+        """The job's state. Raises UnknownJobError."""
+        with self._talk():
+            fields, *rest = self._call(job_id, "status")
+        if not fields:
+            raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
+        return _job(_pairs(fields), *rest)
+
+    def spec(self, job_id: str) -> tuple[JobSpec, str]:
+        """The job's spec and destination. Raises UnknownJobError."""
+        with self._talk():
+            text, destination = self._redis.hmget(self._job_key(job_id), "spec", "destination")
+        if text is None or destination is None:
+            raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
+        return JobSpec.from_json(text, source=f"the ledger's entry of job {job_id}"), str(destination)
+
+    def jobs(self) -> list[Job]:
+        """All jobs that the ledger knows, the latest first."""
+        with self._talk():
+            ids = self._redis.zrevrange(self._key("jobs"), 0, -1)
+        found = []
+        for job_id in ids:
+            try:
+                found.append(self.job(str(job_id)))
+            except UnknownJobError:
+                with self._talk():
+                    self._redis.zrem(self._key("jobs"), job_id)
+        return found
+
+    def live_jobs(self) -> list[str]:
+        """Ids of the jobs that can be worked on."""
+        with self._talk():
+            return sorted(str(job_id) for job_id in self._redis.smembers(self._key("live")))
+
+    def find_job(self, text: str) -> str:
+        """The id that begins with `text`. Raises UnknownJobError if none does, or several do."""
+        with self._talk():
+            ids = [str(job_id) for job_id in self._redis.zrevrange(self._key("jobs"), 0, -1)]
+        if text in ids:
+            return text
+        matching = [job_id for job_id in ids if text and job_id.startswith(text)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise UnknownJobError(f"job {text!r} could be any of {', '.join(matching[:5])}: give more of it")
+        raise UnknownJobError(f"job {text!r} is unknown: see 'noisemill jobs'")
+
+    # -- shards, as workers see them ---------------------------------------------------------------
+
+    def settle(self, job_id: str, engine: str, batch: int) -> tuple[str, int]:
+        """Engine and batch of this job: those given, unless an earlier slice settled others."""
+        with self._talk():
+            settled_engine, settled_batch = self._call(job_id, "settle", engine, batch)
+        return str(settled_engine), int(settled_batch)
+
+    def claim(self, job_id: str, worker: str) -> Claim | Literal["wait", "stop"]:
+        """The next shard for a worker, or the job's last step.
+
+        "wait": all that is left is in other hands. "stop": the job is not live any more.
+        """
+        with self._talk():
+            answer = self._call(job_id, "claim", worker, self._lease_ms)
+        match answer:
+            case ["shard", shard, fence, attempt]:
+                return Claim(shard=int(shard), fence=str(fence), attempt=int(attempt))
+            case ["finalise", fence]:
+                return Claim(shard=-1, fence=str(fence), attempt=0)
+            case ["wait"]:
+                return "wait"
+            case _:
+                return "stop"
+
+    def renew(
+        self, job_id: str, claims: Mapping[int, tuple[str, int]], *, token: int | None = None, holder: str = ""
+    ) -> Renewal:
+        """Renews the leases of shards {index: (fence, samples made)} and of the wake-up's token."""
+        parts: list[str | int] = []
+        for shard, (fence, samples) in claims.items():
+            parts += [shard, fence, samples]
+        with self._talk():
+            state, *lost = self._call(
+                job_id, "renew", self._lease_ms, "" if token is None else token, holder, *parts
+            )
+        return Renewal(state=str(state), lost={int(shard) for shard in lost})
+
+    def commit(
+        self, job_id: str, claim: Claim, *, samples: int, size_bytes: int, stage_seconds: Mapping[str, float]
+    ) -> str:
+        """Says that a shard lies at the destination with its receipt: done, already, stale or stop."""
+        counters: list[str | float] = []
+        for stage, seconds in stage_seconds.items():
+            counters += [f"seconds_{stage}", round(seconds, 6)]
+        with self._talk():
+            return str(self._call(job_id, "commit", claim.shard, claim.fence, samples, size_bytes, *counters))
+
+    def fail(self, job_id: str, claim: Claim, message: str, *, delay_s: float) -> str:
+        """Says that an attempt failed: retry (not before the delay), failed (given up) or stale."""
+        with self._talk():
+            return str(self._call(job_id, "fail", claim.shard, claim.fence, message[:2000], round(delay_s * 1000)))
+
+    def give_back(self, job_id: str, claim: Claim) -> None:
+        """Gives a claim back untouched; it does not count as an attempt."""
+        with self._talk():
+            self._call(job_id, "give_back", claim.shard, claim.fence)
+
+    def finish(self, job_id: str, claim: Claim) -> str:
+        """Ends a job whose last step was made: done, failed (shards were given up) or stale."""
+        with self._talk():
+            return str(self._call(job_id, "finish", claim.fence))
+
+    # -- wake-ups ----------------------------------------------------------------------------------
+
+    def missing_wakeups(self, job_id: str, *, workers: int, grace_s: float) -> list[tuple[int, int]]:
+        """The wake-ups (token, serial) that a job lacks; they count as sent from now."""
+        with self._talk():
+            flat = self._call(job_id, "wakeups", workers, round(grace_s * 1000))
+        return [(int(token), int(serial)) for token, serial in zip(flat[::2], flat[1::2], strict=True)]
+
+    def take_wakeup(self, job_id: str, token: int, serial: int, holder: str) -> bool:
+        """Takes a token's lease; False where somebody holds it, the message is stale or the job over."""
+        with self._talk():
+            return bool(self._call(job_id, "take", token, serial, holder, self._lease_ms) == "taken")
+
+    def put_down_wakeup(self, job_id: str, token: int, holder: str, *, again: bool) -> int | None:
+        """Ends a slice; answers the serial under which the wake-up is to be sent again, if it is."""
+        with self._talk():
+            serial = int(self._call(job_id, "put_down", token, holder, "1" if again else "0"))
+        return serial or None
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def announce(self, worker: WorkerInfo) -> None:
+        """Says that a worker is up; to be repeated well within WORKER_TTL_S."""
+        with self._talk(), self._redis.pipeline(transaction=False) as batch:
+            batch.set(self._key(f"worker:{worker.id}"), json.dumps(asdict(worker)), ex=WORKER_TTL_S)
+            batch.zadd(self._key("workers"), {worker.id: worker.started_at})
+            batch.execute()
+
+    def withdraw(self, worker_id: str) -> None:
+        """Says that a worker has left."""
+        with self._talk():
+            self._redis.delete(self._key(f"worker:{worker_id}"))
+            self._redis.zrem(self._key("workers"), worker_id)
+
+    def release_worker(self, worker_id: str) -> None:
+        """Puts back what a worker's process held when it died."""
+        for job_id in self.live_jobs():
+            with self._talk():
+                self._call(job_id, "release_worker", worker_id)
+
+    def workers(self, digest: str | None = None) -> list[WorkerInfo]:
+        """Workers that are up, the oldest first; those that hold one generator where `digest` is given."""
+        with self._talk():
+            ids = [str(worker_id) for worker_id in self._redis.zrange(self._key("workers"), 0, -1)]
+            texts = self._redis.mget([self._key(f"worker:{worker_id}") for worker_id in ids]) if ids else []
+            gone = [worker_id for worker_id, text in zip(ids, texts, strict=True) if text is None]
+            if gone:
+                self._redis.zrem(self._key("workers"), *gone)
+        found = [_worker(json.loads(text)) for text in texts if text is not None]
+        return [worker for worker in found if digest in (None, worker.digest)]
+
+    def ping(self) -> str:
+        """The server's name and version. Raises LedgerError if it does not answer as Redis does."""
+        with self._talk():
+            info = self._redis.info("server")
+        if "redis_version" not in info:
+            raise LedgerError("the server answers, but does not tell its version as Redis does")
+        name = str(info.get("server_name", "redis"))
+        return f"{name} {info.get('valkey_version') or info['redis_version']}"
+
+    def queue_length(self, keys: Sequence[str]) -> int:
+        """Messages that wait in Celery's lists of these names."""
+        with self._talk(), self._redis.pipeline(transaction=False) as batch:
+            for key in keys:
+                batch.llen(key)
+            return sum(batch.execute())
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    @property
+    def _lease_ms(self) -> int:
+        return round(self.settings.lease_s * 1000)
+
+    @contextmanager
+    def _talk(self) -> Iterator[None]:
+        with redis_errors(self.settings.redis_url):
+            yield
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+    def _job_key(self, job_id: str) -> str:
+        return self._key(f"job:{job_id}")
+
+    def _call(self, job_id: str, operation: str, *arguments: str | int | float) -> Any:
+        return self._script(keys=[self._job_key(job_id), self._key("live")], args=[operation, *arguments])
+
+    @staticmethod
+    def _known(job_id: str, state: str) -> str:
+        if state == "unknown":
+            raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
+        return state
+
+
+def _chunks(pairs: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    chunk: list[tuple[int, int]] = []
+    for pair in pairs:
+        chunk.append(pair)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _job(
+    fields: dict[str, str],
+    failed: Sequence[str],
+    progress: Sequence[str],
+    leased: int,
+    _retrying: int,
+    errors: Sequence[str],
+) -> Job:
+    def seconds(name: str) -> float | None:
+        return int(fields[name]) / 1000 if name in fields else None
+
+    state = fields.get("state", "unknown")
+    stages = {name.removeprefix("seconds_"): float(value) for name, value in fields.items() if "seconds_" in name}
+    return Job(
+        id=fields["id"],
+        state=state,
+        destination=fields["destination"],
+        generator=fields["generator"],
+        digest=fields["digest"],
+        priority=int(fields["priority"]),
+        count=int(fields["count"]),
+        shards=int(fields["shards"]),
+        shards_done=int(fields["shards_done"]),
+        shards_leased=leased,
+        samples_done=int(fields["samples_done"]),
+        samples_found=int(fields.get("samples_found", 0)),
+        samples_in_flight=sum(int(samples) for samples in progress),
+        bytes_done=int(fields.get("bytes_done", 0)),
+        failed={int(shard): message for shard, message in _pairs(failed).items()},
+        errors=errors,
+        error=fields.get("error"),
+        leases_lost=int(fields.get("leases_lost", 0)),
+        engine=fields.get("engine"),
+        batch=int(fields.get("batch", 0)),
+        queued_at=seconds("queued_at"),
+        running_at=seconds("running_at"),
+        ended_at=None if state in LIVE_STATES else seconds(f"{state}_at"),
+        stage_seconds=stages,
+        verdict=verdict(stages),
+    )
+
+
+#: What a user is told about the stage that bounded a run.
+_BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
+
+
+def verdict(stage_seconds: Mapping[str, float]) -> str | None:
+    """What the time went into: the busiest stage, in a word; None where nothing was measured."""
+    known = {stage: seconds for stage, seconds in stage_seconds.items() if stage in _BOUND}
+    return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None
+
+
+def _worker(data: dict[str, Any]) -> WorkerInfo:
+    for name in ("latent_shape", "sample_shape", "output_roots"):
+        data[name] = tuple(data[name])
+    data["classes"] = tuple(data["classes"]) if data["classes"] else None
+    return WorkerInfo(**data)

@@ -1,0 +1,92 @@
+"""Contact sheets: what people would rather look at than read."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.dataset import Dataset
+
+#: Pixels that a cell is at least, so that small images can be seen.
+_CELL = 56
+#: Pixels that a cell is at most.
+_CELL_LIMIT = 128
+_GAP = 2
+_BACKGROUND = (255, 255, 255)
+_INK = (60, 60, 60)
+_COLUMNS = 12
+_ROWS = 10
+
+
+def contact_sheet(dataset: Dataset) -> bytes | None:
+    """PNG of samples from the start of the dataset, one row per class where there are classes.
+
+    None where the samples are no images, or were not written.
+    """
+    spec = dataset.spec
+    if spec.format == "null" or not is_image(spec.sample_shape):
+        return None
+    if spec.classes is None:
+        count = min(spec.count, _COLUMNS * _ROWS)
+        rows = [("", list(range(first, min(first + _COLUMNS, count)))) for first in range(0, count, _COLUMNS)]
+    else:
+        rows = _class_rows(dataset)
+    height, width = spec.sample_shape[:2]
+    scale = max(1, round(_CELL / max(height, width))) if max(height, width) <= _CELL_LIMIT else 1
+    shrink = min(1.0, _CELL_LIMIT / max(height, width))
+    size = (max(1, int(width * scale * shrink)), max(1, int(height * scale * shrink)))
+    return _draw(dataset, rows, size)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are images: height, width and 1, 3 or 4 channels."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4)
+
+
+def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> Image.Image:
+    """A sample, as stored, as a picture. Without a declared range its own least and greatest value are taken."""
+    if sample.dtype != np.uint8:
+        low, high = value_range or (float(sample.min()), float(sample.max()))
+        span = (high - low) or 1.0
+        scaled = (sample.astype(np.float32) - np.float32(low)) / np.float32(span) * np.float32(255)
+        sample = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return Image.fromarray(sample[:, :, 0] if sample.shape[2] == 1 else sample)
+
+
+def _class_rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
+    """For each class its name and the first samples of it, looked for where the plan would have them soon."""
+    names = dataset.spec.classes or ()
+    found: dict[int, list[int]] = {label: [] for label in range(len(names))}
+    step = 1024
+    for first in range(0, min(dataset.spec.count, 64 * step * len(names)), step):
+        labels = dataset.labels(first, min(step, dataset.spec.count - first))
+        assert labels is not None
+        for label in np.unique(labels):
+            members = found[int(label)]
+            members += (np.flatnonzero(labels == label)[: _COLUMNS - len(members)] + first).tolist()
+        if all(len(members) >= _COLUMNS for members in found.values()):
+            break
+    return [(names[label], members) for label, members in found.items() if members][:40]
+
+
+def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, int]) -> bytes:
+    font = ImageFont.load_default(13)
+    margin = 10 + max((math.ceil(font.getlength(name)) for name, _ in rows), default=0)
+    margin = margin if margin > 10 else _GAP
+    width = margin + _COLUMNS * (size[0] + _GAP)
+    sheet = Image.new("RGB", (width, _GAP + len(rows) * (size[1] + _GAP)), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    for row, (name, indices) in enumerate(rows):
+        top = _GAP + row * (size[1] + _GAP)
+        pen.text((margin - 6, top + size[1] / 2), name, fill=_INK, font=font, anchor="rm")
+        for column, index in enumerate(indices):
+            image = as_image(dataset.samples(index, 1)[0], dataset.spec.value_range).convert("RGB")
+            sheet.paste(image.resize(size, Image.Resampling.NEAREST), (margin + column * (size[0] + _GAP), top))
+    file = io.BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()

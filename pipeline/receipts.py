@@ -1,0 +1,193 @@
+"""Receipts and the manifest: what lies at a destination must be what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipeline.errors import DatasetError
+from pipeline.shards import Shard
+from pipeline.stores.store import StoredFile
+
+RECEIPT_VERSION = 1
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of the stored values of one shard, or of all."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    #: Samples that equal another sample of their shard.
+    repeated: int
+    #: Samples whose values are all the same.
+    constant: int
+    #: Samples per class; None for an unconditional generator.
+    classes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """How samples were computed: enough to compute them again."""
+
+    #: "tf" (tf.function) or "xla".
+    engine: str
+    #: Samples per forward pass.
+    batch: int
+    precision: str
+    #: "cpu" or "gpu".
+    device: str
+    #: What the device calls itself.
+    device_name: str
+    #: Versions of noisemill, tensorflow, keras and numpy.
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What one finished shard must be."""
+
+    version: int = RECEIPT_VERSION
+    #: Identity of the spec that it belongs to.
+    spec_sha256: str
+    shard: int
+    first: int
+    count: int
+    files: tuple[StoredFile, ...]
+    statistics: Statistics
+    made_by: EngineRecord
+    #: How often the shard was claimed until it was done, from 1.
+    attempt: int
+    worker: str
+    #: Unix time.
+    finished_at: float
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the lines `SHA256  NAME`, one per file, as `sha256sum FILES | sha256sum` prints it."""
+        lines = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def belongs_to(self, spec_sha256: str, shard: Shard) -> bool:
+        """Whether it is the receipt of this shard of this spec."""
+        mine = (self.spec_sha256, self.shard, self.first, self.count)
+        return mine == (spec_sha256, shard.index, shard.first, shard.count)
+
+    def to_json(self) -> str:
+        """JSON with stable keys."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: bytes, source: str) -> Receipt:
+        """The receipt that `to_json` wrote. Raises DatasetError naming `source`."""
+        data = _object(text, source, {field.name for field in fields(cls)}, RECEIPT_VERSION)
+        try:
+            data["files"] = tuple(StoredFile(**file) for file in data["files"])
+            data["statistics"] = _statistics(data["statistics"])
+            data["made_by"] = EngineRecord(**data["made_by"])
+            receipt = cls(**data)
+            numbers = (receipt.shard, receipt.first, receipt.count, receipt.attempt)
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise ValueError("a number is missing")
+            if not all(isinstance(file.name, str) and type(file.size_bytes) is int for file in receipt.files):
+                raise ValueError("a file is not described")
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{source} is no receipt: {error}") from None
+        return receipt
+
+    def index_line(self) -> str:
+        """Its line in `shards.jsonl`."""
+        line = {
+            "shard": self.shard,
+            "first": self.first,
+            "count": self.count,
+            "files": len(self.files),
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+        }
+        return json.dumps(line, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Written last: its presence means that the dataset is whole."""
+
+    version: int = MANIFEST_VERSION
+    #: Version of noisemill that wrote it.
+    noisemill: str
+    job: str
+    spec_sha256: str
+    generator: str
+    digest: str
+    count: int
+    shards: int
+    #: Bytes of all shards' files.
+    size_bytes: int
+    #: sha256 of shards.jsonl.
+    index_sha256: str
+    statistics: Statistics
+    #: Each way in which samples were computed.
+    made_by: tuple[EngineRecord, ...]
+    #: Unix time.
+    finished_at: float
+
+    def to_json(self) -> str:
+        """JSON with stable keys."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: bytes, source: str) -> Manifest:
+        """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
+        data = _object(text, source, {field.name for field in fields(cls)}, MANIFEST_VERSION)
+        try:
+            data["statistics"] = _statistics(data["statistics"])
+            data["made_by"] = tuple(EngineRecord(**record) for record in data["made_by"])
+            return cls(**data)
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{source} is no manifest: {error}") from None
+
+
+def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
+    """Statistics of all samples together, from those of the shards."""
+    each = [(receipt.statistics, receipt.count) for receipt in receipts]
+    per_class = [statistics.classes for statistics, _ in each if statistics.classes is not None]
+    return Statistics(
+        minimum=min(statistics.minimum for statistics, _ in each),
+        maximum=max(statistics.maximum for statistics, _ in each),
+        mean=math.fsum(statistics.mean * count for statistics, count in each) / sum(count for _, count in each),
+        repeated=sum(statistics.repeated for statistics, _ in each),
+        constant=sum(statistics.constant for statistics, _ in each),
+        classes=tuple(sum(column) for column in zip(*per_class, strict=True)) if per_class else None,
+    )
+
+
+def _statistics(data: dict[str, Any]) -> Statistics:
+    classes = data["classes"]
+    return Statistics(**{**data, "classes": None if classes is None else tuple(classes)})
+
+
+def _object(text: bytes, source: str, names: set[str], newest: int) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{source} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise DatasetError(f"{source} is damaged: an object is expected")
+    version = data.get("version")
+    if isinstance(version, int) and version > newest:
+        raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
+    if set(data) != names:
+        odd = ", ".join(sorted(set(data) ^ names))
+        raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
+    return data

@@ -1,0 +1,80 @@
+"""A connection to Redis (or Valkey), and its failures in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from pipeline.errors import LedgerError, UsageError
+
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that gives up on a dead connection after seconds, not never.
+
+    Raises UsageError if the URL is none that redis-py understands. Does not talk to the server yet.
+    """
+    if urlsplit(url).scheme not in _SCHEMES:
+        raise UsageError(f"Redis URL {redacted(url)!r} must start with redis://, rediss:// or unix://")
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+        )
+    except ValueError as error:
+        raise UsageError(f"Redis URL {redacted(url)!r} cannot be used: {error}") from None
+
+
+def celery_url(url: str) -> str:
+    """The same server as Celery spells it: a socket's scheme is redis+socket there."""
+    return "redis+socket://" + url.removeprefix("unix://") if url.startswith("unix://") else url
+
+
+def redacted(url: str) -> str:
+    """The URL without its password, for messages."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "(unreadable URL)"
+    user = f"{parts.username or ''}:***@" if parts.password else ""
+    return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Turns what redis-py raises into LedgerError: what is wrong with which server, and what to do."""
+    shown = redacted(url)
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        raise LedgerError(
+            f"Redis at {shown} refuses the password: {error}\nGive it as redis://USER:PASSWORD@HOST in NOISEMILL_REDIS_URL."
+        ) from error
+    except redis.exceptions.NoPermissionError as error:
+        raise LedgerError(f"Redis at {shown} does not permit it to this user: {error}") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise LedgerError(f"Redis at {shown} is full: raise its maxmemory or remove what is not needed.") from error
+    except (redis.exceptions.InvalidResponse, redis.exceptions.ResponseError) as error:
+        if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
+            raise LedgerError(
+                f"Redis at {shown} asks for a password: give it as redis://:PASSWORD@HOST in NOISEMILL_REDIS_URL."
+            ) from error
+        raise LedgerError(f"The server at {shown} did not answer as Redis does: {error}") from error
+    except (redis.exceptions.TimeoutError, TimeoutError) as error:
+        raise LedgerError(f"Redis at {shown} did not answer in time: is it Redis, and is it up?") from error
+    except (redis.exceptions.ConnectionError, OSError) as error:
+        raise LedgerError(
+            f"Redis at {shown} cannot be reached: start it, or set NOISEMILL_REDIS_URL or --redis.\n({error})"
+        ) from error

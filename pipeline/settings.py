@@ -1,0 +1,57 @@
+"""Environment and defaults, in one place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UsageError
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What can be tuned by environment; the same names with NOISEMILL_ before them, in capitals."""
+
+    #: Where the ledger and the queues live: redis://, rediss:// or unix:// (a socket's path).
+    redis_url: str = DEFAULT_REDIS_URL
+    #: What every key in Redis starts with.
+    key_prefix: str = "noisemill"
+    #: How long one wake-up spends on a job, seconds.
+    slice_s: float = 20.0
+    #: How long a claim holds without renewal, seconds; renewed three times as often.
+    lease_s: float = 30.0
+    #: How often the reconciler looks for lost wake-ups, seconds.
+    reconcile_s: float = 5.0
+    #: Where calibrations and what was learnt about generators are kept.
+    cache_dir: Path = Path("~/.cache/noisemill")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment; `overrides` that are not None come first.
+
+    Raises UsageError for a number that is none.
+    """
+    values: dict[str, object] = {}
+    for name, default in Settings().__dict__.items():
+        text = os.environ.get(f"NOISEMILL_{name.upper()}")
+        value: object = overrides.get(name)
+        if value is None:
+            value = default if text is None or text == "" else _parse(name, text, type(default))
+        values[name] = value
+    values["cache_dir"] = Path(str(values["cache_dir"])).expanduser()
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _parse(name: str, text: str, kind: type) -> object:
+    if kind is not float:
+        return text
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"NOISEMILL_{name.upper()}={text!r} is not a number of seconds above 0")
+    return seconds

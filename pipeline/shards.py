@@ -1,0 +1,100 @@
+"""The plan of a dataset: which samples form which shard, and what every file is called.
+
+This is the only place where the name of an output is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+#: Shards are numbered with eight digits.
+MAX_SHARDS = 10**8
+
+JOB = "job.json"
+MANIFEST = "manifest.json"
+SHARD_INDEX = "shards.jsonl"
+CARD = "README.md"
+PREVIEW = "preview.png"
+LATENTS = "latents.npy"
+LABELS = "labels.npy"
+SHARDS = "shards"
+RECEIPTS = "receipts"
+IMAGES = "images"
+
+#: Target size of a shard whose size the user leaves open.
+_DEFAULT_SHARD_BYTES = 64 * 2**20
+_DEFAULT_SHARD_SAMPLES = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A contiguous range of samples, written as one unit."""
+
+    #: Position in the plan, from 0.
+    index: int
+    #: Index of its first sample in the dataset.
+    first: int
+    #: Number of its samples, at least 1.
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How `count` samples divide into shards of `shard_size`; the last shard holds what is left."""
+
+    count: int
+    shard_size: int
+
+    def __len__(self) -> int:
+        """Number of shards."""
+        return math.ceil(self.count / self.shard_size)
+
+    def __getitem__(self, index: int) -> Shard:
+        """The shard at `index`. Raises IndexError outside 0..len-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"shard {index} of {len(self)}")
+        first = index * self.shard_size
+        return Shard(index=index, first=first, count=min(self.shard_size, self.count - first))
+
+    def __iter__(self) -> Iterator[Shard]:
+        """All shards in order."""
+        return (self[index] for index in range(len(self)))
+
+
+def default_shard_size(sample_bytes: int) -> int:
+    """Samples per shard when the user leaves it open: a power of two, at most 8,192 and about 64 MiB.
+
+    Depends on the size of a sample alone, so that a job is the same job on every machine.
+    """
+    fitting = max(1, _DEFAULT_SHARD_BYTES // max(1, sample_bytes))
+    return min(_DEFAULT_SHARD_SAMPLES, 2 ** int(math.log2(fitting)))
+
+
+def shard_name(index: int, suffix: str) -> str:
+    """Name of a shard's file: `shards/00000007.npy` for suffix ".npy"; of its folder for suffix ""."""
+    return f"{SHARDS}/{index:08d}{suffix}"
+
+
+def receipt_name(index: int) -> str:
+    """Name of a shard's receipt: `receipts/00000007.json`."""
+    return f"{RECEIPTS}/{index:08d}.json"
+
+
+def receipt_index(name: str) -> int | None:
+    """Shard index of a receipt's name, or None where it is not the name of a receipt."""
+    match = re.fullmatch(rf"{RECEIPTS}/(\d{{8}})\.json", name)
+    return int(match[1]) if match else None
+
+
+def sample_stem(index: int) -> str:
+    """Name of a sample without folder and extension: its index in 12 digits."""
+    return f"{index:012d}"
+
+
+def class_folder(class_name: str) -> str:
+    """Folder of a class's images: `images/t-shirt_top` for "T-shirt/top"; safe on every file system."""
+    safe = re.sub(r"[^a-z0-9.-]+", "_", class_name.lower()).strip("._")
+    return f"{IMAGES}/{safe or 'class'}"

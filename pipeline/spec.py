@@ -1,0 +1,210 @@
+"""JobSpec: what a dataset is. Frozen, validated, written as canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipeline.errors import DatasetError, UsageError
+from pipeline.formats.format import SampleType
+from pipeline.shards import MAX_SHARDS, Plan, class_folder
+
+#: Version of the spec's fields; a reader refuses a newer one.
+SPEC_VERSION = 1
+
+#: Mirrors of `pipeline.latents`, which loads numpy; a test holds them equal.
+MAX_SEED = 2**32 - 1
+MAX_COUNT = 10**12
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """A dataset as a pure function: the same spec gives the same samples everywhere."""
+
+    #: Version of these fields.
+    version: int = SPEC_VERSION
+    #: How the generator was asked for: a name or an absolute path or URL. Not part of the identity.
+    generator: str
+    #: Identity of the generator's content, "sha256:" and 64 hexadecimal digits.
+    digest: str
+    #: Number of samples.
+    count: int
+    #: Seed of the latents and of random labels, 0 to 2**32 - 1.
+    seed: int
+    #: Samples per shard; the last may hold fewer.
+    shard_size: int
+    #: "npy", "png", "tar" or "null".
+    format: str
+    #: Stored type: "float32", "float16" or "uint8".
+    dtype: str
+    #: "flat" or "class".
+    layout: str
+    #: Canonical label plan; None for a generator without classes.
+    labels: str | None
+    #: Distribution of the latents, canonical.
+    noise: str
+    #: sha256 of `latents.npy` at the destination, where the user brought latents; None else.
+    latents: str | None = None
+    #: Samples per forward pass; 0 leaves it to the first slice.
+    batch: int = 0
+    #: Shape of one latent.
+    latent_shape: tuple[int, ...]
+    #: Shape of one sample, channels last for images.
+    sample_shape: tuple[int, ...]
+    #: Least and greatest value that the generator's output stands for; None where it declares none.
+    value_range: tuple[float, float] | None
+    #: Names of the classes in the order of their labels; None for a generator without classes.
+    classes: tuple[str, ...] | None
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers per latent."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def plan(self) -> Plan:
+        """Division into shards."""
+        return Plan(count=self.count, shard_size=self.shard_size)
+
+    @property
+    def sample_type(self) -> SampleType:
+        """What a stored sample is."""
+        return SampleType(shape=self.sample_shape, dtype=self.dtype, class_names=self.classes, layout=self.layout)
+
+    @property
+    def generator_name(self) -> str:
+        """Short name of the generator: `fashion`, or the stem of its file."""
+        return re.sub(r"\.(keras|h5)$", "", self.generator.rstrip("/").rpartition("/")[2]) or "generator"
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces but line ends, the same bytes for the same spec."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the dataset: hash over every field but the way in which the generator was asked for."""
+        identity = {name: value for name, value in asdict(self).items() if name != "generator"}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def job_id(self, destination: str) -> str:
+        """Id of the job that makes this dataset at this destination: the same question, the same id."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.generator_name.lower()).strip("-")[:24] or "job"
+        return f"{name}-{hashlib.sha256(f'{self.sha256} {destination}'.encode()).hexdigest()[:10]}"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "job.json") -> JobSpec:
+        """The spec that `to_json` wrote. Raises DatasetError naming `source` and the field at fault."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise DatasetError(f"{source} is not valid JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise DatasetError(f"{source} is not a job: an object is expected")
+        version = data.get("version")
+        if isinstance(version, int) and version > SPEC_VERSION:
+            raise DatasetError(
+                f"{source} was written by a newer noisemill (version {version}, known is {SPEC_VERSION}): upgrade"
+            )
+        names = {field.name for field in fields(cls)}
+        for problem, wrong in (("has unknown fields", set(data) - names), ("lacks fields", names - set(data))):
+            if wrong:
+                raise DatasetError(f"{source} {problem}: {', '.join(sorted(wrong))}")
+        for name in ("latent_shape", "sample_shape", "value_range", "classes"):
+            if isinstance(data[name], list):
+                data[name] = tuple(data[name])
+        spec = cls(**data)
+        try:
+            spec.check()
+        except UsageError as error:
+            raise DatasetError(f"{source}: {error}") from None
+        return spec
+
+    def check(self) -> None:
+        """Raises UsageError for a field of the wrong type or out of its range."""
+        for name, good, expected in self._rules():
+            if not good:
+                value = getattr(self, name)
+                raise UsageError(f"{name.replace('_', ' ')} {value!r} is not {expected}")
+        if len(self.plan) > MAX_SHARDS:
+            raise UsageError(
+                f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "
+                f"at most {MAX_SHARDS:,}, use a larger shard size"
+            )
+        if self.classes is not None and len({class_folder(name) for name in self.classes}) != len(self.classes):
+            raise UsageError("classes have names that are the same but for case and punctuation: rename one")
+
+    def _rules(self) -> list[tuple[str, bool, str]]:
+        """(field, whether it holds, what is expected)."""
+        return [
+            ("version", _whole(self.version, 1, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
+            ("generator", _text(self.generator), "a name, a path or a URL"),
+            ("digest", _matches(r"sha256:[0-9a-f]{64}", self.digest), "sha256: and 64 hexadecimal digits"),
+            ("count", _whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
+            ("seed", _whole(self.seed, 0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
+            ("shard_size", _whole(self.shard_size, 1, MAX_COUNT), "a whole number of at least 1"),
+            ("format", self.format in ("npy", "png", "tar", "null"), "npy, png, tar or null"),
+            ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
+            ("layout", self.layout in ("flat", "class"), "flat or class"),
+            ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
+            ("noise", _matches(r"normal(:\S+)?|uniform|truncated:\S+", self.noise), "a distribution"),
+            ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
+            ("batch", _whole(self.batch, 0, 2**20), f"a whole number from 1 to {2**20:,}"),
+            ("latent_shape", _shape(self.latent_shape), "a shape"),
+            ("sample_shape", _shape(self.sample_shape), "a shape"),
+            ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),
+            ("classes", self.classes is None or _names(self.classes), "a list of names"),
+        ]
+
+
+def parse_count(text: str, what: str = "count") -> int:
+    """A number of samples as people write it: `10000`, `10_000`, `10,000`, `10k`, `1.5M`, `1G`.
+
+    Raises UsageError if it is no whole number of at least 1.
+    """
+    match = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?)\s*([kmg]?)", text.strip().lower())
+    if not match:
+        raise UsageError(f"{what} {text!r} is not a number: use for example 10000, 10_000, 10k or 1M")
+    whole, _, fraction = match[1].replace("_", "").replace(",", "").partition(".")
+    value, rest = divmod(int(whole + fraction) * _UNITS[match[2]], 10 ** len(fraction))
+    if rest:
+        raise UsageError(f"{what} {text!r} is not a whole number")
+    if not 1 <= value <= MAX_COUNT:
+        raise UsageError(f"{what} {text!r} must be between 1 and {MAX_COUNT:,}")
+    return value
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable()
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _plan_text(value: Any) -> bool:
+    plans = r"balanced|random|class:\d+|counts:\d+=\d+(,\d+=\d+)*|file:[0-9a-f]{64}"
+    return value is None or _matches(plans, value)
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and math.prod(value) < 2**31
+
+
+def _range(value: Any) -> bool:
+    numbers = isinstance(value, tuple) and len(value) == 2 and all(type(end) in (int, float) for end in value)
+    return numbers and math.isfinite(value[0]) and math.isfinite(value[1]) and value[0] < value[1]
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, tuple) and 0 < len(value) <= 100_000 and all(_text(name) for name in value)

@@ -1,0 +1,28 @@
+"""From a generator's output to stored values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_stored(
+    samples: NDArray[np.float32], dtype: str, value_range: tuple[float, float] | None
+) -> NDArray[Any]:
+    """Samples in the dtype in which they are stored, C-contiguous.
+
+    uint8 is rint((x - lo) / (hi - lo) * 255), clipped, computed in float32; it needs a value range.
+    """
+    if dtype != "uint8":
+        return np.ascontiguousarray(samples, dtype=dtype)
+    if value_range is None:
+        raise ValueError("uint8 needs the value range of the generator")
+    low, high = np.float32(value_range[0]), np.float32(value_range[1])
+    scaled = samples - low
+    scaled /= high - low
+    scaled *= np.float32(255)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, 0, 255, out=scaled)
+    return scaled.astype(np.uint8)

@@ -1,0 +1,3 @@
+"""The version of noisemill, held equal to pyproject.toml by a test."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,195 @@
+"""The compiled predict: one fixed batch shape, warmed up; and the calibration that chooses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import GeneratorError
+from pipeline.generators import Generator
+from pipeline.receipts import EngineRecord
+from pipeline.version import VERSION
+from workers.devices import Device
+from workers.generators import Forward, load_generator
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+ENGINES = ("xla", "tf")
+BATCHES = (64, 128, 256, 512)
+
+#: How long one candidate is measured, seconds.
+_MEASURE_S = 0.3
+#: A smaller batch is taken if it is within so much of the fastest: it pads less and stops sooner.
+_TIE = 0.97
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a device does best with a generator."""
+
+    engine: str
+    batch: int
+    #: Samples per second of the bare forward pass.
+    rate: float
+
+
+class Engine:
+    """A forward pass compiled for batches of one size."""
+
+    def __init__(self, forward: Forward, generator: Generator, device: Device, engine: str, batch: int) -> None:
+        import keras
+        import tensorflow as tf
+
+        self.engine, self.batch = engine, batch
+        self._latent_dim = generator.interface.latent_dim
+        self._conditional = generator.interface.classes is not None
+        self._sample_shape = generator.interface.sample_shape
+        signature = [tf.TensorSpec((batch, self._latent_dim), tf.float32)]
+        if self._conditional:
+            signature.append(tf.TensorSpec((batch,), tf.int32))
+
+        def compiled(latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+            return tf.cast(forward(latents, labels), tf.float32)
+
+        self._function = tf.function(compiled, input_signature=signature, jit_compile=engine == "xla")
+        self.record = EngineRecord(
+            engine=engine,
+            batch=batch,
+            precision="float32",
+            device=device.kind,
+            device_name=device.model,
+            versions={
+                "noisemill": VERSION,
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "numpy": np.__version__,
+            },
+        )
+        self._warm_up()
+
+    def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
+        """Samples of up to `batch` latents, (n, latent_dim); what is missing to the batch is padded.
+
+        On a GPU the answer may still be under way; `Prediction.samples` waits for it.
+        """
+        count = len(latents)
+        if count < self.batch:
+            latents = _padded(latents, self.batch)
+            labels = None if labels is None else _padded(labels, self.batch)
+        arguments = (latents, labels) if self._conditional else (latents,)
+        return Prediction(self._function(*arguments), count)
+
+    def _warm_up(self) -> None:
+        """Compiles, and checks that samples have the shape that the interface tells."""
+        latents = np.zeros((self.batch, self._latent_dim), np.float32)
+        labels = np.zeros(self.batch, np.int32) if self._conditional else None
+        try:
+            shape = self.predict(latents, labels).samples().shape[1:]
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise GeneratorError(f"the generator fails on a batch of {self.batch} with {self.engine}: {reason}") from error
+        if shape != self._sample_shape:
+            raise GeneratorError(f"the generator makes samples of {shape}, its interface speaks of {self._sample_shape}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Samples of one batch, perhaps still on the device."""
+
+    tensor: Any
+    count: int
+
+    def samples(self) -> NDArray[np.float32]:
+        """The samples on the host, float32 of shape (count, *sample_shape), without the padding."""
+        host: NDArray[np.float32] = self.tensor.numpy()[: self.count]
+        return host
+
+
+class EngineRoom:
+    """A loaded generator and its engines: each is compiled once, when it is asked for."""
+
+    def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
+        self.generator, self.device = generator, device
+        self._forward = load_generator(generator)
+        self._engines: dict[tuple[str, int], Engine] = {}
+        self._cache_dir = cache_dir
+
+    def engine(self, engine: str, batch: int) -> Engine:
+        """The engine for batches of this size, warmed up."""
+        key = (engine, batch)
+        if key not in self._engines:
+            self._engines[key] = Engine(self._forward, self.generator, self.device, engine, batch)
+        return self._engines[key]
+
+    def calibrate(self) -> Calibration:
+        """The fastest engine and batch on this device, measured once and then kept in the cache."""
+        path = self._calibration_path()
+        try:
+            return Calibration(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            calibration = self._measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(asdict(calibration)))
+        draft.replace(path)
+        return calibration
+
+    def _measure(self) -> Calibration:
+        """First the engine, at a middling batch; then the batch."""
+        rates = {(engine, 256): self._rate(engine, 256) for engine in ENGINES}
+        engine = max(rates, key=lambda key: rates[key])[0]
+        rates |= {(engine, batch): self._rate(engine, batch) for batch in BATCHES if batch != 256}
+        best = max(rates[engine, batch] for batch in BATCHES)
+        batch = next(batch for batch in BATCHES if rates[engine, batch] >= _TIE * best)
+        return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
+
+    def _rate(self, engine: str, batch: int) -> float:
+        """Samples per second of the bare forward pass; 0 where this engine cannot run the generator."""
+        try:
+            compiled = self.engine(engine, batch)
+        except GeneratorError:
+            if engine == "tf":
+                raise
+            return 0.0
+        latents = np.random.default_rng(0).standard_normal((batch, self.generator.interface.latent_dim), np.float32)
+        labels = None
+        if self.generator.interface.classes is not None:
+            labels = (np.arange(batch) % len(self.generator.interface.classes)).astype(np.int32)
+        return batch / _least_seconds(lambda: compiled.predict(latents, labels).samples())
+
+    def _calibration_path(self) -> Path:
+        import tensorflow as tf
+
+        device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()}"
+        key = sha256(f"{self.generator.digest} {device}".encode()).hexdigest()[:24]
+        return self._cache_dir / "calibrations" / f"{key}.json"
+
+
+def _threads() -> str:
+    return os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+
+
+def _least_seconds(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of the runs that fit into the measuring time: noise only ever adds."""
+    least, deadline = float("inf"), time.perf_counter() + _MEASURE_S
+    while least == float("inf") or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        run()
+        least = min(least, time.perf_counter() - start)
+    return least
+
+
+def _padded(rows: NDArray[Any], count: int) -> NDArray[Any]:
+    padded = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded

@@ -1,0 +1,95 @@
+"""Starts a Celery worker around one generator on one device: `python -m workers.main`.
+
+The parent process consumes messages and reconciles; TensorFlow lives in its one child, started by
+`spawn`, so that nothing of the parent is carried over by fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from celery import platforms, signals
+
+from pipeline.broker import Wakeups, celery_app, queue_name
+from pipeline.errors import NoisemillError
+from pipeline.generators import find_generator
+from pipeline.launch import WorkerConfig, config_from_environment
+from pipeline.ledger import Ledger
+from pipeline.settings import load_settings
+from workers.logs import set_up_logging
+from workers.process import FATAL, RUN_FOLDER_VARIABLE, worker_id
+from workers.reconciler import Reconciler
+
+log = logging.getLogger("noisemill")
+
+
+def run(config: WorkerConfig) -> int:
+    """Runs the worker until it is told to stop; answers the exit code."""
+    if config.embedded:
+        platforms.set_pdeathsig("SIGTERM")
+    set_up_logging(config.log_level)
+    settings = load_settings(redis_url=config.redis_url)
+    generator = find_generator(config.generator)
+    ledger = Ledger(settings)
+    ledger.ping()
+    run_folder = Path(tempfile.mkdtemp(prefix="noisemill-worker-"))
+    os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    app = celery_app(settings)
+    app.conf.imports = ("workers.tasks",)
+    identity = worker_id(os.getpid())
+    reconciler = Reconciler(ledger, Wakeups(settings, ledger), identity, settings.reconcile_s)
+    worker = app.Worker(
+        hostname=identity,
+        queues=[queue_name(generator.digest)],
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+
+    def tell_child(**_: Any) -> None:
+        """The child ends its slice after the batch that runs; Celery waits for it."""
+        for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []:
+            os.kill(process.pid, signal.SIGUSR2)
+
+    signals.worker_shutting_down.connect(tell_child, weak=False)
+    reconciler.start()
+    try:
+        worker.start()
+    finally:
+        reconciler.stop()
+        fatal = run_folder / FATAL
+        reason = fatal.read_text(encoding="utf-8") if fatal.exists() else None
+        shutil.rmtree(run_folder, ignore_errors=True)
+        _withdraw(ledger, identity)
+    if reason is not None:
+        raise NoisemillError(reason)
+    return int(worker.exitcode or 0)
+
+
+def _withdraw(ledger: Ledger, identity: str) -> None:
+    try:
+        ledger.withdraw(identity)
+    except NoisemillError as error:
+        log.warning("%s", error)
+
+
+def main() -> None:
+    """Runs the worker that the environment describes. Exit code 0 after an orderly stop, 1 otherwise."""
+    try:
+        sys.exit(run(config_from_environment()))
+    except NoisemillError as error:
+        print(f"noisemill: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""The mill: noise, predict, encode and write, overlapped, shard after shard.
+
+    feeder thread      claims shards, draws latents and labels of their batches
+    calling thread     predicts
+    writer thread      takes samples to the host, encodes, writes, puts the shard in place
+
+Two short queues lie between, so that memory is bounded by a few batches whatever a shard's size, and
+predict goes on while the shard before is put in place. Batches are aligned to the shard's start: the
+bytes of a shard are the same whoever makes it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.formats import FORMATS
+from pipeline.formats.format import ShardWriter
+from pipeline.inputs import Inputs
+from pipeline.ledger import Claim
+from pipeline.receipts import Statistics
+from pipeline.shards import Shard
+from pipeline.spec import JobSpec
+from pipeline.stores.store import Draft, Sink, Store, StoredFile
+from pipeline.values import to_stored
+from workers.engine import Engine, Prediction
+from workers.statistics import ShardStatistics, check_finite
+
+#: Batches that wait between two stages.
+_WAITING = 2
+
+_NOTHING = np.empty((0, 0), np.float32)
+
+STAGES = ("noise", "predict", "encode", "write")
+
+
+@dataclass
+class Work:
+    """One claimed shard on its way through the mill."""
+
+    claim: Claim
+    shard: Shard
+    #: Samples that have been encoded.
+    samples: int = 0
+    #: Why it is not to be finished: an None while all is well.
+    trouble: Exception | None = None
+    #: Whether its lease went to another, who may have put the same files in place.
+    lost: bool = False
+    draft: Draft | None = None
+    writer: ShardWriter | None = None
+    statistics: ShardStatistics | None = None
+
+
+class Shift(Protocol):
+    """What the mill asks of the slice that runs it. All methods may be called from any of its threads."""
+
+    def next_work(self) -> Work | None:
+        """The next shard to make; None when no more is to be begun."""
+        ...
+
+    def stopping(self) -> bool:
+        """Whether to leave at once: cancelled, or told to go."""
+        ...
+
+    def still_ours(self, work: Work) -> bool:
+        """Whether the lease of a shard still holds, asked before it is put in place."""
+        ...
+
+    def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
+        """A shard was put in place."""
+        ...
+
+    def gave_up(self, work: Work) -> None:
+        """A shard was not made: see `work.trouble`, or the shift is stopping."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch between feeder and predict."""
+
+    work: Work
+    first: int
+    latents: NDArray[np.float32]
+    labels: NDArray[np.int32] | None
+    last: bool
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A batch between predict and writer."""
+
+    batch: _Batch
+    prediction: Prediction | None
+
+
+@dataclass
+class Clock:
+    """Seconds that each stage was busy."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def busy(self, stage: str) -> Iterator[None]:
+        """Counts the time inside as busy."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Counts seconds as busy."""
+        with self._lock:
+            self.seconds[stage] += seconds
+
+    def take(self) -> dict[str, float]:
+        """What was counted since it was last taken."""
+        with self._lock:
+            taken, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
+        return taken
+
+
+class Mill:
+    """Makes the shards of one job with one engine."""
+
+    def __init__(self, engine: Engine, spec: JobSpec, store: Store, shift: Shift) -> None:
+        self.clock = Clock()
+        self._engine = engine
+        self._spec = spec
+        self._store = store
+        self._shift = shift
+        self._inputs = Inputs(spec, store)
+        self._to_predict: queue.Queue[_Batch | None] = queue.Queue(_WAITING)
+        self._to_write: queue.Queue[_Predicted | None] = queue.Queue(_WAITING)
+        self._broken: BaseException | None = None
+
+    def run(self) -> None:
+        """Makes shards until the shift has no more work or is stopping."""
+        end_of_work = partial(self._to_predict.put, None)
+        feeder = threading.Thread(target=self._guarded, args=(self._feed, end_of_work), name="feeder", daemon=True)
+        skip_the_rest = partial(_skip_to_end, self._to_write)
+        writer = threading.Thread(target=self._guarded, args=(self._write_all, skip_the_rest), name="writer", daemon=True)
+        feeder.start()
+        writer.start()
+        try:
+            self._predict_all()
+        except BaseException as error:
+            self._broken = self._broken or error
+        self._to_write.put(None)
+        writer.join()
+        while feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
+            _empty(self._to_predict)
+            feeder.join(0.05)
+        if self._broken is not None:
+            raise self._broken
+
+    def _guarded(self, stage: Callable[[], None], on_failure: Callable[[], None]) -> None:
+        """Runs a stage. Its failure (not a shard's) ends the run; `on_failure` keeps the others from waiting."""
+        try:
+            stage()
+        except BaseException as error:
+            self._broken = self._broken or error
+            on_failure()
+
+    # -- feeder ------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        while not self._leaving() and (work := self._shift.next_work()) is not None:
+            for batch in self._batches(work):
+                self._to_predict.put(batch)
+                if self._leaving():
+                    break
+        self._to_predict.put(None)
+
+    def _batches(self, work: Work) -> Iterator[_Batch]:
+        shard, size = work.shard, self._engine.batch
+        for start in range(0, shard.count, size):
+            count = min(size, shard.count - start)
+            last = start + count == shard.count
+            first = shard.first + start
+            if work.trouble is not None:
+                yield _Batch(work, first, _NOTHING, None, last=True)
+                return
+            try:
+                with self.clock.busy("noise"):
+                    latents = self._inputs.latents(first, count)
+                    labels = self._inputs.labels(first, count)
+            except Exception as error:
+                work.trouble = work.trouble or error
+                yield _Batch(work, first, _NOTHING, None, last=True)
+                return
+            yield _Batch(work, first, latents, labels, last)
+
+    # -- predict -----------------------------------------------------------------------------------
+
+    def _predict_all(self) -> None:
+        while (batch := self._to_predict.get()) is not None:
+            prediction = None
+            if batch.work.trouble is None and not self._leaving():
+                try:
+                    with self.clock.busy("predict"):
+                        prediction = self._engine.predict(batch.latents, batch.labels)
+                except Exception as error:
+                    batch.work.trouble = error
+            self._to_write.put(_Predicted(batch, prediction))
+
+    # -- writer ------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        current: Work | None = None
+        while (predicted := self._to_write.get()) is not None:
+            current = predicted.batch.work
+            try:
+                self._write(predicted)
+            except Exception as error:
+                current.trouble = current.trouble or error
+            if predicted.batch.last:
+                self._close(current)
+                current = None
+        if current is not None:
+            self._close(current, whole=False)
+
+    def _write(self, predicted: _Predicted) -> None:
+        batch, work = predicted.batch, predicted.batch.work
+        if work.trouble is not None or predicted.prediction is None:
+            return
+        with self.clock.busy("predict"):
+            samples = predicted.prediction.samples()
+        with self.clock.busy("encode"):
+            written = self.clock.seconds["write"]
+            check_finite(samples, batch.first)
+            stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
+            self._open(work)
+            assert work.writer is not None and work.statistics is not None
+            work.statistics.add(stored, batch.labels)
+            work.writer.write(stored, batch.labels)
+        # The writer encodes and writes in one go; what went into the store is the store's time.
+        self.clock.add("encode", written - self.clock.seconds["write"])
+        work.samples += len(samples)
+
+    def _open(self, work: Work) -> None:
+        if work.writer is not None:
+            return
+        work.draft = _TimedDraft(self._store.draft(), self.clock)
+        work.statistics = ShardStatistics(work.shard.count, None if self._spec.classes is None else len(self._spec.classes))
+        work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
+
+    def _close(self, work: Work, *, whole: bool = True) -> None:
+        """Puts a shard in place, or clears away what there is of it."""
+        try:
+            if whole and work.trouble is None and work.samples == work.shard.count:
+                assert work.writer is not None and work.draft is not None and work.statistics is not None
+                work.writer.close()
+                if self._shift.still_ours(work):
+                    files = work.draft.commit()
+                    self._shift.made(work, files, work.statistics.result())
+                    return
+        except Exception as error:
+            work.trouble = work.trouble or error
+        if work.draft is not None:
+            work.draft.discard(keep_placed=work.lost)
+        self._shift.gave_up(work)
+
+    def _leaving(self) -> bool:
+        return self._broken is not None or self._shift.stopping()
+
+
+def _empty(waiting: queue.Queue[Any]) -> None:
+    while True:
+        try:
+            waiting.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _skip_to_end(waiting: queue.Queue[Any]) -> None:
+    """Takes what is handed over until its end, so that nobody waits to hand it over."""
+    while waiting.get() is not None:
+        pass
+
+
+class _TimedSink:
+    """Counts the time that goes into a sink as the store's."""
+
+    def __init__(self, sink: Sink, clock: Clock) -> None:
+        self._sink, self._clock = sink, clock
+
+    def write(self, data: Any) -> int:
+        with self._clock.busy("write"):
+            return self._sink.write(data)
+
+
+class _TimedDraft:
+    """Counts the time that goes into a draft as the store's."""
+
+    def __init__(self, draft: Draft, clock: Clock) -> None:
+        self._draft, self._clock = draft, clock
+
+    def sink(self, name: str) -> Sink:
+        with self._clock.busy("write"):
+            return _TimedSink(self._draft.sink(name), self._clock)
+
+    def add(self, name: str, data: bytes) -> None:
+        with self._clock.busy("write"):
+            self._draft.add(name, data)
+
+    def commit(self) -> list[StoredFile]:
+        with self._clock.busy("write"):
+            return self._draft.commit()
+
+    def discard(self, *, keep_placed: bool = False) -> None:
+        self._draft.discard(keep_placed=keep_placed)

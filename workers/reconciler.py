@@ -1,0 +1,68 @@
+"""Puts back wake-ups that are missing: the one mechanism behind every loss.
+
+A killed child, a killed worker, a message lost on the way, an emptied queue, a worker that joins late:
+all are the same case, a job with fewer wake-ups than it has workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from pipeline.broker import Wakeups
+from pipeline.errors import NoisemillError
+from pipeline.ledger import Ledger
+
+log = logging.getLogger("noisemill")
+
+
+class Reconciler:
+    """Runs in a thread of each worker's parent process, which never imports TensorFlow."""
+
+    def __init__(self, ledger: Ledger, wakeups: Wakeups, worker_id: str, interval_s: float) -> None:
+        self._ledger, self._wakeups = ledger, wakeups
+        self._worker_id = worker_id
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begins at once, then goes on at its interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it; waits for a round that is under way."""
+        self._stop.set()
+        self._thread.join(timeout=15)
+
+    def reconcile(self) -> int:
+        """One round over the live jobs whose generator this worker holds; answers how many wake-ups were sent."""
+        workers = self._ledger.workers()
+        mine = next((worker for worker in workers if worker.id == self._worker_id), None)
+        if mine is None:  # The child is not up yet: nobody here could take a wake-up.
+            return 0
+        sent = 0
+        for job_id in self._ledger.live_jobs():
+            job = self._ledger.job(job_id)
+            if job.digest != mine.digest or not job.live:
+                continue
+            able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
+            if able:
+                sent += self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able)
+        return sent
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            try:
+                sent = self.reconcile()
+                told = ""
+                if sent:
+                    log.info("sent %d wake-ups that were missing", sent)
+            except NoisemillError as error:
+                if str(error) != told:
+                    log.warning("%s", error)
+                told = str(error)
+            # Many workers are started together; spread, they reconcile one after the other.
+            self._stop.wait(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311

@@ -1,0 +1,292 @@
+"""The Celery task: spend a slice of time on a job. Claim, mill, commit, and again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from pipeline import shards
+from pipeline.broker import MESSAGE_VERSION, Wakeups
+from pipeline.dataset import Dataset
+from pipeline.errors import LedgerError, NoisemillError
+from pipeline.finishing import finish_dataset
+from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
+from pipeline.receipts import Receipt, Statistics
+from pipeline.settings import Settings
+from pipeline.spec import JobSpec
+from pipeline.stores.store import StoredFile
+from workers.engine import BATCHES, Calibration, Engine, EngineRoom
+from workers.mill import Mill, Work
+
+log = logging.getLogger("noisemill")
+
+#: How often leases are renewed, progress is told and cancellation is looked for, seconds.
+_PULSE_S = 0.5
+#: Longest pause before a failed shard is tried again, seconds.
+_LONGEST_DELAY_S = 30.0
+#: How long a worker that may not write a job's destination keeps the wake-up from the others, seconds.
+_REFUSAL_S = 1.0
+
+
+@dataclass
+class SliceWorker:
+    """What a worker needs to carry out slices, and what it announces of itself meanwhile."""
+
+    settings: Settings
+    ledger: Ledger
+    wakeups: Wakeups
+    rooms: EngineRoom
+    calibration: Calibration
+    info: WorkerInfo
+    #: Set when the worker is told to go.
+    stop: threading.Event
+    #: The job of the slice that runs.
+    job: str | None = None
+    #: Samples that were made since the start.
+    samples: int = 0
+    _slices: int = field(default=0)
+
+    def run(self, *, version: int, job: str, token: int, serial: int) -> None:
+        """One wake-up: takes its token and spends a slice on the job."""
+        if version > MESSAGE_VERSION:
+            log.error("job %s was sent by a newer noisemill (message version %s): upgrade this worker", job, version)
+            return
+        self._slices += 1
+        holder = f"{self.info.id}/{self._slices}"
+        if not self.ledger.take_wakeup(job, token, serial, holder):
+            return
+        self.job = job
+        again = False
+        try:
+            again = self._work_on(job, token, holder)
+        finally:
+            self.job = None
+            self._put_down(job, token, holder, again)
+
+    def _put_down(self, job: str, token: int, holder: str, again: bool) -> None:
+        """Ends the slice, and sends the wake-up to the end of the queue where there is more to do."""
+        try:
+            serial = self.ledger.put_down_wakeup(job, token, holder, again=again and not self.stop.is_set())
+            if serial is not None:
+                state = self.ledger.job(job)
+                self.wakeups.send(job, state.digest, state.priority, token, serial)
+        except NoisemillError as error:
+            log.warning("job %s: the end of a slice could not be told, the reconciler mends it: %s", job, error)
+
+    def _work_on(self, job: str, token: int, holder: str) -> bool:
+        """Makes shards of the job until the slice is over; answers whether there may be more to do."""
+        spec, destination = self.ledger.spec(job)
+        if spec.digest != self.info.digest:
+            log.error("job %s wants generator %s, this worker holds %s", job, spec.digest, self.info.digest)
+            return False
+        if not self.info.may_write(destination):
+            log.warning("job %s goes to %s, which is below no --output-root of this worker", job, destination)
+            time.sleep(_REFUSAL_S)
+            return True
+        engine = self._settled_engine(job, spec)
+        return _Slice(self, job, spec, destination, token, holder).run(engine)
+
+    def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
+        """The engine that all slices of a job use; the first to ask decides."""
+        fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
+        batch = spec.batch or min(self.calibration.batch, fitting)
+        return self.rooms.engine(*self.ledger.settle(job, self.calibration.engine, batch))
+
+
+class _Slice:
+    """One stretch of time on one job; the mill's shift."""
+
+    def __init__(
+        self, worker: SliceWorker, job: str, spec: JobSpec, destination: str, token: int, holder: str
+    ) -> None:
+        self._worker, self._ledger = worker, worker.ledger
+        self._job, self._spec, self._destination = job, spec, destination
+        self._token, self._holder = token, holder
+        self._dataset = Dataset(destination)
+        self._until = time.monotonic() + worker.settings.slice_s
+        self._works: dict[int, Work] = {}
+        self._lock = threading.Lock()
+        self._renewed = time.monotonic()
+        self._over = threading.Event()
+        self._ended = False
+        #: Whether all that was left was in hands when a shard was last asked for.
+        self._waited = False
+        self._made = 0
+        self._final: Claim | None = None
+        self._mill: Mill | None = None
+        self._engine: Engine | None = None
+
+    def run(self, engine: Engine) -> bool:
+        """Makes shards until the slice is over; answers whether there may be more to do."""
+        self._engine = engine
+        pulse = threading.Thread(target=self._pulse, name="pulse", daemon=True)
+        pulse.start()
+        try:
+            made_before = -1
+            while self._made > made_before:
+                # Again where all was in hands when the mill last asked: they may have been its own.
+                made_before = self._made
+                self._mill = Mill(engine, self._spec, self._dataset.store, self)
+                self._mill.run()
+                if not self._waited:
+                    break
+            if self._final is not None:
+                self._finish(self._final)
+        finally:
+            self._over.set()
+            pulse.join()
+        return not (self._waited or self._ended or self._final is not None)
+
+    # -- the mill's shift --------------------------------------------------------------------------
+
+    def next_work(self) -> Work | None:
+        """The next shard, while the slice lasts. What lies at the destination already is not made again."""
+        while time.monotonic() < self._until and not self.stopping():
+            claim = self._ledger.claim(self._job, self._worker.info.id)
+            self._waited = claim == "wait"
+            if not isinstance(claim, Claim):
+                self._ended = self._ended or claim == "stop"
+                return None
+            if claim.shard < 0:
+                self._final = claim
+                return None
+            work = Work(claim=claim, shard=self._spec.plan[claim.shard])
+            with self._lock:
+                self._works[claim.shard] = work
+            if claim.attempt == 1 or not self._found_done(work):
+                return work
+        return None
+
+    def stopping(self) -> bool:
+        """Whether the job has ended, or the worker is told to go."""
+        return self._ended or self._worker.stop.is_set()
+
+    def still_ours(self, work: Work) -> bool:
+        """Asks the ledger."""
+        self._renew()
+        return not work.lost and not self._ended
+
+    def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
+        """Writes the receipt, then tells the ledger."""
+        if not self.still_ours(work):
+            self._forget(work)
+            return
+        assert self._engine is not None
+        receipt = Receipt(
+            spec_sha256=self._spec.sha256,
+            shard=work.shard.index,
+            first=work.shard.first,
+            count=work.shard.count,
+            files=tuple(files),
+            statistics=statistics,
+            made_by=self._engine.record,
+            attempt=work.claim.attempt,
+            worker=self._worker.info.id,
+            finished_at=time.time(),
+        )
+        self._dataset.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
+        self._commit(work, receipt)
+        self._made += 1
+        self._worker.samples += receipt.count
+
+    def gave_up(self, work: Work) -> None:
+        """Gives the shard back, or says what went wrong."""
+        if work.trouble is None:
+            if not work.lost:
+                self._give_back(work)
+            self._forget(work)
+            return
+        message = _in_words(work.trouble)
+        delay_s = min(_LONGEST_DELAY_S, 0.5 * 4 ** (work.claim.attempt - 1))
+        self._forget(work)
+        answer = self._ledger.fail(self._job, work.claim, message, delay_s=delay_s)
+        log.warning(
+            "job %s shard %d attempt %d failed (%s): %s",
+            self._job, work.shard.index, work.claim.attempt, answer, message,
+            exc_info=None if isinstance(work.trouble, NoisemillError) else work.trouble,
+        )  # fmt: skip
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _found_done(self, work: Work) -> bool:
+        """Whether an earlier attempt got as far as its receipt, and died before the ledger heard of it."""
+        receipt = self._dataset.finished_shard(work.shard.index)
+        if receipt is None:
+            return False
+        self._commit(work, receipt)
+        return True
+
+    def _commit(self, work: Work, receipt: Receipt) -> None:
+        assert self._mill is not None
+        seconds = self._mill.clock.take()
+        self._forget(work)
+        answer = self._ledger.commit(
+            self._job, work.claim, samples=receipt.count, size_bytes=receipt.size_bytes, stage_seconds=seconds
+        )
+        log.info("job %s shard %d attempt %d: %s", self._job, work.shard.index, work.claim.attempt, answer)
+
+    def _give_back(self, work: Work) -> None:
+        try:
+            self._ledger.give_back(self._job, work.claim)
+        except LedgerError as error:
+            log.warning("job %s shard %d could not be given back, its lease will expire: %s", self._job, work.shard.index, error)
+
+    def _forget(self, work: Work) -> None:
+        with self._lock:
+            self._works.pop(work.shard.index, None)
+
+    def _finish(self, claim: Claim) -> None:
+        """The last step of the job. Not made where shards were given up: the dataset is not whole then."""
+        state = self._ledger.job(self._job)
+        try:
+            if not state.failed:
+                finish_dataset(self._destination, self._job)
+            answer = self._ledger.finish(self._job, claim)
+            log.info("job %s is %s", self._job, answer)
+        except (NoisemillError, OSError) as error:
+            if isinstance(error, LedgerError):
+                raise
+            # Shards that vanished since, a full disk: only a look at the destination can tell what to do.
+            self._ledger.abandon(self._job, f"{error}; 'noisemill resume {self._destination}' makes what is missing")
+
+    def _pulse(self) -> None:
+        """Renews leases, from a thread that does not depend on predict returning."""
+        while not self._over.wait(_PULSE_S):
+            try:
+                self._renew()
+            except LedgerError as error:
+                log.warning("job %s: leases could not be renewed: %s", self._job, error)
+                if time.monotonic() - self._renewed > self._worker.settings.lease_s:
+                    self._lose_all()
+
+    def _renew(self) -> None:
+        with self._lock:
+            works = dict(self._works)
+        claims = {index: (work.claim.fence, work.samples) for index, work in works.items()}
+        if self._final is not None:
+            claims[self._final.shard] = (self._final.fence, 0)
+        renewal = self._ledger.renew(self._job, claims, token=self._token, holder=self._holder)
+        self._renewed = time.monotonic()
+        if renewal.state not in LIVE_STATES:
+            self._ended = True
+        with self._lock:
+            for index in renewal.lost & self._works.keys():
+                # What was committed while the renewal was under way is not lost, it is done.
+                self._mark_lost(self._works[index])
+
+    def _lose_all(self) -> None:
+        with self._lock:
+            for work in self._works.values():
+                self._mark_lost(work)
+
+    def _mark_lost(self, work: Work) -> None:
+        work.lost = True
+        log.warning("job %s shard %d: the lease went to another", self._job, work.shard.index)
+
+
+def _in_words(error: Exception) -> str:
+    """An error in one line, for the ledger."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, NoisemillError) else f"{type(error).__name__}: {text}"[:500]

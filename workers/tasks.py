@@ -1,0 +1,33 @@
+"""The one Celery task, as the worker's child process runs it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from celery import shared_task, signals
+
+from pipeline.broker import SLICE_TASK
+from pipeline.launch import config_from_environment
+from workers.logs import set_up_logging
+from workers.process import start_child
+from workers.slices import SliceWorker
+
+
+@cache
+def slice_worker() -> SliceWorker:
+    """The child's worker, made when the process starts."""
+    return start_child(config_from_environment())
+
+
+@signals.worker_process_init.connect
+def _on_child_start(**_: Any) -> None:
+    """Loads TensorFlow and the generator before the first wake-up is taken."""
+    set_up_logging(config_from_environment().log_level)
+    slice_worker()
+
+
+@shared_task(name=SLICE_TASK)
+def spend_slice(*, version: int, job: str, token: int, serial: int) -> None:
+    """Takes one wake-up; see `pipeline.broker`."""
+    slice_worker().run(version=version, job=job, token=token, serial=serial)
