@@ -103,9 +103,14 @@ class RcloneS3(S3Server):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self._process.stop()
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Stops it, so that its port refuses connections; does nothing if it has stopped."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop()
 
 
 class Valkey:

@@ -41,7 +41,8 @@ _DELETE_BATCH = 1000
 _PIECE_BYTES = 8 * 2**20
 
 _ABSENT = ("404", "NoSuchKey")
-_CANNOT_LIST = ("403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
+# NoSuchUpload is how rclone says that there are none.
+_CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
 _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 
 
@@ -52,11 +53,11 @@ class Bucket:
     Raises StoreError if these cannot be used.
     """
 
-    def __init__(self, name: str, *, attempts: int = _ATTEMPTS) -> None:
+    def __init__(self, name: str, *, attempts: int | None = None) -> None:
         self.name = name
         self._endpoint = ""
         with self.errors_in_words(""):
-            self.client = _client(attempts)
+            self.client = _client(attempts or _ATTEMPTS)
         self._endpoint = self.client.meta.endpoint_url
 
     @contextmanager
@@ -134,12 +135,8 @@ class Bucket:
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Drops a multipart upload and its parts; no error if it is gone already."""
-        with self.errors_in_words(key):
-            try:
-                self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
-            except ClientError as error:
-                if error_code(error) != "NoSuchUpload":
-                    raise
+        with self.errors_in_words(key), _nothing_for(("NoSuchUpload",)):
+            self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
     def abandoned_uploads(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
         """Key and id of multipart uploads to which nothing has been added since `before`.
@@ -147,22 +144,17 @@ class Bucket:
         None where the server cannot list uploads, or does not let us.
         """
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
-        with self.errors_in_words(prefix):
-            try:
-                uploads = [each for page in pages for each in page.get("Uploads", [])]
-            except ClientError as error:
-                if error_code(error) not in _CANNOT_LIST:
-                    raise
-                return
-        for upload in uploads:
-            key, upload_id = upload["Key"], upload["UploadId"]
-            if max(upload["Initiated"], *self._part_times(key, upload_id)) < before:
-                yield key, upload_id
+        with self.errors_in_words(prefix), _nothing_for(_CANNOT_LIST):
+            uploads = [each for page in pages for each in page.get("Uploads", [])]
+            for upload in uploads:
+                key, upload_id = upload["Key"], upload["UploadId"]
+                if max([upload["Initiated"], *self._part_times(key, upload_id)]) < before:
+                    yield key, upload_id
 
-    def _part_times(self, key: str, upload_id: str) -> list[datetime]:
+    def _part_times(self, key: str, upload_id: str) -> Iterator[datetime]:
         pages = self.client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload_id)
-        with self.errors_in_words(key):
-            return [part["LastModified"] for page in pages for part in page.get("Parts", [])]
+        with _nothing_for(("NoSuchUpload",)):
+            yield from (part["LastModified"] for page in pages for part in page.get("Parts", []))
 
 
 class ObjectReader(io.RawIOBase):
@@ -233,6 +225,16 @@ def _has_own_endpoint(core: botocore.session.Session) -> bool:
 def _body(data: bytes | bytearray) -> bytes:
     # boto3 sends a bytearray as it is; only its type stubs do not say so.
     return cast("bytes", data)
+
+
+@contextmanager
+def _nothing_for(codes: tuple[str, ...]) -> Iterator[None]:
+    """Ends the block silently where S3 answers with one of these codes."""
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) not in codes:
+            raise
 
 
 @contextmanager

@@ -1,0 +1,242 @@
+"""The local store: the suite, and what only a file system can do wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.stores import Store, open_store
+from tests.stores.doors import LocalDoor
+from tests.stores.suite import StoreSuite
+
+
+class TestLocalStore(StoreSuite):
+    @pytest.fixture
+    def destination(self, tmp_path: Path) -> str:
+        return str(tmp_path / "new" / "dataset")
+
+    @pytest.fixture
+    def door(self, destination: str) -> LocalDoor:
+        return LocalDoor(Path(destination))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "dataset"
+
+
+@pytest.fixture
+def store(root: Path) -> Store:
+    store = open_store(root)
+    store.check_writable()
+    return store
+
+
+def test_check_writable_makes_the_folder(root: Path, store: Store) -> None:
+    assert root.is_dir()
+
+
+def test_files_follow_the_umask(root: Path, store: Store) -> None:
+    draft = store.draft()
+    draft.add("a/b", b"1")
+    draft.sink("c").write(b"2")
+    draft.commit()
+    store.write("d", b"3")
+    umask = os.umask(0o022)
+    os.umask(umask)
+    for name in ("a/b", "c", "d"):
+        assert (root / name).stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (root / "a").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+# Links that lead out of the destination.
+
+
+@pytest.fixture
+def outside(tmp_path: Path, root: Path, store: Store) -> Path:
+    """A folder outside, to which links inside lead: `out` to the folder, `secret` to a file in it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (root / "out").symlink_to(outside)
+    (root / "secret").symlink_to(outside / "secret")
+    return outside
+
+
+def test_links_do_not_lead_out(store: Store, outside: Path) -> None:
+    draft = store.draft()
+    draft.add("out/file", b"1")
+    calls = [
+        lambda: store.read("out/secret"),
+        lambda: store.read("secret"),
+        lambda: store.open("secret"),
+        lambda: store.exists("out/secret"),
+        lambda: store.write("out/file", b"1"),
+        lambda: store.write("out/deeper/file", b"1"),
+        lambda: store.delete(["out/secret"]),
+        lambda: list(store.list("out/")),
+        draft.commit,
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match="symbolic link"):
+            call()
+    draft.discard()
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+
+
+def test_a_link_is_replaced_not_followed(store: Store, root: Path, outside: Path) -> None:
+    store.write("secret", b"ours")
+    assert not (root / "secret").is_symlink()
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+def test_links_inside_are_fine(store: Store, root: Path) -> None:
+    (root / "real").mkdir()
+    (root / "linked").symlink_to(root / "real")
+    store.write("linked/file", b"1")
+    assert (root / "real/file").read_bytes() == b"1"
+    assert store.read("linked/file") == b"1"
+
+
+def test_the_destination_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    store = open_store(tmp_path / "link")
+    store.write("a/b", b"1")
+    assert store.url == str(tmp_path / "real")
+    assert (tmp_path / "real/a/b").read_bytes() == b"1"
+
+
+# What goes wrong, in words.
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_in_place_of_the_folder(root: Path, below: str) -> None:
+    root.write_bytes(b"a file")
+    store = open_store(f"{root}{below}")
+    with pytest.raises(StoreError, match=f"{root}{below}: a file lies where a folder should be"):
+        store.check_writable()
+    with pytest.raises(StoreError, match="a file lies where a folder should be"):
+        store.draft().add("a", b"1")
+    assert root.read_bytes() == b"a file"
+
+
+def test_a_folder_that_nobody_may_write_to() -> None:
+    store = open_store("/proc/noisemill")
+    with pytest.raises(StoreError, match=r"^/proc/noisemill: "):
+        store.check_writable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_permission_denied(root: Path, store: Store) -> None:
+    root.chmod(0o555)
+    with pytest.raises(StoreError, match="permission denied"):
+        store.check_writable()
+
+
+def test_a_full_disk(store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    draft = store.draft()
+    draft.add("a/b", b"1")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="the disk is full") as raised:
+        draft.commit()
+    assert isinstance(raised.value.__cause__, OSError)
+    with pytest.raises(StoreError, match="the disk is full"):
+        store.write("c", b"2")
+    monkeypatch.undo()
+    draft.discard()
+    assert list(root.iterdir()) == []
+
+
+def test_a_commit_that_fails_half_way_is_taken_back(store: Store, root: Path) -> None:
+    (root / "b").write_bytes(b"a file, not a folder")
+    (root / "z/last").mkdir(parents=True)
+    draft = store.draft()
+    for name in ("a/1", "a/2", "z/last"):
+        draft.add(name, b"x")
+    with pytest.raises(StoreError, match="a folder lies where a file should be"):
+        draft.commit()
+    draft.discard()
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()) == ["b"]
+
+
+def test_bytes_reach_the_disk_before_names_and_folders_after(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record_fsync(descriptor: int) -> None:
+        events.append(("flush", str(Path(os.readlink(f"/proc/self/fd/{descriptor}")))))
+        fsync(descriptor)
+
+    def record_rename(source: str, target: str, **_: object) -> None:
+        events.append(("rename", str(target)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    draft = store.draft()
+    draft.sink("shards/0").write(b"1")
+    draft.add("images/a/1", b"2")
+    draft.commit()
+    kinds = [kind for kind, _ in events]
+    assert kinds == ["flush"] * 2 + ["rename"] * 2 + ["flush"] * 4
+    assert {path for _, path in events[4:]} == {
+        store.url,
+        *(f"{store.url}/{n}" for n in ("shards", "images", "images/a")),
+    }
+
+
+def test_drafts_leave_no_descriptor_open(store: Store) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for end in ("commit", "discard"):
+        draft = store.draft()
+        draft.sink("a").write(b"1")
+        draft.add("b", b"2")
+        getattr(draft, end)()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Sweeping.
+
+
+def _age(path: Path, seconds: float) -> None:
+    for each in [path, *path.rglob("*")]:
+        os.utime(each, (time.time() - seconds,) * 2)
+
+
+def test_a_running_draft_is_never_swept(store: Store, root: Path) -> None:
+    draft = store.draft()
+    draft.add("a", b"1")
+    (staging,) = root.glob(".noisemill-*")
+    _age(staging, 7200)
+    open_store(root).sweep()
+    draft.commit()
+    assert (root / "a").read_bytes() == b"1"
+
+
+def test_old_leftovers_are_swept_and_young_ones_kept(store: Store, root: Path) -> None:
+    for name, age in (("old", 7200), ("young", 60)):
+        (root / f".noisemill-{name}").mkdir()
+        (root / f".noisemill-{name}/0").write_bytes(b"x")
+        (root / f".noisemill-{name}-file").write_bytes(b"x")
+        _age(root / f".noisemill-{name}", age)
+        _age(root / f".noisemill-{name}-file", age)
+    (root / ".hidden").write_bytes(b"not ours")
+    _age(root / ".hidden", 7200)
+    store.sweep()
+    assert sorted(path.name for path in root.iterdir()) == [".hidden", ".noisemill-young", ".noisemill-young-file"]
+
+
+def test_a_listing_passes_over_links_to_nothing_and_to_folders(store: Store, root: Path) -> None:
+    store.write("a/file", b"1")
+    (root / "dangling").symlink_to(root / "nowhere")
+    (root / "loop").symlink_to(root)
+    assert [entry.name for entry in store.list()] == ["a/file"]

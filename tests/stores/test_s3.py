@@ -1,0 +1,264 @@
+"""The S3 store: the suite, and what only a server far away can do wrong."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.errors import StoreError
+from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
+from tests.servers import RcloneS3, S3Server, free_port
+from tests.stores.doors import S3Door
+from tests.stores.suite import MIB, StoreSuite, random_bytes
+
+_GROWTH = """
+import resource, sys
+from pipeline.stores import open_store
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+store = open_store(sys.argv[1])
+store.write("warm", b"up")
+piece = bytes(2**20)
+before = peak()
+draft = store.draft()
+sink = draft.sink("big")
+for _ in range(200):
+    sink.write(piece)
+draft.commit()
+print(peak() - before)
+"""
+
+
+@pytest.fixture
+def destination(s3_environment: S3Server) -> Iterator[str]:
+    """A prefix of its own in the server's bucket, empty again afterwards."""
+    destination = s3_environment.destination()
+    yield destination
+    S3Door(s3_environment, destination).clear()
+
+
+@pytest.fixture
+def door(s3_environment: S3Server, destination: str) -> S3Door:
+    return S3Door(s3_environment, destination)
+
+
+@pytest.fixture
+def store(destination: str) -> Store:
+    return open_store(destination)
+
+
+class TestS3Store(StoreSuite):
+    @pytest.fixture
+    def destination(self, s3_environment: S3Server) -> Iterator[str]:
+        destination = s3_environment.destination()
+        yield destination
+        S3Door(s3_environment, destination).clear()
+
+    @pytest.fixture
+    def door(self, s3_environment: S3Server, destination: str) -> S3Door:
+        return S3Door(s3_environment, destination)
+
+
+def test_200_mib_are_streamed_in_bounded_memory(destination: str, door: S3Door) -> None:
+    command = [sys.executable, "-c", _GROWTH, destination]
+    growth_kib = int(subprocess.run(command, env=dict(os.environ), check=True, capture_output=True).stdout)
+    # 32 MiB of parts, and what sending them takes.
+    assert growth_kib < 64 * 1024
+
+
+def test_a_bucket_without_prefix(s3_environment: S3Server) -> None:
+    store = open_store(f"s3://{s3_environment.bucket}")
+    name = s3_environment.destination().rpartition("/")[2]
+    store.write(f"{name}/a", b"1")
+    assert [entry.name for entry in store.list(name)] == [f"{name}/a"]
+    store.delete([f"{name}/a"])
+
+
+def test_sweep_spares_what_may_be_anybodys(s3_environment: S3Server, destination: str, door: S3Door) -> None:
+    draft = open_store(destination).draft()
+    draft.sink("a").write(bytes(9 * MIB))
+    open_store(f"s3://{s3_environment.bucket}").sweep(-60)
+    assert door.leftovers() != []
+    draft.discard()
+    assert door.leftovers() == []
+
+
+def test_sweep_spares_a_running_upload(store: Store, door: S3Door) -> None:
+    draft = store.draft()
+    data = random_bytes(9 * MIB)
+    draft.sink("a").write(data)
+    open_store(store.url).sweep()
+    draft.commit()
+    assert door.files() == {"a": data}
+
+
+def test_folder_markers_are_not_files(store: Store, s3_environment: S3Server, door: S3Door) -> None:
+    store.write("a/file", b"1")
+    try:
+        door.put("a/", b"")
+    except ClientError:
+        pytest.skip("this server has real folders, and no objects in their place")
+    assert [entry.name for entry in store.list()] == ["a/file"]
+
+
+def test_part_sizes_reach_terabytes() -> None:
+    # The rule alone: 10,000 parts, 8 MiB first, twice as much after every 1,000.
+    assert sum(8 * MIB << (number // 1000) for number in range(10_000)) > 5 * 2**40
+
+
+# What goes wrong, in words.
+
+
+def test_bucket_does_not_exist(s3_environment: S3Server) -> None:
+    store = open_store("s3://noisemill-absent/data")
+    with pytest.raises(StoreError, match=r"^s3://noisemill-absent/data at \S+: the bucket does not exist: create it"):
+        store.check_writable()
+    with pytest.raises(StoreError, match="the bucket does not exist"):
+        store.read("job.json")
+    with pytest.raises(StoreError, match="the bucket does not exist"):
+        list(store.list())
+    draft = store.draft()
+    draft.add("a", b"1")
+    with pytest.raises(StoreError, match="the bucket does not exist"):
+        draft.commit()
+    draft.discard()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("AWS_ACCESS_KEY_ID", "AAAAAAAAAAAAAAAAAAAA", "AWS_ACCESS_KEY_ID"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong/secret", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_ENDPOINT_URL", "localhost:9000", "AWS_ENDPOINT_URL is not a URL"),
+        ("AWS_PROFILE", "absent", "the AWS profile does not exist"),
+    ],
+)
+def test_wrong_settings(
+    destination: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    with monkeypatch.context() as settings:
+        settings.setenv(variable, value)
+        with pytest.raises(StoreError, match=words) as raised:
+            open_store(destination).check_writable()
+    assert value not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_credentials(destination: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StoreError, match="no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        open_store(destination).check_writable()
+
+
+def test_a_closed_port_is_reported_within_seconds(destination: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:password@127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=f"at 127.0.0.1:{port}: cannot be reached") as raised:
+        open_store(destination).check_writable()
+    assert time.monotonic() - started < 5
+    assert "password" not in str(raised.value)
+
+
+def test_no_message_holds_a_credential(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError) as raised:
+        open_store("s3://noisemill-absent/data").check_writable()
+    assert s3_environment.key not in str(raised.value)
+    assert s3_environment.secret not in str(raised.value)
+
+
+@pytest.fixture
+def dying(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[RcloneS3]:
+    """A server of its own for one test, which may stop it; requests are tried once."""
+    monkeypatch.setattr(s3_bucket, "_ATTEMPTS", 1)
+    with RcloneS3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def _finish(draft: Draft, sink: Sink, data: bytes) -> None:
+    sink.write(data)
+    draft.commit()
+
+
+def _add_without_end(draft: Draft) -> None:
+    for index in range(10_000):
+        draft.add(f"{index}", b"1")
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("size", [1, 20 * MIB])
+def test_a_server_that_dies_fails_the_commit(dying: RcloneS3, size: int) -> None:
+    draft = open_store(dying.destination()).draft()
+    sink = draft.sink("a")
+    sink.write(b"1")
+    dying.stop()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        _finish(draft, sink, bytes(size))
+    draft.discard()
+    draft.discard()
+
+
+def test_a_failed_upload_surfaces_while_files_are_added(dying: RcloneS3) -> None:
+    draft = open_store(dying.destination()).draft()
+    draft.add("first", b"1")
+    dying.stop()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        _add_without_end(draft)
+    draft.discard()
+
+
+# Bodies that break off.
+
+
+class _BreakingOff(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with "whole body", the first few times only half of it."""
+
+    body = b"whole body"
+    halves = 0
+
+    def do_GET(self) -> None:
+        broken = type(self).halves > 0
+        type(self).halves -= 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body[:5] if broken else self.body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def breaking(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_BreakingOff]]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _BreakingOff) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield _BreakingOff
+        server.shutdown()
+        thread.join()
+
+
+def test_a_body_that_breaks_off_is_fetched_again(breaking: type[_BreakingOff]) -> None:
+    breaking.halves = 2
+    assert open_store("s3://bucket/prefix").read("a") == b"whole body"
+
+
+def test_bodies_that_always_break_off_fail(breaking: type[_BreakingOff]) -> None:
+    breaking.halves = 1000
+    with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix/a at 127.0.0.1")):
+        open_store("s3://bucket/prefix").read("a")
