@@ -32,7 +32,8 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 def decode_png(data: bytes) -> NDArray[np.uint8]:
     """The image that `data` holds, uint8 (height, width, channels) with 1, 3 or 4 channels.
 
-    Raises ValueError if it is no PNG of 8 bits per channel in grey, RGB or RGBA, or not whole.
+    Raises ValueError if it is no PNG of 8 bits per channel in grey, RGB or RGBA, or not all of its
+    pixels are there. Damage behind the pixels goes unnoticed: a receipt's hashes are for that.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
