@@ -98,7 +98,7 @@ class FormatSuite:
             assert (labels is None) == (found_labels is None)
             if labels is not None and found_labels is not None:
                 _assert_equal(found_labels.astype(np.int32), labels)
-            store.delete([entry.name for entry in store.list()])
+            _clear(store)
 
     def test_it_reads_what_it_wrote(self, format_: Format, store: Store) -> None:
         self._check_round_trip(format_, store)
@@ -210,6 +210,11 @@ class FormatSuite:
                 with pytest.raises(DatasetError, match=f"{path.name} is malformed"):
                     format_.read(store, SHARD, sample, labels)
                 path.write_bytes(whole)
+            _clear(store)
+
+
+def _clear(store: Store) -> None:
+    store.delete([entry.name for entry in store.list()])
 
 
 def _assert_equal(found: NDArray[Any], expected: NDArray[Any]) -> None:
