@@ -1,10 +1,10 @@
 """noisemill: turn a trained generator into a dataset of any size.
 
-    import pipeline
+import pipeline
 
-    dataset = pipeline.generate("fashion", "out", count=10_000)
-    handle = pipeline.submit("fashion", "s3://bucket/prefix", count=1_000_000)
-    handle.wait()
+dataset = pipeline.generate("fashion", "out", count=10_000)
+handle = pipeline.submit("fashion", "s3://bucket/prefix", count=1_000_000)
+handle.wait()
 """
 
 from __future__ import annotations

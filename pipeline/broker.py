@@ -6,8 +6,9 @@ and nothing else; what there is to do is in the ledger.
 
 from __future__ import annotations
 
+import redis
 from celery import Celery
-from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from pipeline.ledger import Ledger
 from pipeline.redis_connection import celery_url, redis_errors
@@ -89,11 +90,13 @@ class Wakeups:
     def send(self, job_id: str, digest: str, priority: int, token: int, serial: int) -> None:
         """Sends one wake-up to the end of the queue of the generator's digest."""
         arguments = {"version": MESSAGE_VERSION, "job": job_id, "token": token, "serial": serial}
-        queue = Queue(queue_name(digest))
         with redis_errors(self._settings.redis_url):
-            self._app.send_task(
-                SLICE_TASK, kwargs=arguments, queue=queue, priority=priority, retry=False, ignore_result=True
-            )
+            try:
+                self._app.send_task(
+                    SLICE_TASK, kwargs=arguments, queue=queue_name(digest), priority=priority, retry=False
+                )
+            except OperationalError as error:
+                raise redis.exceptions.ConnectionError(str(error)) from error
 
     def _queue_keys(self, digest: str) -> list[str]:
         """The Redis lists of a queue, one for each priority (kombu's own naming)."""

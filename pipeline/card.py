@@ -20,6 +20,10 @@ _READERS = {
     "null": "Nothing was written: the job measured speed only.\n",
 }
 
+_PROVENANCE = (
+    "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
+    "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n"
+)
 _NO_LABELS = {"png": "no file, since the generator has no classes"}
 
 
@@ -35,8 +39,7 @@ def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str
         _reading(spec),
         "## Check it, make it again\n",
         "```\nnoisemill verify .\nnoisemill verify . --recompute 100\n```\n",
-        "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
-        "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n",
+        _PROVENANCE,
     ]
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -65,7 +68,10 @@ def _facts(spec: JobSpec, manifest: Manifest) -> str:
         ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
         ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
         ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),
-        ("Made by", "; ".join(f"{record.engine}, batch {record.batch}, {record.device}" for record in manifest.made_by)),
+        (
+            "Made by",
+            "; ".join(f"{record.engine}, batch {record.batch}, {record.device}" for record in manifest.made_by),
+        ),
         ("Finished", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.finished_at))),
     ]
     table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in facts)

@@ -150,7 +150,19 @@ def _refuse_other_files(store: Store) -> None:
 
 
 def _difference(present: JobSpec, wanted: JobSpec) -> str:
-    names = ("count", "seed", "digest", "shard_size", "format", "dtype", "layout", "labels", "noise", "latents", "batch")
+    names = (
+        "count",
+        "seed",
+        "digest",
+        "shard_size",
+        "format",
+        "dtype",
+        "layout",
+        "labels",
+        "noise",
+        "latents",
+        "batch",
+    )
     different = [name for name in names if getattr(present, name) != getattr(wanted, name)]
     told = [f"{name.replace('_', ' ')} {getattr(present, name)}, not {getattr(wanted, name)}" for name in different[:3]]
     return "; ".join(told) or "of another kind"

@@ -88,6 +88,11 @@ class Dataset:
         for shard in self.plan:
             yield self.samples(shard.first, shard.count), self.labels(shard.first, shard.count)
 
+    def file_names(self, index: int) -> list[str]:
+        """The files that a shard consists of, in the order in which they are written."""
+        shard = self.plan[index]
+        return self._format.names(shard, self.spec.sample_type, self._inputs.labels(shard.first, shard.count))
+
     def receipt(self, index: int) -> Receipt | None:
         """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's."""
         name = shards.receipt_name(index)
@@ -128,7 +133,7 @@ class Dataset:
         receipt = self._sound_receipt(index)
         if receipt is None:
             return None
-        common = os.path.commonprefix([file.name for file in receipt.files])
+        common = os.path.commonprefix([file.name for file in receipt.files])  # noqa: RUF071 (a store's prefix is one)
         sizes = {entry.name: entry.size_bytes for entry in self.store.list(common)} if receipt.files else {}
         return receipt if all(sizes.get(file.name) == file.size_bytes for file in receipt.files) else None
 

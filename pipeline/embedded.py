@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import LedgerError, WorkerError
-from pipeline.launch import WorkerConfig
+from pipeline.launch import WorkerConfig, die_with_parent
 
 #: How long Valkey may take to answer, seconds.
 _START_S = 10.0
 #: How long a worker may take to leave before it is killed, seconds.
 _LEAVE_S = 15.0
-_PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
@@ -36,7 +33,7 @@ def private_server() -> Iterator[str]:
     log = folder / "valkey.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_die_with_parent
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=die_with_parent
         )
     try:
         _wait_for_socket(server, socket, log)
@@ -120,9 +117,3 @@ class LocalWorkers:
 
     def _log(self, number: int) -> Path:
         return self._folder / f"worker-{number}.log"
-
-
-def _die_with_parent() -> None:
-    """Runs in the server's process before it becomes the server; Linux only, elsewhere nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

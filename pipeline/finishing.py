@@ -26,7 +26,9 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
     receipts = dataset.finished()
     missing = [index for index in range(len(dataset.plan)) if index not in receipts]
     if missing:
-        raise DatasetError(f"{dataset.url} is not whole: shard {missing[0]} is missing or damaged ({len(missing)} in all)")
+        raise DatasetError(
+            f"{dataset.url} is not whole: shard {missing[0]} is missing or damaged ({len(missing)} in all)"
+        )
     ordered = [receipts[index] for index in range(len(dataset.plan))]
     index_text = "".join(receipt.index_line() for receipt in ordered).encode()
     manifest = Manifest(

@@ -54,7 +54,9 @@ def read_rows(store: Store, name: str, first: int, count: int) -> NDArray[Any]:
     try:
         with store.open(name) as file:
             version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
             shape, fortran, dtype = read_header(file)
             if fortran or dtype.hasobject or not shape or first + count > shape[0]:
                 raise ValueError(f"it does not hold rows {first} to {first + count - 1}")

@@ -1,10 +1,10 @@
 """Label plans: which class sample i belongs to, as a function of i alone.
 
-    balanced            i mod classes
-    class:K             one class, by number or name
-    counts:0=100,3=50   so many of each, in this order; the counts add up to the job's
-    random              uniform, from the job's seed
-    file:SHA256         `labels.npy` at the destination (int32, one per sample), known by its hash
+balanced            i mod classes
+class:K             one class, by number or name
+counts:0=100,3=50   so many of each, in this order; the counts add up to the job's
+random              uniform, from the job's seed
+file:SHA256         `labels.npy` at the destination (int32, one per sample), known by its hash
 """
 
 from __future__ import annotations

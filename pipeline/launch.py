@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 _VARIABLE = "NOISEMILL_WORKER"
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +49,9 @@ def config_from_environment() -> WorkerConfig:
     data = json.loads(os.environ[_VARIABLE])
     data["output_roots"] = tuple(data["output_roots"])
     return WorkerConfig(**data)
+
+
+def die_with_parent() -> None:
+    """Has the kernel send this process a SIGTERM when its parent dies, however it dies. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

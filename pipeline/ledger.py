@@ -134,6 +134,10 @@ class WorkerInfo:
     #: What it has made since it started.
     samples: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
     def may_write(self, destination: str) -> bool:
         """Whether the destination lies below one of its output roots; see `output_allowed`."""
         return output_allowed(destination, self.output_roots)
@@ -245,9 +249,9 @@ class Ledger:
         with self._talk():
             ids = self._redis.zrevrange(self._key("jobs"), 0, -1)
         found = []
-        for job_id in ids:
+        for job_id in map(str, ids):
             try:
-                found.append(self.job(str(job_id)))
+                found.append(self.job(job_id))
             except UnknownJobError:
                 with self._talk():
                     self._redis.zrem(self._key("jobs"), job_id)
@@ -304,9 +308,7 @@ class Ledger:
         for shard, (fence, samples) in claims.items():
             parts += [shard, fence, samples]
         with self._talk():
-            state, *lost = self._call(
-                job_id, "renew", self._lease_ms, "" if token is None else token, holder, *parts
-            )
+            state, *lost = self._call(job_id, "renew", self._lease_ms, "" if token is None else token, holder, *parts)
         return Renewal(state=str(state), lost={int(shard) for shard in lost})
 
     def commit(

@@ -90,3 +90,18 @@ def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, 
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def terminal_sheet(sheet: bytes, columns: int) -> str:
+    """A PNG as text for a terminal that shows 24-bit colours: two pixels a character."""
+    image = Image.open(io.BytesIO(sheet)).convert("RGB")
+    width = min(columns, image.width)
+    height = max(2, round(image.height * width / image.width) // 2 * 2)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
+    lines = []
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        cells = zip(upper.tolist(), lower.tolist(), strict=True)
+        lines.append(
+            "".join(f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m\u2580" for (a, b, c), (d, e, f) in cells) + "\x1b[0m"
+        )
+    return "\n".join(lines)

@@ -100,7 +100,8 @@ class Receipt:
             numbers = (receipt.shard, receipt.first, receipt.count, receipt.attempt)
             if not all(type(number) is int and number >= 0 for number in numbers):
                 raise ValueError("a number is missing")
-            if not all(isinstance(file.name, str) and type(file.size_bytes) is int for file in receipt.files):
+            described = ((type(file.name), type(file.size_bytes), type(file.sha256)) for file in receipt.files)
+            if any(types != (str, int, str) for types in described):
                 raise ValueError("a file is not described")
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{source} is no receipt: {error}") from None

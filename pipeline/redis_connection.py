@@ -60,7 +60,8 @@ def redis_errors(url: str) -> Iterator[None]:
         yield
     except redis.exceptions.AuthenticationError as error:
         raise LedgerError(
-            f"Redis at {shown} refuses the password: {error}\nGive it as redis://USER:PASSWORD@HOST in NOISEMILL_REDIS_URL."
+            f"Redis at {shown} refuses the password: {error}\n"
+            "Give it as redis://USER:PASSWORD@HOST in NOISEMILL_REDIS_URL."
         ) from error
     except redis.exceptions.NoPermissionError as error:
         raise LedgerError(f"Redis at {shown} does not permit it to this user: {error}") from error

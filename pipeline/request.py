@@ -155,7 +155,9 @@ def _labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
         raise UsageError(f"labels {path} are {array.dtype} of shape {array.shape}, not whole numbers of shape (count,)")
     wrong = np.flatnonzero((array < 0) | (array >= len(classes)))
     if len(wrong):
-        raise UsageError(f"labels {path}: {array[wrong[0]]} at row {wrong[0]} is not a class, they are 0 to {len(classes) - 1}")
+        raise UsageError(
+            f"labels {path}: {array[wrong[0]]} at row {wrong[0]} is not a class, they are 0 to {len(classes) - 1}"
+        )
     return _upload(shards.LABELS, array.astype(np.int32))
 
 

@@ -70,7 +70,7 @@ def default_shard_size(sample_bytes: int) -> int:
     Depends on the size of a sample alone, so that a job is the same job on every machine.
     """
     fitting = max(1, _DEFAULT_SHARD_BYTES // max(1, sample_bytes))
-    return min(_DEFAULT_SHARD_SAMPLES, 2 ** int(math.log2(fitting)))
+    return min(_DEFAULT_SHARD_SAMPLES, 1 << (fitting.bit_length() - 1))
 
 
 def shard_name(index: int, suffix: str) -> str:

@@ -172,7 +172,8 @@ def parse_count(text: str, what: str = "count") -> int:
     if not match:
         raise UsageError(f"{what} {text!r} is not a number: use for example 10000, 10_000, 10k or 1M")
     whole, _, fraction = match[1].replace("_", "").replace(",", "").partition(".")
-    value, rest = divmod(int(whole + fraction) * _UNITS[match[2]], 10 ** len(fraction))
+    unit: int = _UNITS[match[2]]
+    value, rest = divmod(int(whole + fraction) * unit, int(10 ** len(fraction)))
     if rest:
         raise UsageError(f"{what} {text!r} is not a whole number")
     if not 1 <= value <= MAX_COUNT:

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def to_stored(
-    samples: NDArray[np.float32], dtype: str, value_range: tuple[float, float] | None
-) -> NDArray[Any]:
+def to_stored(samples: NDArray[np.float32], dtype: str, value_range: tuple[float, float] | None) -> NDArray[Any]:
     """Samples in the dtype in which they are stored, C-contiguous.
 
     uint8 is rint((x - lo) / (hi - lo) * 255), clipped, computed in float32; it needs a value range.

@@ -23,7 +23,7 @@ class Device:
 
     @property
     def kind(self) -> str:
-        """"cpu" or "gpu"."""
+        """ "cpu" or "gpu"."""
         return self.name.partition(":")[0]
 
 

@@ -97,9 +97,13 @@ class Engine:
             shape = self.predict(latents, labels).samples().shape[1:]
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise GeneratorError(f"the generator fails on a batch of {self.batch} with {self.engine}: {reason}") from error
+            raise GeneratorError(
+                f"the generator fails on a batch of {self.batch} with {self.engine}: {reason}"
+            ) from error
         if shape != self._sample_shape:
-            raise GeneratorError(f"the generator makes samples of {shape}, its interface speaks of {self._sample_shape}")
+            raise GeneratorError(
+                f"the generator makes samples of {shape}, its interface speaks of {self._sample_shape}"
+            )
 
 
 @dataclass(frozen=True)

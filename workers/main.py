@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from celery import platforms, signals
+from celery import signals
 
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
 from pipeline.generators import find_generator
-from pipeline.launch import WorkerConfig, config_from_environment
+from pipeline.launch import WorkerConfig, config_from_environment, die_with_parent
 from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
 from workers.logs import set_up_logging
@@ -33,7 +33,7 @@ log = logging.getLogger("noisemill")
 def run(config: WorkerConfig) -> int:
     """Runs the worker until it is told to stop; answers the exit code."""
     if config.embedded:
-        platforms.set_pdeathsig("SIGTERM")
+        die_with_parent()
     set_up_logging(config.log_level)
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)

@@ -150,13 +150,12 @@ class Mill:
         end_of_work = partial(self._to_predict.put, None)
         feeder = threading.Thread(target=self._guarded, args=(self._feed, end_of_work), name="feeder", daemon=True)
         skip_the_rest = partial(_skip_to_end, self._to_write)
-        writer = threading.Thread(target=self._guarded, args=(self._write_all, skip_the_rest), name="writer", daemon=True)
+        writer = threading.Thread(
+            target=self._guarded, args=(self._write_all, skip_the_rest), name="writer", daemon=True
+        )
         feeder.start()
         writer.start()
-        try:
-            self._predict_all()
-        except BaseException as error:
-            self._broken = self._broken or error
+        self._guarded(self._predict_all, on_failure=lambda: None)
         self._to_write.put(None)
         writer.join()
         while feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
@@ -170,7 +169,7 @@ class Mill:
         try:
             stage()
         except BaseException as error:
-            self._broken = self._broken or error
+            self._broken = error
             on_failure()
 
     # -- feeder ------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class Mill:
                     latents = self._inputs.latents(first, count)
                     labels = self._inputs.labels(first, count)
             except Exception as error:
-                work.trouble = work.trouble or error
+                work.trouble = error
                 yield _Batch(work, first, _NOTHING, None, last=True)
                 return
             yield _Batch(work, first, latents, labels, last)
@@ -242,7 +241,8 @@ class Mill:
             check_finite(samples, batch.first)
             stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
             self._open(work)
-            assert work.writer is not None and work.statistics is not None
+            assert work.writer is not None
+            assert work.statistics is not None
             work.statistics.add(stored, batch.labels)
             work.writer.write(stored, batch.labels)
         # The writer encodes and writes in one go; what went into the store is the store's time.
@@ -253,14 +253,18 @@ class Mill:
         if work.writer is not None:
             return
         work.draft = _TimedDraft(self._store.draft(), self.clock)
-        work.statistics = ShardStatistics(work.shard.count, None if self._spec.classes is None else len(self._spec.classes))
+        work.statistics = ShardStatistics(
+            work.shard.count, None if self._spec.classes is None else len(self._spec.classes)
+        )
         work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
 
     def _close(self, work: Work, *, whole: bool = True) -> None:
         """Puts a shard in place, or clears away what there is of it."""
         try:
             if whole and work.trouble is None and work.samples == work.shard.count:
-                assert work.writer is not None and work.draft is not None and work.statistics is not None
+                assert work.writer is not None
+                assert work.draft is not None
+                assert work.statistics is not None
                 work.writer.close()
                 if self._shift.still_ours(work):
                     files = work.draft.commit()

@@ -98,9 +98,7 @@ class SliceWorker:
 class _Slice:
     """One stretch of time on one job; the mill's shift."""
 
-    def __init__(
-        self, worker: SliceWorker, job: str, spec: JobSpec, destination: str, token: int, holder: str
-    ) -> None:
+    def __init__(self, worker: SliceWorker, job: str, spec: JobSpec, destination: str, token: int, holder: str) -> None:
         self._worker, self._ledger = worker, worker.ledger
         self._job, self._spec, self._destination = job, spec, destination
         self._token, self._holder = token, holder
@@ -231,7 +229,9 @@ class _Slice:
         try:
             self._ledger.give_back(self._job, work.claim)
         except LedgerError as error:
-            log.warning("job %s shard %d could not be given back, its lease will expire: %s", self._job, work.shard.index, error)
+            log.warning(
+                "job %s shard %d could not be given back, its lease will expire: %s", self._job, work.shard.index, error
+            )
 
     def _forget(self, work: Work) -> None:
         with self._lock:

@@ -1,0 +1,101 @@
+"""The command `noisemill`: parses, calls, prints; what it does is done elsewhere.
+
+Each command is loaded when it is called for, so that `--help` costs neither numpy nor redis.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pipeline.errors import NoisemillError
+from pipeline.version import VERSION
+
+EXIT_INTERRUPTED = 130
+
+#: Commands, the modules that hold them, and their line in `--help`.
+_COMMANDS = {
+    "generate": ("jobs", "Make a dataset here and now."),
+    "submit": ("jobs", "Queue a job in Redis; prints its id."),
+    "jobs": ("jobs", "List jobs."),
+    "status": ("jobs", "Show one job."),
+    "watch": ("jobs", "Follow jobs until they end."),
+    "cancel": ("jobs", "Cancel a job; finished shards stay."),
+    "resume": ("jobs", "Make what is missing of a job or destination."),
+    "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
+    "preview": ("datasets", "Draw a dataset's contact sheet."),
+    "latents": ("datasets", "Show what made a sample: its latent and label."),
+    "generators": ("generators", "List generators, or inspect one."),
+    "worker": ("workers", "Run a worker for one generator on one device."),
+    "up": ("workers", "Run a worker per GPU, restarted if they die."),
+    "workers": ("workers", "List the workers that are up."),
+    "doctor": ("doctor", "Check Redis, storage, devices and generators."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module when the command is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"pipeline.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(
+    "noisemill",
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Try: noisemill generate fashion out --count 10k",
+)
+@click.version_option(VERSION, prog_name="noisemill")
+def noisemill() -> None:
+    """Turn a trained generator into a dataset of any size."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line and exits: 0 done, 1 the job or check failed, 2 wrong usage, 130 interrupted."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        result: Any = noisemill.main(args=arguments, prog_name="noisemill", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except NoisemillError as error:
+        click.echo(f"noisemill: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("noisemill: interrupted", err=True)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,115 @@
+"""Datasets: verify, preview, latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from pipeline import shards
+from pipeline.cli.options import Count, json_option
+from pipeline.cli.output import is_terminal, print_json, size, warn
+from pipeline.dataset import Dataset
+from pipeline.errors import UsageError
+from pipeline.preview import contact_sheet, terminal_sheet
+from pipeline.verification import verify
+
+
+@click.command("verify", epilog="Example: noisemill verify out --recompute 100")
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--recompute", type=click.IntRange(0), default=0, metavar="N", help="Compute N random samples again and compare."
+)
+@json_option
+def verify_command(destination: str, recompute: int, as_json: bool) -> None:
+    """Check hashes, counts and coverage of all shards. Exit code 1 where anything is wrong."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not is_terminal()) as bar:
+        task = bar.add_task("verify")
+        report = verify(
+            destination, recompute=recompute, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        if report.sound:
+            click.echo(
+                f"{report.destination}: sound; {report.count:,} samples in {report.shards:,} shards, "
+                f"{size(report.bytes_checked)} hashed"
+            )
+        if again := report.recomputed:
+            click.echo(
+                f"{again.identical} of {again.samples} recomputed samples are identical to the last bit; "
+                f"the largest difference is {again.largest_difference:.1e} of full scale"
+            )
+        for note in report.notes:
+            click.echo(f"note: {note}")
+    for problem in report.problems[:20]:
+        warn(problem)
+    if len(report.problems) > 20:
+        warn(f"and {len(report.problems) - 20} problems more; --json lists them all")
+    if not report.sound:
+        warn(f"'noisemill resume {report.destination}' makes what is missing or cut short")
+        raise click.exceptions.Exit(1)
+
+
+@click.command("preview")
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the PNG here instead of to DEST."
+)
+def preview_command(destination: str, output: Path | None) -> None:
+    """Draw the contact sheet, one row per class: as PNG, and in the terminal where it can show colours."""
+    dataset = Dataset(destination)
+    sheet = contact_sheet(dataset)
+    if sheet is None:
+        raise UsageError(
+            f"{dataset.url} holds no images: samples are {dataset.spec.sample_shape}, {dataset.spec.format}"
+        )
+    if output is None:
+        dataset.store.write(shards.PREVIEW, sheet)
+    else:
+        output.write_bytes(sheet)
+    console = Console()
+    if console.is_terminal:
+        click.echo(terminal_sheet(sheet, console.width))
+    click.echo(str(output) if output else f"{dataset.url}/{shards.PREVIEW}")
+
+
+@click.command("latents", epilog="Example: noisemill latents out --index 123")
+@click.argument("destination", metavar="DEST")
+@click.option("--index", type=click.IntRange(0), required=True, help="First sample.")
+@click.option("--count", type=Count(), default=1, show_default=True, help="How many.")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the latents to this .npy file."
+)
+@json_option
+def latents_command(destination: str, index: int, count: int, output: Path | None, as_json: bool) -> None:
+    """Show what made a sample: its latent and its label."""
+    import numpy as np
+
+    dataset = Dataset(destination)
+    if index + count > len(dataset):
+        raise UsageError(f"samples {index} to {index + count - 1} are not all there: the dataset has {len(dataset):,}")
+    rows, labels = dataset.latents(index, count), dataset.labels(index, count)
+    if output is not None:
+        np.save(output, rows)
+    names = dataset.spec.classes
+    if as_json:
+        print_json(
+            [
+                {
+                    "index": index + row,
+                    "label": None if labels is None else int(labels[row]),
+                    "class": None if labels is None or names is None else names[labels[row]],
+                    "latent": [float(value) for value in rows[row].ravel()],
+                }
+                for row in range(count)
+            ]
+        )
+        return
+    for row in range(count):
+        label = "" if labels is None or names is None else f"label {labels[row]} ({names[labels[row]]}), "
+        latent = np.array2string(rows[row].ravel(), precision=4, threshold=12, max_line_width=100)
+        click.echo(f"sample {index + row}: {label}latent {latent}")

@@ -1,0 +1,91 @@
+"""Doctor: what works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import click
+
+from pipeline.cli.options import json_option, redis_option
+from pipeline.cli.output import print_json
+from pipeline.errors import NoisemillError
+from pipeline.generators import builtin_names, find_generator
+from pipeline.ledger import Ledger
+from pipeline.redis_connection import redacted
+from pipeline.settings import Settings, load_settings
+from pipeline.stores import open_store
+
+
+@click.command("doctor")
+@click.argument("destination", metavar="[DEST]", required=False)
+@redis_option
+@json_option
+def doctor_command(destination: str | None, redis_url: str | None, as_json: bool) -> None:
+    """Check Redis, devices, generators and, where DEST is given, storage. Exit code 1 where one does not work."""
+    settings = load_settings(redis_url=redis_url)
+    checks: dict[str, Callable[[], str]] = {
+        "redis": lambda: _redis(settings),
+        "workers": lambda: _workers(settings),
+        "devices": _devices,
+        "generators": _generators,
+    }
+    if destination is not None:
+        checks["storage"] = lambda: _storage(destination)
+    results = []
+    for name, check in checks.items():
+        try:
+            results.append({"check": name, "works": True, "says": check()})
+        except NoisemillError as error:
+            results.append({"check": name, "works": False, "says": str(error)})
+        if not as_json:
+            mark = "ok  " if results[-1]["works"] else "FAIL"
+            click.echo(f"{mark} {name + ':':<12}{results[-1]['says']}")
+    if as_json:
+        print_json(results)
+    if not all(result["works"] for result in results):
+        raise click.exceptions.Exit(1)
+
+
+def _redis(settings: Settings) -> str:
+    version = Ledger(settings).ping()
+    url = urlsplit(settings.redis_url)
+    is_open = url.scheme != "unix" and not url.password and not _is_loopback(url.hostname or "")
+    warning = "; WARNING: it asks for no password and is not on loopback" if is_open else ""
+    return f"{version} at {redacted(settings.redis_url)}{warning}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _workers(settings: Settings) -> str:
+    found = Ledger(settings).workers()
+    return f"{len(found)} up" + "".join(f", {worker.generator} on {worker.device}" for worker in found[:5])
+
+
+def _devices() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "no NVIDIA GPU (nvidia-smi is absent): workers use the CPU"
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
+    return listed.stdout.strip() or "nvidia-smi lists no GPU: workers use the CPU"
+
+
+def _generators() -> str:
+    names = builtin_names()
+    for name in names:
+        find_generator(name)
+    return f"built in: {', '.join(names)}; python {sys.version.split()[0]}"
+
+
+def _storage(destination: str) -> str:
+    store = open_store(destination)
+    store.check_writable()
+    return f"{store.url} can be written"

@@ -1,0 +1,54 @@
+"""Generators: list what is built in, inspect any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.options import json_option
+from pipeline.cli.output import print_json, print_table, size
+from pipeline.generators import builtin_names, find_generator
+
+
+@click.group("generators", invoke_without_command=True)
+@json_option
+@click.pass_context
+def generators_command(ctx: click.Context, as_json: bool) -> None:
+    """List the generators that come with noisemill; `inspect REF` tells all about one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    found = [find_generator(name).as_json() for name in builtin_names()]
+    if as_json:
+        print_json(found)
+        return
+    rows = [[one["name"], _shape(one["sample_shape"]), str(len(one["classes"] or ())), one["summary"]] for one in found]
+    print_table(["GENERATOR", "SAMPLE", "CLASSES", "WHAT IT IS"], rows, empty="none")
+
+
+@generators_command.command("inspect")
+@click.argument("reference", metavar="REF")
+@json_option
+def inspect_command(reference: str, as_json: bool) -> None:
+    """Tell a generator's inputs, output, classes and digest."""
+    found = find_generator(reference).as_json()
+    if as_json:
+        print_json(found)
+        return
+    label = f"{found['label_input'] or 'in the latent'} ({found['label_encoding']})" if found["classes"] else "none"
+    facts: list[tuple[str, Any]] = [
+        ("name", found["name"]),
+        ("model", f"{found['model']} ({size(found['size_bytes'])})"),
+        ("digest", found["digest"]),
+        ("latent", f"{found['latent_input']} {_shape(found['latent_shape'])}"),
+        ("label", label),
+        ("classes", ", ".join(found["classes"] or ()) or "none"),
+        ("sample", _shape(found["sample_shape"])),
+        ("range", found["value_range"] or "unknown: only floats can be stored"),
+    ]
+    for name, value in facts:
+        click.echo(f"{name + ':':<10}{value}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,307 @@
+"""Jobs: generate, submit, jobs, status, watch, cancel, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from pipeline import shards
+from pipeline.cli.options import device_option, job_options, json_option, redis_option
+from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
+from pipeline.cli.progress import job_progress
+from pipeline.client import JobHandle, enqueue, make_here, prepare, raise_unless_done, resume, spec_at
+from pipeline.dataset import Dataset
+from pipeline.errors import JobFailedError
+from pipeline.generators import Generator, find_generator
+from pipeline.ledger import Job, Ledger, WorkerInfo
+from pipeline.request import JobRequest
+from pipeline.settings import load_settings
+from pipeline.sizing import Sizing, size_up
+from pipeline.stores import normalise
+
+_workers_option = click.option(
+    "--workers", "--parallel", "workers", type=click.IntRange(1, 1024), help="How many workers share the job at most."
+)
+
+
+@click.command("generate", epilog="Example: noisemill generate fashion out --count 10k --format png --layout class")
+@click.argument("generator")
+@click.argument("destination", metavar="DEST")
+@job_options
+@_workers_option
+@device_option
+@json_option
+def generate_command(
+    generator: str,
+    destination: str,
+    workers: int | None,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
+    **request: Any,
+) -> None:
+    """Make a dataset here and now, with a private Valkey and local workers.
+
+    GENERATOR is the name of a built-in generator or a .keras file, DEST a folder or s3://bucket/prefix.
+    A destination that holds the same job already is completed.
+    """
+    found = find_generator(generator)
+    spec, uploads = JobRequest(**request).resolve(found)
+    if dry_run:
+        _print_sizing(size_up(spec, []), as_json)
+        return
+    started = time.monotonic()
+    store = prepare(spec, destination, uploads)
+    with _interruptible(store.url), job_progress() as progress:
+        job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
+    _print_result(store.url, job, time.monotonic() - started, as_json)
+
+
+@click.command("submit", epilog="Example: noisemill submit fashion s3://bucket/clothes --count 1M --priority 3")
+@click.argument("generator")
+@click.argument("destination", metavar="DEST")
+@job_options
+@_workers_option
+@click.option("--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="0 comes first, 9 last.")
+@redis_option
+@json_option
+def submit_command(
+    generator: str,
+    destination: str,
+    workers: int | None,
+    priority: int,
+    dry_run: bool,
+    redis_url: str | None,
+    as_json: bool,
+    **request: Any,
+) -> None:
+    """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
+    found = find_generator(generator)
+    spec, uploads = JobRequest(**request).resolve(found)
+    settings = load_settings(redis_url=redis_url)
+    ledger = Ledger(settings)
+    ledger.ping()
+    if dry_run:
+        _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json)
+        return
+    store = prepare(spec, destination, uploads)
+    handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0)
+    _print_queued(handle, as_json)
+
+
+def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:
+    place = normalise(destination)
+    return [worker for worker in ledger.workers(generator.digest) if worker.may_write(place)]
+
+
+@click.command("jobs")
+@redis_option
+@json_option
+def jobs_command(redis_url: str | None, as_json: bool) -> None:
+    """List jobs, the latest first."""
+    found = Ledger(load_settings(redis_url=redis_url)).jobs()
+    if as_json:
+        print_json([job.as_json() for job in found])
+        return
+    rows = [
+        [job.id, job.state, f"{job.samples_made:,}/{job.count:,}", rate(job.rate), str(job.priority), job.destination]
+        for job in found
+    ]
+    print_table(["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "DESTINATION"], rows, empty="no jobs")
+
+
+@click.command("status")
+@click.argument("job")
+@redis_option
+@json_option
+def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
+    """Show one job. Exit code 1 where it has failed or was cancelled."""
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    state = ledger.job(ledger.find_job(job))
+    if as_json:
+        print_json(state.as_json())
+    else:
+        _print_status(state)
+    if state.state in ("failed", "cancelled"):
+        raise click.exceptions.Exit(1)
+
+
+@click.command("watch")
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@redis_option
+@json_option
+def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -> None:
+    """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    ids = [ledger.find_job(job) for job in jobs]
+    ended: dict[str, Job] = {}
+    with job_progress() as progress:
+        while len(ended) < len(ids):
+            for job_id in ids:
+                state = ledger.job(job_id)
+                progress.show(state)
+                if not state.live:
+                    ended[job_id] = state
+            time.sleep(0.5 if len(ended) < len(ids) else 0)
+    if as_json:
+        print_json([ended[job_id].as_json() for job_id in ids])
+    failed = False
+    for job_id in ids:
+        try:
+            raise_unless_done(ended[job_id])
+            if not as_json:
+                click.echo(f"{job_id}: done, {ended[job_id].count:,} samples in {ended[job_id].destination}")
+        except JobFailedError as error:
+            warn(str(error))
+            failed = True
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@click.command("cancel")
+@click.argument("job")
+@redis_option
+@json_option
+def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
+    """Cancel a job within one batch. Finished shards stay; `resume` makes the rest."""
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    job_id = ledger.find_job(job)
+    state = ledger.cancel(job_id)
+    after = ledger.job(job_id)
+    if as_json:
+        print_json(after.as_json())
+    elif state == "cancelled":
+        click.echo(f"{job_id}: cancelled, {after.shards_done} of {after.shards} shards are kept in {after.destination}")
+    else:
+        click.echo(f"{job_id}: had ended already, it is {state}")
+
+
+@click.command("resume", epilog="Example: noisemill resume out")
+@click.argument("job_or_dest", metavar="JOB_OR_DEST")
+@_workers_option
+@device_option
+@redis_option
+@json_option
+def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url: str | None, as_json: bool) -> None:
+    """Make what is missing of a job: failed, cancelled, interrupted or damaged.
+
+    With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made here and now. The
+    destination alone is enough: nothing has to be left in Redis.
+    """
+    if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
+        handle = resume(job_or_dest, redis_url=redis_url)
+        assert isinstance(handle, JobHandle)
+        _print_queued(handle, as_json)
+        return
+    started = time.monotonic()
+    destination = spec_at(job_or_dest)[1]
+    with _interruptible(destination), job_progress() as progress:
+        job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
+    assert not isinstance(job, JobHandle)
+    _print_result(destination, job, time.monotonic() - started, as_json)
+
+
+@contextmanager
+def _interruptible(destination: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work cleanly, and the user hears how to go on."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(f"interrupted; 'noisemill resume {destination}' makes what is missing")
+        raise click.exceptions.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _print_queued(handle: JobHandle, as_json: bool) -> None:
+    if handle.warning:
+        warn(handle.warning)
+    if as_json:
+        print_json({**handle.status().as_json(), "warning": handle.warning})
+    else:
+        click.echo(handle.id)
+
+
+def _print_sizing(sizing: Sizing, as_json: bool) -> None:
+    if as_json:
+        print_json(sizing.as_json())
+        return
+    click.echo(f"{sizing.count:,} samples in {sizing.shards:,} shards of up to {sizing.shard_size:,}")
+    click.echo(f"{'about' if sizing.estimated else 'exactly'} {size(sizing.size_bytes)} ({sizing.size_bytes:,} bytes)")
+    if sizing.seconds is None:
+        click.echo("how long: no worker is up that could tell")
+    else:
+        click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
+
+
+def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
+    """Where the data is, its totals, its rate and what bounded it."""
+    dataset = Dataset(destination)
+    manifest = dataset.manifest()
+    assert manifest is not None
+    made = job.count - job.samples_found if job else 0
+    preview = f"{destination}/{shards.PREVIEW}" if dataset.store.exists(shards.PREVIEW) else None
+    if as_json:
+        result = {
+            "destination": destination,
+            "count": manifest.count,
+            "shards": manifest.shards,
+            "size_bytes": manifest.size_bytes,
+            "made": made,
+            "seconds": round(elapsed_s, 3),
+            "rate": job.rate if job else None,
+            "verdict": job.verdict if job else None,
+            "preview": preview,
+            "job": job.as_json() if job else None,
+        }
+        print_json(result)
+        return
+    click.echo(f"{manifest.count:,} samples in {manifest.shards:,} shards, {size(manifest.size_bytes)}: {destination}")
+    if job is None:
+        click.echo("all of it was there already")
+    else:
+        share = f" ({made:,} made now)" if made != manifest.count else ""
+        bound = f", {job.verdict}" if job.verdict else ""
+        click.echo(f"{rate(job.rate)}{share}{bound}; {duration(elapsed_s)} in all")
+    if preview:
+        click.echo(f"contact sheet: {preview}")
+
+
+def _print_status(job: Job) -> None:
+    click.echo(f"{job.id}: {job.state}")
+    facts = [
+        ("destination", job.destination),
+        ("generator", f"{job.generator} ({job.digest[:19]}...)"),
+        ("samples", f"{job.samples_made:,} of {job.count:,}" + (f", {rate(job.rate)}" if job.rate else "")),
+        (
+            "shards",
+            f"{job.shards_done:,} of {job.shards:,}, {job.shards_leased} being made, {len(job.failed)} given up",
+        ),
+        ("engine", f"{job.engine}, batch {job.batch}" if job.engine else "not settled yet"),
+        ("priority", str(job.priority)),
+    ]
+    times = [("queued", job.queued_at), ("running", job.running_at), (job.state, job.ended_at)]
+    facts += [(f"{state} at", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))) for state, at in times if at]
+    if job.verdict:
+        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in sorted(job.stage_seconds.items()))
+        facts.append(("time went into", f"{spent}: {job.verdict}"))
+    if job.error:
+        facts.append(("error", job.error))
+    facts += [(f"shard {shard}", f"given up: {message}") for shard, message in sorted(job.failed.items())[:10]]
+    facts += [("will be retried", message) for message in job.errors[:3] if job.live]
+    if job.leases_lost:
+        facts.append(("leases lost", str(job.leases_lost)))
+    for name, value in facts:
+        click.echo(f"  {name + ':':<16}{value}")

@@ -1,0 +1,77 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.errors import UsageError
+from pipeline.spec import MAX_SEED, parse_count
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Count(click.ParamType[int, str]):
+    """A number of samples: 10000, 10_000, 10k, 1M."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_count(value, what=(param.name or "count").replace("_", " ") if param else "count")
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Batch(click.ParamType[int, str]):
+    """`auto`, or a number of samples."""
+
+    name = "auto|number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "auto":
+            return 0
+        if not value.isdigit() or not 1 <= int(value) <= 2**20:
+            self.fail(f"batch {value!r} is neither 'auto' nor a whole number from 1 to {2**20:,}", param, ctx)
+        return int(value)
+
+
+redis_option = click.option(
+    "--redis",
+    "redis_url",
+    metavar="URL",
+    help="Redis or Valkey to use.  [default: NOISEMILL_REDIS_URL, else localhost]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|gpu:N", help="Device.")
+
+
+_option = click.option
+_LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
+_NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
+
+
+def job_options(command: _Command) -> _Command:
+    """What a job is made of; the same for `generate` and `submit`."""
+    options = [
+        _option("--count", "-n", type=Count(), help="Samples: 10000, 10_000, 10k, 1M."),
+        _option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed."),
+        _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
+        _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
+        _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
+        _option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]"),
+        _option("--labels", metavar="PLAN", help=_LABELS_HELP),
+        _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
+        _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
+        _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass."),
+        _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

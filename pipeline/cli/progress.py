@@ -1,0 +1,91 @@
+"""Progress on stderr: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from pipeline.cli.output import duration, is_terminal, rate
+from pipeline.ledger import Job
+
+#: A line where there is no terminal, at most so often, seconds.
+_LINE_S = 5.0
+
+
+class JobProgress(Protocol):
+    """Shows the state of jobs, as they come by."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def show(self, job: Job) -> None:
+        """Takes in the state of one job."""
+        ...
+
+
+def job_progress() -> JobProgress:
+    """Bars on a terminal, lines elsewhere."""
+    return _Bars() if is_terminal() else _Lines()
+
+
+class _Bars:
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, job: Job) -> None:
+        if job.id not in self._tasks:
+            self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, told="")
+        description = f"{job.generator}: waiting for a worker" if job.state == "queued" else job.id
+        made = f"{job.samples_made:,}/{job.count:,}  {rate(job.rate)}"
+        self._progress.update(self._tasks[job.id], completed=job.samples_made, told=made, description=description)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, job: Job) -> None:
+        told_at, told_state = self._told.get(job.id, (0.0, ""))
+        if job.state == told_state and (job.state == "queued" or time.monotonic() - told_at < _LINE_S):
+            return
+        self._told[job.id] = (time.monotonic(), job.state)
+        click.echo(_line(job), err=True)
+
+
+def _line(job: Job) -> str:
+    if job.state == "queued":
+        return f"{job.id}: queued, {job.count:,} samples in {job.shards:,} shards"
+    line = f"{job.id}: {job.state}, {job.samples_made:,} of {job.count:,} samples, {rate(job.rate)}"
+    if job.live and job.rate:
+        line += f", {duration((job.count - job.samples_made) / job.rate)} left"
+    return line

@@ -1,0 +1,102 @@
+"""Workers: run one, run one per GPU, list those that are up."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import click
+
+from pipeline.cli.options import device_option, json_option, redis_option
+from pipeline.cli.output import duration, print_json, print_table, rate
+from pipeline.generators import find_generator
+from pipeline.launch import WorkerConfig
+from pipeline.ledger import Ledger
+from pipeline.settings import load_settings
+from pipeline.stores import normalise
+
+_roots_option = click.option(
+    "--output-root",
+    "output_roots",
+    multiple=True,
+    metavar="DIR",
+    help="Folder (or s3://bucket/prefix) that jobs may write below; can be given again. Without, only S3.",
+)
+_log_option = click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+
+
+@click.command("worker", epilog="Example: noisemill worker fashion --output-root /data")
+@click.argument("generator")
+@device_option
+@_roots_option
+@click.option("--threads", type=click.IntRange(0, 4096), default=0, help="CPU threads.  [default: all cores]")
+@redis_option
+@_log_option
+def worker_command(
+    generator: str, device: str, output_roots: tuple[str, ...], threads: int, redis_url: str | None, log_level: str
+) -> None:
+    """Run a worker that holds one generator on one device, until SIGTERM or Ctrl-C."""
+    config = _config(generator, device, output_roots, threads, redis_url, log_level)
+    # The worker takes over this process, so that signals reach it and nothing stands between.
+    os.execve(config.command()[0], config.command(), config.environment())  # noqa: S606
+
+
+@click.command("up", epilog="Example: noisemill up fashion --output-root /data")
+@click.argument("generator")
+@click.option("--workers", type=click.IntRange(1, 1024), help="How many.  [default: one per GPU, else one]")
+@_roots_option
+@redis_option
+@_log_option
+def up_command(
+    generator: str, workers: int | None, output_roots: tuple[str, ...], redis_url: str | None, log_level: str
+) -> None:
+    """Run one worker per GPU, or one for the CPU; each is restarted if it dies."""
+    config = _config(generator, "auto", output_roots, 0, redis_url, log_level)
+    command = [config.command()[0], "-m", "workers.supervisor", str(workers or 0)]
+    os.execve(command[0], command, config.environment())  # noqa: S606
+
+
+def _config(
+    generator: str, device: str, output_roots: tuple[str, ...], threads: int, redis_url: str | None, log_level: str
+) -> WorkerConfig:
+    """Checks what can be checked without TensorFlow, so that mistakes show at once."""
+    settings = load_settings(redis_url=redis_url)
+    found = find_generator(generator)
+    Ledger(settings).ping()
+    return WorkerConfig(
+        generator=found.reference,
+        redis_url=settings.redis_url,
+        device=device,
+        output_roots=tuple(normalise(root) for root in output_roots),
+        threads=threads,
+        log_level=log_level,
+    )
+
+
+@click.command("workers")
+@redis_option
+@json_option
+def workers_command(redis_url: str | None, as_json: bool) -> None:
+    """List the workers that are up, and what each one holds."""
+    found = Ledger(load_settings(redis_url=redis_url)).workers()
+    if as_json:
+        print_json([worker.as_json() for worker in found])
+        return
+    rows = [
+        [
+            worker.id,
+            worker.generator,
+            worker.digest.removeprefix("sha256:")[:12],
+            worker.device,
+            f"{worker.engine}, {worker.batch}",
+            rate(worker.rate),
+            worker.job or "idle",
+            f"{worker.samples:,}",
+            duration(time.time() - worker.started_at),
+        ]
+        for worker in found
+    ]
+    columns = ["WORKER", "GENERATOR", "DIGEST", "DEVICE", "ENGINE, BATCH", "RATE", "JOB", "SAMPLES", "UP FOR"]
+    print_table(columns, rows, empty="no workers are up: start one with 'noisemill worker GENERATOR'")

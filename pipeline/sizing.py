@@ -1,0 +1,65 @@
+"""How much a job would be: shards, bytes and, where workers are up, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.ledger import WorkerInfo
+from pipeline.spec import JobSpec
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+_NPY_HEADER_BYTES = 128
+_LABEL_BYTES = 4
+#: PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
+_PNG_SHARE = 0.7
+_PNG_LEAST_BYTES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """What a job would come to."""
+
+    count: int
+    shards: int
+    shard_size: int
+    size_bytes: int
+    #: Whether the bytes are an estimate, as for PNG; those of npy are exact.
+    estimated: bool
+    #: Seconds on the workers that are up; None where there are none.
+    seconds: float | None
+    workers: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def size_up(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
+    """What a spec would come to on these workers."""
+    rate = sum(worker.rate for worker in workers)
+    return Sizing(
+        count=spec.count,
+        shards=len(spec.plan),
+        shard_size=spec.shard_size,
+        size_bytes=_size_bytes(spec),
+        estimated=spec.format in ("png", "tar"),
+        seconds=spec.count / rate if rate else None,
+        workers=len(workers),
+    )
+
+
+def _size_bytes(spec: JobSpec) -> int:
+    raw = math.prod(spec.sample_shape) * _ITEM_BYTES[spec.dtype]
+    if spec.format == "null":
+        return 0
+    if spec.format == "npy":
+        files = 1 if spec.classes is None else 2
+        labels = 0 if spec.classes is None else _LABEL_BYTES * spec.count
+        return spec.count * raw + labels + files * _NPY_HEADER_BYTES * len(spec.plan)
+    encoded = round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
+    if spec.format == "tar":
+        encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)
+    return spec.count * encoded

@@ -1,0 +1,217 @@
+"""Is what lies at a destination what its records say, whole, and could it be made again?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline import shards
+from pipeline.dataset import Dataset
+from pipeline.errors import DatasetError, StoreError, WorkerError
+from pipeline.labels import Labels
+from pipeline.receipts import Manifest, Receipt
+
+_PIECE_BYTES = 4 * 2**20
+
+
+@dataclass
+class Report:
+    """What a verification found."""
+
+    destination: str
+    count: int
+    shards: int
+    #: Shards whose files were all there with the right hashes.
+    shards_sound: int = 0
+    samples_sound: int = 0
+    bytes_checked: int = 0
+    #: What is wrong, one line each.
+    problems: list[str] = field(default_factory=list)
+    #: Shards that `resume` will make again.
+    damaged: list[int] = field(default_factory=list)
+    #: What is worth knowing but not wrong.
+    notes: list[str] = field(default_factory=list)
+    #: Samples that were computed again, and how they compared; None where none were.
+    recomputed: Recomputed | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"sound": self.sound, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """How samples that were computed again compared with those that are stored."""
+
+    samples: int
+    #: Stored values equal to the last bit.
+    identical: int
+    #: Greatest difference, as a share of full scale.
+    largest_difference: float
+    #: Indices of samples that differ by more than the tolerance.
+    different: tuple[int, ...]
+    #: Share of full scale that counts as the same.
+    tolerance: float
+
+
+def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Checks every record and every byte of a dataset; computes `recompute` random samples again.
+
+    `progress` is called with (shards checked, shards). Raises DatasetError where there is no dataset.
+    """
+    dataset = Dataset(destination)
+    report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
+    receipts = _check_shards(dataset, report, progress)
+    _check_manifest(dataset, report, receipts)
+    _check_strangers(dataset, report, receipts)
+    _note_sameness(report, receipts)
+    if recompute and receipts and dataset.spec.format != "null":
+        _check_recomputed(dataset, report, receipts, recompute)
+    return report
+
+
+def _check_shards(dataset: Dataset, report: Report, progress: Callable[[int, int], None] | None) -> dict[int, Receipt]:
+    """Hashes all files; answers the receipts of sound shards."""
+    sound = {}
+    missing = 0
+    for shard in dataset.plan:
+        if progress is not None:
+            progress(shard.index, len(dataset.plan))
+        try:
+            receipt = dataset.receipt(shard.index)
+            if receipt is None:
+                missing += 1
+                report.damaged.append(shard.index)
+                continue
+            _check_shard(dataset, receipt, report)
+        except (DatasetError, StoreError) as error:
+            report.problems.append(f"shard {shard.index}: {error}")
+            report.damaged.append(shard.index)
+            continue
+        sound[shard.index] = receipt
+        report.shards_sound += 1
+        report.samples_sound += shard.count
+    if missing:
+        report.problems.append(f"{missing} of {len(dataset.plan)} shards have not been made")
+    return sound
+
+
+def _check_shard(dataset: Dataset, receipt: Receipt, report: Report) -> None:
+    shard = dataset.plan[receipt.shard]
+    labels = dataset.labels(shard.first, shard.count)
+    expected = dataset.file_names(shard.index)
+    if [file.name for file in receipt.files] != expected:
+        raise DatasetError(f"its receipt names other files than the {len(expected)} that it must have")
+    for file in receipt.files:
+        digest, size = _hash(dataset, file.name)
+        report.bytes_checked += size
+        if size != file.size_bytes:
+            raise DatasetError(f"{file.name} has {size:,} bytes, its receipt says {file.size_bytes:,}")
+        if digest != file.sha256:
+            raise DatasetError(f"{file.name} is damaged: its hash is not the receipt's")
+    counted = None if labels is None else _class_counts(labels, len(dataset.spec.classes or ()))
+    if counted != receipt.statistics.classes:
+        raise DatasetError("its receipt counts other classes than the plan")
+
+
+def _hash(dataset: Dataset, name: str) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with dataset.store.open(name) as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                size += len(piece)
+    except FileNotFoundError:
+        raise DatasetError(f"{name} is missing") from None
+    return digest.hexdigest(), size
+
+
+def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
+    return tuple(int(number) for number in np.bincount(labels, minlength=classes))
+
+
+def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
+    try:
+        manifest = dataset.manifest()
+        if manifest is None:
+            report.problems.append(f"there is no {shards.MANIFEST}: the dataset is not whole")
+            return
+        report.problems += _manifest_problems(dataset, manifest, receipts)
+    except DatasetError as error:
+        report.problems.append(str(error))
+
+
+def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt]) -> list[str]:
+    problems = []
+    told = (manifest.spec_sha256, manifest.count, manifest.shards)
+    if told != (dataset.spec.sha256, dataset.spec.count, len(dataset.plan)):
+        problems.append(f"{shards.MANIFEST} belongs to another job than {shards.JOB}")
+    try:
+        index = dataset.store.read(shards.SHARD_INDEX)
+    except FileNotFoundError:
+        return [*problems, f"{shards.SHARD_INDEX} is missing"]
+    if hashlib.sha256(index).hexdigest() != manifest.index_sha256:
+        return [*problems, f"{shards.SHARD_INDEX} is damaged: its hash is not the manifest's"]
+    lines = index.decode().splitlines(keepends=True)
+    changed = [number for number, receipt in receipts.items() if lines[number] != receipt.index_line()]
+    if changed:
+        problems.append(
+            f"the receipt of shard {changed[0]} is not the one of {shards.SHARD_INDEX} ({len(changed)} in all)"
+        )
+    if manifest.size_bytes != sum(json.loads(line)["size_bytes"] for line in lines):
+        problems.append(f"{shards.MANIFEST} tells another size than {shards.SHARD_INDEX}")
+    return problems
+
+
+def _check_strangers(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
+    """Files among the shards that no receipt knows: readers that take whole folders would read them."""
+    known = {file.name for receipt in receipts.values() for file in receipt.files}
+    mine = tuple(f"{folder}/" for folder in (shards.SHARDS, shards.IMAGES))
+    strangers = [
+        entry.name for entry in dataset.store.list("") if entry.name.startswith(mine) and entry.name not in known
+    ]
+    if strangers and not report.damaged:
+        report.problems.append(f"{len(strangers)} files belong to no shard, the first is {strangers[0]}")
+
+
+def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:
+    repeated = sum(receipt.statistics.repeated for receipt in receipts.values())
+    constant = sum(receipt.statistics.constant for receipt in receipts.values())
+    if repeated:
+        report.notes.append(f"{repeated:,} samples equal another sample of their shard: has the generator collapsed?")
+    if constant:
+        report.notes.append(f"{constant:,} samples are constant: all their values are the same")
+
+
+def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int) -> None:
+    """Draws samples at random over the sound shards and has them computed again in a process of its own."""
+    random = np.random.default_rng()
+    pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
+    indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
+    command = [sys.executable, "-m", "workers.recompute", dataset.url]
+    done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = [
+            line.removeprefix("noisemill: ") for line in done.stderr.splitlines() if line.startswith("noisemill: ")
+        ]
+        raise WorkerError(f"samples could not be computed again: {(reason or done.stderr.splitlines() or ['?'])[-1]}")
+    answer = json.loads(done.stdout)
+    recomputed = Recomputed(**{**answer, "different": tuple(answer["different"])})
+    report.recomputed = recomputed
+    if recomputed.different:
+        report.problems.append(
+            f"{len(recomputed.different)} of {recomputed.samples} recomputed samples differ by more than "
+            f"{recomputed.tolerance:g} of full scale, the first is {recomputed.different[0]}"
+        )
