@@ -111,16 +111,19 @@ def test_no_import_cycles(ours):
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "heavy"),
     [
-        "import pipeline, pipeline.cli",
-        "import sys; from pipeline.cli import main; sys.argv = ['noisemill', '--help']; main()",
-        "import sys; from pipeline.cli import main; sys.argv = ['noisemill', 'generate', '--help']; main()",
+        ("import pipeline, pipeline.cli", HEAVY),
+        ("import sys; from pipeline.cli import main; sys.argv = ['noisemill', '--help']; main()", HEAVY),
+        (
+            "import sys; from pipeline.cli import main; sys.argv = ['noisemill', 'generate', '--help']; main()",
+            ("tensorflow", "keras"),
+        ),
     ],
     ids=["import", "help", "help of a command"],
 )
-def test_start_up_is_light(code):
-    assert modules_after(code).isdisjoint(HEAVY)
+def test_start_up_is_light(code, heavy):
+    assert modules_after(code) & set(heavy) == set()
 
 
 # The checker itself, on made-up packages.
