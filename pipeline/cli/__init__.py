@@ -85,6 +85,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         result: Any = noisemill.main(args=arguments, prog_name="noisemill", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "noisemill"
         click.echo(f"noisemill: {error.format_message()}\nTry '{command} --help'.", err=True)
