@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -49,8 +50,9 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    @cached_property
     def client(self) -> S3Client:
-        """A raw client, for looking at the server through another door than the store's."""
+        """A raw client, for looking at the server through another door than the store's; once it runs."""
         config = Config(
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": 1},

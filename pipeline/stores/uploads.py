@@ -22,11 +22,11 @@ class Uploads:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3-upload")
         self._limit_bytes = limit_bytes
         self._pending_bytes = 0
-        self._failure: StoreError | None = None
+        self._failure: Exception | None = None
         self._changed = threading.Condition()
 
     def submit(self, size_bytes: int, upload: Callable[[], None]) -> None:
-        """Starts `upload`, once there is room for it. Raises the StoreError of an earlier one."""
+        """Starts `upload`, once there is room for it. Raises what an earlier one raised."""
         cost = size_bytes + _OVERHEAD_BYTES
         with self._changed:
             self._changed.wait_for(lambda: self._has_room(cost))
@@ -35,7 +35,7 @@ class Uploads:
         self._pool.submit(self._run, cost, upload)
 
     def finish(self) -> None:
-        """Waits for all uploads. Raises the first StoreError."""
+        """Waits for all uploads. Raises what the first that failed raised, a StoreError as a rule."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending_bytes)
             self._raise_failure()
@@ -56,11 +56,12 @@ class Uploads:
             raise self._failure
 
     def _run(self, cost: int, upload: Callable[[], None]) -> None:
-        failure = None
+        failure: Exception | None = None
         try:
             if self._failure is None:
                 upload()
-        except StoreError as error:
+        # Whatever it is: what is not raised by the next call would be lost in this thread.
+        except Exception as error:
             failure = error
         finally:
             with self._changed:

@@ -51,7 +51,7 @@ class S3Door:
     """Through a client of its own."""
 
     def __init__(self, server: S3Server, destination: str) -> None:
-        self._client = server.client()
+        self._client = server.client
         self._bucket = server.bucket
         self._prefix = destination.removeprefix(f"s3://{server.bucket}/") + "/"
 

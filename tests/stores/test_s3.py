@@ -10,12 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from pipeline.errors import StoreError
 from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
+from pipeline.stores.s3_errors import in_words
 from tests.servers import RcloneS3, S3Server, free_port
 from tests.stores.doors import S3Door
 from tests.stores.suite import MIB, StoreSuite, random_bytes
@@ -117,6 +120,34 @@ def test_part_sizes_reach_terabytes() -> None:
     assert sum(8 * MIB << (number // 1000) for number in range(10_000)) > 5 * 2**40
 
 
+def test_permissions_for_the_prefix_are_enough(
+    store: Store, s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+    call = getattr(BaseClient, "_make_api_call")  # noqa: B009 - the type stubs hide it
+
+    def record(client: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        calls.append((operation, arguments))
+        return call(client, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    store.check_writable()
+    draft = store.draft()
+    draft.sink("big").write(bytes(9 * MIB))
+    draft.add("small", b"1")
+    draft.commit()
+    store.write("a", store.read("small"))
+    assert store.exists("a")
+    store.sweep()
+    store.delete(entry.name for entry in store.list())
+    prefix = store.url.removeprefix(f"s3://{s3_environment.bucket}/") + "/"
+    for operation, arguments in calls:
+        keys = [each["Key"] for each in arguments.get("Delete", {}).get("Objects", [])]
+        keys += [arguments[name] for name in ("Key", "Prefix") if name in arguments]
+        assert keys, operation
+        assert all(key.startswith(prefix) for key in keys), operation
+
+
 # What goes wrong, in words.
 
 
@@ -153,6 +184,27 @@ def test_wrong_settings(
             open_store(destination).check_writable()
     assert value not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("AccessDenied", "access denied: the credentials need s3:PutObject"),
+        ("403", "access denied"),
+        ("PermanentRedirect", "AWS_DEFAULT_REGION"),
+        ("ExpiredToken", "renew the AWS credentials"),
+        ("RequestTimeTooSkewed", "clock"),
+        ("SlowDown", "try again later"),
+        ("XMinioStorageFull", "no space left"),
+        ("Unheard", "the server answered Unheard"),
+    ],
+)
+def test_answers_in_words(code: str, words: str) -> None:
+    answer = ClientError({"Error": {"Code": code, "Message": "for AKIAIOSFODNN7EXAMPLE"}}, "PutObject")
+    message = str(in_words(answer, "s3://bucket/key", "https://user:password@host:9000/path"))
+    assert message.startswith("s3://bucket/key at host:9000: ")
+    assert words in message
+    assert "AKIA" not in message
 
 
 def test_no_credentials(destination: str, monkeypatch: pytest.MonkeyPatch) -> None:
