@@ -11,13 +11,15 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import boto3
+import pytest
 from botocore.config import Config
 
 if TYPE_CHECKING:
@@ -205,6 +207,21 @@ def s3_server() -> S3Server:
         return RcloneS3()
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NOISEMILL_TEST_S3_BUCKET")
     return S3Server(endpoint, *(os.environ[name] for name in names))
+
+
+@contextmanager
+def s3_or_skip() -> Iterator[S3Server]:
+    """A running S3 server, for the body of a fixture. Where none can be started the test skips; in CI it fails."""
+    try:
+        server = s3_server().__enter__()
+    except RuntimeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.__exit__(None, None, None)
 
 
 def free_port() -> int:

@@ -202,14 +202,15 @@ class LocalDraft:
         return stored
 
     def discard(self, *, keep_placed: bool = False) -> None:
-        """Removes the staging folder, and what a failed commit had put in place already."""
+        """Removes the staging folder, and what a failed commit had put in place, as far as the disk lets us."""
         with suppress(StoreError):
             self._finish_open()
         placed = [name for name, path in self._files.items() if self._placing and not path.exists()]
         self._unstage()
         self._forget()
         if not keep_placed:
-            self._store.delete(placed)
+            with suppress(StoreError):
+                self._store.delete(placed)
 
     def _stage(self, name: str) -> Path:
         if check_name(name) in self._files:

@@ -7,20 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import S3Server, s3_server
+from tests.servers import S3Server, s3_or_skip
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
-    """A running S3 server. Without one, tests skip; where CI is set they fail."""
-    try:
-        server = s3_server().__enter__()
-    except RuntimeError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    yield server
-    server.__exit__(None, None, None)
+    """A running S3 server."""
+    with s3_or_skip() as server:
+        yield server
 
 
 @pytest.fixture
