@@ -77,9 +77,10 @@ class Draft(Protocol):
     def discard(self, *, keep_placed: bool = False) -> None:
         """Removes all that this attempt left behind; does nothing after a commit that succeeded.
 
-        May be called again and again. Raises nothing where the store fails: the rest is left to `sweep`. `keep_placed` keeps files that lie under their final names
-        already: for an attempt whose lease went to another, which may have put the same names in
-        place since, so that deleting them would be deleting the other's.
+        May be called again and again. Raises nothing where the store fails: the rest is left to `sweep`.
+        `keep_placed` keeps files that lie under their final names already: for an attempt whose lease
+        went to another, which may have put the same names in place since, so that deleting them
+        would be deleting the other's.
         """
         ...
 
