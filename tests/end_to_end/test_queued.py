@@ -1,0 +1,214 @@
+"""Jobs through a real queue: submitted by the command line, made by worker processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset import Dataset
+from pipeline.latents import latents
+from tests.end_to_end.fleet import TINY, Fleet
+from tests.servers import S3Server
+
+
+def made(fleet: Fleet, name: str, *arguments: str) -> Dataset:
+    destination = name if name.startswith("s3://") else str(fleet.folder / name)
+    job = fleet.submit(TINY, destination, *arguments)
+    done = fleet.watch(job)
+    assert done.returncode == 0, done.stderr
+    return Dataset(destination)
+
+
+def test_a_job_is_made_whole(fleet: Fleet) -> None:
+    dataset = made(fleet, "whole", "--count", "1000", "--shard-size", "300", "--seed", "5")
+    sample = np.load(fleet.folder / "whole/shards/00000000.npy", mmap_mode="r")
+    assert sample.shape == (300, 8, 8, 1)
+    assert sample.dtype == np.float32
+    assert [len(part) for part, _ in dataset.shards()] == [300, 300, 300, 100]
+    assert np.array_equal(np.load(fleet.folder / "whole/shards/00000003.labels.npy"), np.arange(900, 1000) % 4)
+    assert np.array_equal(dataset.latents(990, 10), latents(5, 990, 10, 8))
+    for name in ("README.md", "preview.png", "manifest.json", "shards.jsonl", "job.json"):
+        assert (fleet.folder / "whole" / name).stat().st_size > 0
+    checked = fleet.run("verify", "whole", "--recompute", "50")
+    assert checked.returncode == 0, checked.stderr
+    assert "50 of 50 recomputed samples are identical" in checked.stdout
+    state = fleet.json("status", next(job["id"] for job in fleet.json("jobs") if job["destination"].endswith("/whole")))
+    assert (state["state"], state["shards_done"], state["samples_done"]) == ("done", 4, 1000)
+    assert state["verdict"] in ("device-bound", "encode-bound", "store-bound", "noise-bound")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("shards", ["--shard-size", "128"]),
+        ("odd-shards", ["--shard-size", "77"]),
+        ("one-worker", ["--shard-size", "128", "--workers", "1"]),
+        ("small-batch", ["--batch", "64"]),
+        ("large-batch", ["--batch", "512"]),
+        ("half", ["--dtype", "float16"]),
+        ("bytes", ["--dtype", "uint8"]),
+        ("png", ["--format", "png", "--shard-size", "100"]),
+        ("png-class", ["--format", "png", "--layout", "class"]),
+        ("tar", ["--format", "tar", "--shard-size", "250"]),
+        ("s3", ["--shard-size", "128"]),
+        ("s3-png", ["--format", "png"]),
+    ],
+)
+def test_the_same_samples_whatever_the_way(
+    fleet: Fleet, s3: S3Server, reference: Dataset, name: str, arguments: list[str]
+) -> None:
+    destination = s3.destination() if name.startswith("s3") else f"same-{name}"
+    dataset = made(fleet, destination, "--count", "600", "--seed", "11", *arguments)
+    assert np.array_equal(dataset.latents(0, 600), reference.latents(0, 600))
+    assert np.array_equal(dataset.labels(0, 600), reference.labels(0, 600))
+    samples, expected = dataset.samples(0, 600), reference.samples(0, 600)
+    batches = {record.batch for record in _manifest(dataset).made_by}
+    if samples.dtype == np.float32:
+        same_batch = batches == {record.batch for record in _manifest(reference).made_by}
+        assert np.array_equal(samples, expected) if same_batch else np.allclose(samples, expected, rtol=0, atol=2e-6)
+    elif samples.dtype == np.float16:
+        assert np.allclose(samples, expected, rtol=0, atol=1e-3)
+    else:
+        levels = np.rint((expected + 1) / 2 * 255)
+        assert np.abs(samples.astype(int) - levels).max() <= 1
+        assert (samples != levels).mean() < 0.001
+    assert fleet.run("verify", dataset.url).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def reference(fleet: Fleet) -> Dataset:
+    return made(fleet, "same-reference", "--count", "600", "--seed", "11")
+
+
+def _manifest(dataset: Dataset):  # type: ignore[no-untyped-def]
+    manifest = dataset.manifest()
+    assert manifest is not None
+    return manifest
+
+
+def test_two_workers_share_a_job(fleet: Fleet) -> None:
+    dataset = made(fleet, "shared", "--count", "60k", "--shard-size", "100")
+    makers = {receipt.worker for receipt in dataset.receipts().values()}
+    assert len(makers) == 2
+
+
+def test_jobs_share_workers_by_slices_and_a_small_one_does_not_wait_for_a_large_one(fleet: Fleet) -> None:
+    large = fleet.submit(TINY, str(fleet.folder / "large"), "--count", "400k", "--shard-size", "100")
+    small = fleet.submit(TINY, str(fleet.folder / "small"), "--count", "1000")
+    assert fleet.watch(small).returncode == 0
+    assert fleet.json("status", large)["state"] == "running"
+    done = fleet.run("cancel", large)
+    assert done.returncode == 0
+
+
+def test_cancel_keeps_finished_shards_and_resume_makes_the_rest(fleet: Fleet) -> None:
+    job = fleet.submit(TINY, str(fleet.folder / "cancelled"), "--count", "60k", "--shard-size", "100")
+    fleet.wait_until(lambda: fleet.json("status", job)["shards_done"] > 3)
+    assert fleet.run("cancel", job).returncode == 0
+    state = fleet.json("status", job)
+    assert state["state"] == "cancelled"
+    fleet.wait_until(lambda: all(worker["job"] is None for worker in fleet.json("workers")), timeout_s=15)
+    dataset = Dataset(str(fleet.folder / "cancelled"))
+    kept = len(dataset.finished())
+    assert state["shards_done"] <= kept < 600
+    assert not dataset.whole
+    assert fleet.watch(job).returncode == 1
+    assert fleet.run("verify", "cancelled").returncode == 1
+    again = fleet.run("resume", "cancelled")
+    assert again.stdout.strip() == job
+    assert fleet.watch(job).returncode == 0
+    assert fleet.json("status", job)["samples_done"] == 60_000
+    assert fleet.run("verify", "cancelled").returncode == 0
+
+
+def test_priorities_hold(lone_fleet: Fleet) -> None:
+    ids = {
+        priority: lone_fleet.submit(
+            TINY, str(lone_fleet.folder / f"p{priority}"), "--count", "4k", "--priority", str(priority)
+        )
+        for priority in (9, 5, 0)
+    }
+    lone_fleet.start_worker()
+    assert lone_fleet.watch(*ids.values()).returncode == 0
+    ended = {priority: lone_fleet.json("status", job)["ended_at"] for priority, job in ids.items()}
+    assert ended[0] < ended[5] < ended[9]
+
+
+def test_submit_without_a_worker_is_queued_with_the_command_that_starts_one(lone_fleet: Fleet) -> None:
+    done = lone_fleet.run("submit", TINY, "out", "--count", "10")
+    assert done.returncode == 0
+    assert f"noisemill worker {TINY} --output-root {lone_fleet.folder}" in done.stderr
+    assert lone_fleet.json("status", done.stdout.strip())["state"] == "queued"
+    lone_fleet.start_worker()
+    assert lone_fleet.watch(done.stdout.strip()).returncode == 0
+
+
+def test_resume_with_an_empty_redis_makes_only_what_is_missing(fleet: Fleet, valkey_of_its_own: Fleet) -> None:
+    other = valkey_of_its_own
+    dataset = made(fleet, "moved", "--count", "1000", "--shard-size", "100")
+    for name in ("manifest.json", "receipts/00000003.json", "shards/00000007.npy"):
+        (fleet.folder / "moved" / name).unlink()
+    (fleet.folder / "moved/receipts/00000005.json").write_text("{")
+    before = {path: path.stat().st_mtime_ns for path in (fleet.folder / "moved/shards").iterdir()}
+    resumed = other.run("resume", dataset.url)
+    assert resumed.returncode == 0, resumed.stderr
+    other.start_worker(TINY, "--output-root", str(fleet.folder))
+    assert other.watch(resumed.stdout.strip()).returncode == 0
+    assert fleet.run("verify", "moved", "--recompute", "20").returncode == 0
+    made_again = {path.name for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert made_again == {"00000003.npy", "00000003.labels.npy", "00000005.npy", "00000005.labels.npy", "00000007.labels.npy"}
+
+
+@pytest.fixture
+def valkey_of_its_own(lone_fleet: Fleet) -> Fleet:
+    """Another key prefix is as good as another server: nothing of the first fleet is in it."""
+    return lone_fleet
+
+
+def test_workers_tell_what_they_hold(fleet: Fleet) -> None:
+    one = fleet.json("workers")[0]
+    assert one["generator"] == "tiny"
+    assert one["sample_shape"] == [8, 8, 1]
+    assert one["classes"] == ["circle", "square", "star", "cross"]
+    assert one["device"] == "cpu"
+    assert one["batch"] in (64, 128, 256, 512)
+    assert one["rate"] > 0
+
+
+def test_a_destination_outside_the_output_roots_is_never_written(fleet: Fleet, tmp_path: Path) -> None:
+    destination = tmp_path / "elsewhere"
+    done = fleet.run("submit", TINY, str(destination), "--count", "10")
+    assert "may write to" in done.stderr
+    assert fleet.run("cancel", done.stdout.strip()).returncode == 0
+    assert sorted(path.name for path in destination.iterdir()) == ["job.json"]
+
+
+def test_python_is_as_short(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline
+
+    for name, value in fleet.environment.items():
+        monkeypatch.setenv(name, value)
+    handle = pipeline.submit(TINY, fleet.folder / "python", count=1000)
+    assert handle.wait(timeout_s=60).state == "done"
+    assert handle.status().samples_done == 1000
+    sample, label = pipeline.Dataset(fleet.folder / "python")[-1]
+    assert sample.shape == (8, 8, 1)
+    assert label == 999 % 4
+
+
+def test_messages_carry_nothing_but_the_wakeup(lone_fleet: Fleet, valkey) -> None:  # type: ignore[no-untyped-def]
+    import redis
+
+    job = lone_fleet.submit(TINY, str(lone_fleet.folder / "big"), "--count", "1G", "--shard-size", "1000")
+    client = redis.Redis.from_url(valkey.url, decode_responses=True)
+    prefix = lone_fleet.environment["NOISEMILL_KEY_PREFIX"]
+    queues = [key for key in client.scan_iter(f"{prefix}:celery:noisemill.*") if client.type(key) == "list"]
+    messages = [json.loads(text) for key in queues for text in client.lrange(key, 0, -1)]
+    assert len(messages) == 1
+    assert messages[0]["content-type"] == "application/json"
+    assert sum(client.memory_usage(key) or 0 for key in client.scan_iter(f"{prefix}:*")) < 100_000
+    assert lone_fleet.run("cancel", job).returncode == 0
+    client.close()
