@@ -10,6 +10,7 @@ file:SHA256         `labels.npy` at the destination (int32, one per sample), kno
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.latents import random_labels
+from pipeline.spec import parse_count
 
 Labels = NDArray[np.int32]
 
@@ -118,14 +120,14 @@ def planned_count(text: str) -> int | None:
 
 def _canonical_pair(pair: str, class_names: Sequence[str]) -> str:
     name, equals, number = pair.rpartition("=")
-    if not equals or not number.strip().replace("_", "").isdigit() or int(number) < 1:
-        raise UsageError(f"labels: {pair!r} is not CLASS=COUNT with a count of at least 1")
-    return f"{_class_number(name, class_names)}={int(number)}"
+    if not equals:
+        raise UsageError(f"labels: {pair!r} is not CLASS=COUNT")
+    return f"{_class_number(name, class_names)}={parse_count(number, f'labels {pair!r}: count')}"
 
 
 def _class_number(text: str, class_names: Sequence[str]) -> int:
     wanted = text.strip()
-    if wanted.isdigit():
+    if re.fullmatch("[0-9]{1,9}", wanted):
         if int(wanted) < len(class_names):
             return int(wanted)
         raise UsageError(f"labels: class {wanted} does not exist, the generator has 0 to {len(class_names) - 1}")

@@ -41,7 +41,7 @@ class Noise:
         """The form that `parse_noise` reads; canonical."""
         if self.kind == "uniform" or (self.kind == "normal" and self.parameter == 1.0):
             return self.kind
-        return f"{self.kind}:{self.parameter:g}"
+        return f"{self.kind}:{repr(float(self.parameter)).removesuffix('.0')}"
 
 
 def parse_noise(text: str) -> Noise:

@@ -20,6 +20,12 @@ SPEC_VERSION = 1
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 10**12
 
+#: Commas stand before groups of three alone: "1,5k" may be meant as 1.5k, and is refused.
+_COUNT = r"((?:[0-9][0-9_]{0,30}|[0-9]{1,3}(?:,[0-9]{3}){1,6})(?:\.[0-9]{1,12})?)\s*([kmg]?)"
+
+#: The largest float32; ends of a value range lie within it.
+_LARGEST = 3.4028234663852886e38
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -103,7 +109,7 @@ class JobSpec:
         """The spec that `to_json` wrote. Raises DatasetError naming `source` and the field at fault."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{source} is not valid JSON: {error}") from None
         if not isinstance(data, dict):
             raise DatasetError(f"{source} is not a job: an object is expected")
@@ -137,8 +143,33 @@ class JobSpec:
                 f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "
                 f"at most {MAX_SHARDS:,}, use a larger shard size"
             )
-        if self.classes is not None and len({class_folder(name) for name in self.classes}) != len(self.classes):
+        self._check_plan()
+        if (
+            self.layout == "class"
+            and self.classes
+            and len({class_folder(name) for name in self.classes}) != len(self.classes)
+        ):
             raise UsageError("classes have names that are the same but for case and punctuation: rename one")
+
+    def _check_plan(self) -> None:
+        """Raises UsageError for a label plan that does not fit the classes or the count."""
+        kind, _, rest = (self.labels or "").partition(":")
+        if kind == "class":
+            pairs = [(int(rest), self.count)]
+        elif kind == "counts":
+            pairs = [
+                (int(label), int(number)) for label, _, number in (pair.partition("=") for pair in rest.split(","))
+            ]
+        else:
+            return
+        most = max(label for label, _ in pairs)
+        if most >= len(self.classes or ()):
+            raise UsageError(f"labels {self.labels!r}: there is no class {most}, they are {len(self.classes or ())}")
+        planned = sum(number for _, number in pairs)
+        if planned != self.count or min(number for _, number in pairs) < 1:
+            raise UsageError(
+                f"labels {self.labels!r} are {planned:,}, the samples {self.count:,}: they must be as many"
+            )
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         """(field, whether it holds, what is expected)."""
@@ -168,7 +199,7 @@ def parse_count(text: str, what: str = "count") -> int:
 
     Raises UsageError if it is no whole number of at least 1.
     """
-    match = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?)\s*([kmg]?)", text.strip().lower())
+    match = re.fullmatch(_COUNT, text.strip().lower())
     if not match:
         raise UsageError(f"{what} {text!r} is not a number: use for example 10000, 10_000, 10k or 1M")
     whole, _, fraction = match[1].replace("_", "").replace(",", "").partition(".")
@@ -194,7 +225,8 @@ def _matches(pattern: str, value: Any) -> bool:
 
 
 def _plan_text(value: Any) -> bool:
-    plans = r"balanced|random|class:\d+|counts:\d+=\d+(,\d+=\d+)*|file:[0-9a-f]{64}"
+    number = "[0-9]{1,13}"
+    plans = f"balanced|random|class:{number}|counts:{number}={number}(,{number}={number})*|file:[0-9a-f]{{64}}"
     return value is None or _matches(plans, value)
 
 
@@ -204,7 +236,7 @@ def _shape(value: Any) -> bool:
 
 def _range(value: Any) -> bool:
     numbers = isinstance(value, tuple) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    return numbers and math.isfinite(value[0]) and math.isfinite(value[1]) and value[0] < value[1]
+    return numbers and -_LARGEST <= value[0] < value[1] <= _LARGEST
 
 
 def _names(value: Any) -> bool:
