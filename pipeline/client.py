@@ -180,6 +180,7 @@ def enqueue(
     if _is_live(ledger, job_id):
         return handle
     dataset = Dataset(destination)
+    dataset.store.sweep()
     finished = dataset.finished()
     first = next(iter(finished.values()), None)
     ledger.enter(

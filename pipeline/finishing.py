@@ -45,6 +45,8 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
         made_by=_distinct_engines(ordered),
         finished_at=time.time(),
     )
+    # All shards are in place: what is still on its way comes from workers that were given up.
+    dataset.store.sweep(older_than_s=0)
     sheet = contact_sheet(dataset)
     if sheet is not None:
         dataset.store.write(shards.PREVIEW, sheet)

@@ -23,6 +23,7 @@ local MAX_ATTEMPTS = 3
 local FINALISE = '-1'
 local SUFFIXES = {':done', ':leases', ':holders', ':retry', ':attempts', ':errors', ':failed', ':progress', ':wakeups'}
 local RETENTION_S = 30 * 24 * 3600
+local PREPARATION_S = 3600
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -84,6 +85,7 @@ local function put_back(shard, message, delay_ms)
   if attempts >= MAX_ATTEMPTS then
     redis.call('HSET', job .. ':failed', shard, message)
     redis.call('HDEL', job .. ':attempts', shard)
+    redis.call('HDEL', job .. ':errors', shard)
     return 'failed'
   end
   redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
@@ -134,34 +136,42 @@ end
 local operations = {}
 
 -- begin(field, value, ...): enters a job that is not live yet; answers 'new', or the state of a live one.
+-- Of two clients that enter it at the same time the later counts: the field 'entry' tells them apart.
 function operations.begin(arguments)
   local state = field('state')
   if state and is_live(state) then return state end
   redis.call('DEL', job)
   for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
   redis.call('HSET', job, 'state', 'preparing', 'cursor', '0', 'shards_done', '0', 'samples_done', '0', unpack(arguments))
-  redis.call('EXPIRE', job, 3600)
+  redis.call('EXPIRE', job, PREPARATION_S)
   return 'new'
 end
 
--- mark_done(shard, samples, ...): what a resume found at the destination.
+local function is_entered_by(entry)
+  return field('state') == 'preparing' and field('entry') == entry
+end
+
+-- mark_done(entry, shard, samples, ...): what a resume found at the destination.
 function operations.mark_done(arguments)
-  for position = 1, #arguments, 2 do
+  if not is_entered_by(arguments[1]) then return 0 end
+  for position = 2, #arguments, 2 do
     if redis.call('SETBIT', job .. ':done', arguments[position], 1) == 0 then
       redis.call('HINCRBY', job, 'shards_done', 1)
       redis.call('HINCRBY', job, 'samples_done', arguments[position + 1])
     end
   end
+  redis.call('EXPIRE', job .. ':done', PREPARATION_S)
   return number('shards_done')
 end
 
--- open(state): the job may be worked on from now ('queued'), or is whole already ('done').
+-- open(entry, state): the job may be worked on from now ('queued'), or is whole already ('done'); 'stale'
 function operations.open(arguments)
-  if field('state') ~= 'preparing' then return field('state') end
+  if not is_entered_by(arguments[1]) then return 'stale' end
   redis.call('PERSIST', job)
+  redis.call('PERSIST', job .. ':done')
   redis.call('HSET', job, 'samples_found', field('samples_done'))
-  enter(arguments[1])
-  return arguments[1]
+  enter(arguments[2])
+  return arguments[2]
 end
 
 -- settle(engine, batch): the first slice decides for all; answers what is settled.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -192,7 +193,7 @@ class Ledger:
     ) -> bool:
         """Enters a job, with the shards (index, samples) that lie at the destination already.
 
-        Answers False, and changes nothing, where the job is live. At most `parallel` workers share it (0:
+        Answers False where the job is live, or another client is entering it since. At most `parallel` workers share it (0:
         any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
         that the manifest lies there too: the job is done as it is.
         """
@@ -210,13 +211,14 @@ class Ledger:
         }
         if engine:
             fields["engine"] = engine
+        fields["entry"] = entry = uuid.uuid4().hex
         with self._talk():
             if self._call(job_id, "begin", *(part for pair in fields.items() for part in pair)) != "new":
                 return False
             self._redis.zadd(self._key("jobs"), {job_id: time.time()})
             for chunk in _chunks(done, 1000):
-                self._call(job_id, "mark_done", *(number for pair in chunk for number in pair))
-            return self._call(job_id, "open", "done" if whole else "queued") in ("queued", "done")
+                self._call(job_id, "mark_done", entry, *(number for pair in chunk for number in pair))
+            return bool(self._call(job_id, "open", entry, "done" if whole else "queued") != "stale")
 
     def cancel(self, job_id: str) -> str:
         """Cancels a live job; answers the state that it is in now. Raises UnknownJobError."""

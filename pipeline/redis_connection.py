@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -13,6 +14,7 @@ from redis.retry import Retry
 from pipeline.errors import LedgerError, UsageError
 
 _SCHEMES = ("redis", "rediss", "unix")
+_UNREADABLE = "(unreadable URL)"
 
 
 def connect(url: str) -> redis.Redis:
@@ -20,8 +22,16 @@ def connect(url: str) -> redis.Redis:
 
     Raises UsageError if the URL is none that redis-py understands. Does not talk to the server yet.
     """
-    if urlsplit(url).scheme not in _SCHEMES:
+    if redacted(url) == _UNREADABLE:
+        raise UsageError(
+            "the Redis URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "and special characters of the password as %2F (/), %40 (@), %23 (#), %3F (?)"
+        )
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
         raise UsageError(f"Redis URL {redacted(url)!r} must start with redis://, rediss:// or unix://")
+    if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+/?", parts.path):
+        raise UsageError(f"Redis URL {redacted(url)!r}: the database is a number, as in redis://host:6379/0")
     try:
         return redis.Redis.from_url(
             url,
@@ -36,18 +46,24 @@ def connect(url: str) -> redis.Redis:
 
 
 def celery_url(url: str) -> str:
-    """The same server as Celery spells it: a socket's scheme is redis+socket there."""
-    return "redis+socket://" + url.removeprefix("unix://") if url.startswith("unix://") else url
+    """The same server and database as Celery spells them: redis+socket and virtual_host for a Unix socket."""
+    if not url.startswith("unix://"):
+        return url
+    socket, _, query = url.removeprefix("unix://").partition("?")
+    options = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(query)]
+    return f"redis+socket://{socket}" + (f"?{urlencode(options)}" if options else "")
 
 
 def redacted(url: str) -> str:
     """The URL without its password, for messages."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "(unreadable URL)"
+        return _UNREADABLE
+    if parts.netloc and "@" not in parts.netloc and "@" in url:
+        return _UNREADABLE  # A password with a slash in it, of which the rest counts as the path.
     user = f"{parts.username or ''}:***@" if parts.password else ""
     return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
 
