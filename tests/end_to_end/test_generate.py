@@ -1,0 +1,130 @@
+"""`generate`: a dataset here and now, and nothing left behind but it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset import Dataset
+from tests.end_to_end.fleet import TINY, Fleet, environment
+from tests.servers import S3Server, Valkey
+
+
+@pytest.fixture
+def here(tmp_path: Path, valkey: Valkey, s3: S3Server, cache: Path) -> Fleet:
+    """A command line whose temporary files lie in a folder of their own, and that knows of no Redis."""
+    (tmp_path / "tmp").mkdir()
+    own = environment(valkey.url, "unused", cache, TMPDIR=str(tmp_path / "tmp"), **s3.environment)
+    del own["NOISEMILL_REDIS_URL"]
+    return Fleet(tmp_path, own)
+
+
+def left_behind(here: Fleet) -> list[str]:
+    """Temporary files of ours, and processes that know of the folder."""
+    files = [str(path) for path in (here.folder / "tmp").iterdir() if path.name.startswith("noisemill")]
+    mark = f"TMPDIR={here.folder}/tmp".encode()
+    processes = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                if mark in (process / "environ").read_bytes():
+                    processes.append((process / "cmdline").read_text())
+            except OSError:
+                continue
+    return files + processes
+
+
+def start(here: Fleet, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "generate", *arguments],
+        env=here.environment,
+        cwd=here.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_fashion_from_nothing_to_a_verified_dataset(here: Fleet) -> None:
+    done = here.run("generate", "fashion", "out", "--count", "1200", "--shard-size", "512", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[0] == f"1,200 samples in 3 shards, 3.8 MB: {here.folder}/out"
+    assert "-bound" in told[1]
+    assert told[2] == f"contact sheet: {here.folder}/out/preview.png"
+    assert "tensorflow" not in done.stderr.lower()
+    assert "oneDNN" not in done.stderr
+    assert left_behind(here) == []
+    samples = np.load(here.folder / "out/shards/00000000.npy", mmap_mode="r")
+    assert samples.shape == (512, 28, 28, 1)
+    assert samples.min() >= -1
+    assert samples.max() <= 1
+    assert samples.std() > 0.3  # Trained: neither grey nor noise around zero.
+    again = here.run("generate", "fashion", "out", "--count", "1200", "--shard-size", "512", "--seed", "3")
+    assert again.returncode == 0
+    assert "all of it was there already" in again.stdout
+    (here.folder / "out/shards/00000001.npy").write_bytes(b"short")
+    resumed = here.run("resume", "out", "--json")
+    assert json.loads(resumed.stdout)["made"] == 512
+    checked = here.run("verify", "out", "--recompute", "5")
+    assert checked.returncode == 0, checked.stderr
+    assert "5 of 5" in checked.stdout
+
+
+def test_straight_to_s3(here: Fleet, s3: S3Server) -> None:
+    destination = s3.destination()
+    done = here.run("generate", TINY, destination, "--count", "500", "--shard-size", "200", "--json", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["made"] == 500
+    names = {entry["Key"].partition("/")[2] for entry in s3.client.list_objects_v2(
+        Bucket=s3.bucket, Prefix=destination.partition(f"{s3.bucket}/")[2]
+    )["Contents"]}  # fmt: skip
+    assert {"job.json", "manifest.json", "README.md", "preview.png", "shards/00000002.npy"} <= names
+    assert here.run("verify", destination).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_how_to_go_on_and_leaves_nothing(here: Fleet, number: signal.Signals) -> None:
+    process = start(here, TINY, "out", "--count", "300k", "--shard-size", "100")
+    here.wait_until(lambda: (here.folder / "out/receipts").exists())
+    process.send_signal(number)
+    out, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == ""
+    assert said.splitlines()[-1] == f"noisemill: interrupted; 'noisemill resume {here.folder}/out' makes what is missing"
+    assert left_behind(here) == []
+    finished = Dataset(here.folder / "out").finished()
+    assert 0 < len(finished) < 3000
+    assert not [name for name in os.listdir(here.folder / "out") if name.startswith(".")]
+
+
+def test_killed_it_leaves_no_process(here: Fleet) -> None:
+    process = start(here, TINY, "out", "--count", "300k", "--shard-size", "100")
+    here.wait_until(lambda: (here.folder / "out/receipts").exists())
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any("noisemill" not in one for one in left_behind(here)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [one for one in left_behind(here) if not one.startswith(str(here.folder))] == []
+
+
+def test_a_generator_that_does_not_load_is_one_line(here: Fleet) -> None:
+    broken = here.folder / "broken.keras"
+    broken.write_bytes(Path(TINY).read_bytes()[:5000])
+    (here.folder / "broken.toml").write_text(Path(TINY).with_suffix(".toml").read_text())
+    done = here.run("generate", "broken.keras", "out", "--count", "10")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("noisemill: the worker ended: generator")
+    assert "cannot be loaded" in last
+    assert left_behind(here) == []
