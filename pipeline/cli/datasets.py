@@ -9,18 +9,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline import shards
-from pipeline.cli.options import Count, json_option
+from pipeline.cli.options import Count, Whole, json_option
 from pipeline.cli.output import is_terminal, print_json, size, warn
 from pipeline.dataset import Dataset
 from pipeline.errors import UsageError
 from pipeline.preview import contact_sheet, terminal_sheet
+from pipeline.spec import MAX_COUNT
 from pipeline.verification import verify
 
 
 @click.command("verify", epilog="Example: noisemill verify out --recompute 100")
 @click.argument("destination", metavar="DEST")
 @click.option(
-    "--recompute", type=click.IntRange(0), default=0, metavar="N", help="Compute N random samples again and compare."
+    "--recompute", type=Whole(0, MAX_COUNT), default=0, metavar="N", help="Compute N random samples again and compare."
 )
 @json_option
 def verify_command(destination: str, recompute: int, as_json: bool) -> None:
@@ -79,7 +80,7 @@ def preview_command(destination: str, output: Path | None) -> None:
 
 @click.command("latents", epilog="Example: noisemill latents out --index 123")
 @click.argument("destination", metavar="DEST")
-@click.option("--index", type=click.IntRange(0), required=True, help="First sample.")
+@click.option("--index", type=Whole(0, MAX_COUNT), required=True, help="First sample.")
 @click.option("--count", type=Count(), default=1, show_default=True, help="How many.")
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the latents to this .npy file."

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from pipeline.cli.options import json_option, redis_option
 from pipeline.cli.output import print_json
-from pipeline.errors import NoisemillError
+from pipeline.errors import LedgerError, NoisemillError
 from pipeline.generators import builtin_names, find_generator
 from pipeline.ledger import Ledger
 from pipeline.redis_connection import redacted
 from pipeline.settings import Settings, load_settings
 from pipeline.stores import open_store
 
+#: Where what a check says begins on its line.
+_INDENT = 17
 
-@click.command("doctor")
+
+@click.command("doctor", epilog="Example: noisemill doctor s3://bucket/clothes")
 @click.argument("destination", metavar="[DEST]", required=False)
 @redis_option
 @json_option
@@ -36,23 +41,30 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
     }
     if destination is not None:
         checks["storage"] = lambda: _storage(destination)
-    results = []
+    results: list[dict[str, Any]] = []
     for name, check in checks.items():
         try:
             results.append({"check": name, "works": True, "says": check()})
         except NoisemillError as error:
             results.append({"check": name, "works": False, "says": str(error)})
         if not as_json:
-            mark = "ok  " if results[-1]["works"] else "FAIL"
-            click.echo(f"{mark} {name + ':':<12}{results[-1]['says']}")
+            _print_check(**results[-1])
     if as_json:
         print_json(results)
     if not all(result["works"] for result in results):
         raise click.exceptions.Exit(1)
 
 
+def _print_check(check: str, works: bool, says: str) -> None:
+    mark = "ok  " if works else "FAIL"
+    click.echo(f"{mark} {check + ':':<12}" + says.replace("\n", "\n" + " " * _INDENT))
+
+
 def _redis(settings: Settings) -> str:
-    version = Ledger(settings).ping()
+    try:
+        version = Ledger(settings).ping()
+    except LedgerError as error:
+        raise LedgerError(f"{error}\nQueued jobs and workers need it, 'noisemill generate' does not.") from error
     url = urlsplit(settings.redis_url)
     is_open = url.scheme != "unix" and not url.password and not _is_loopback(url.hostname or "")
     warning = "; WARNING: it asks for no password and is not on loopback" if is_open else ""
@@ -67,7 +79,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _workers(settings: Settings) -> str:
-    found = Ledger(settings).workers()
+    try:
+        found = Ledger(settings).workers()
+    except LedgerError as error:
+        raise LedgerError("not known while Redis does not work") from error
     return f"{len(found)} up" + "".join(f", {worker.generator} on {worker.device}" for worker in found[:5])
 
 
@@ -87,5 +102,8 @@ def _generators() -> str:
 
 def _storage(destination: str) -> str:
     store = open_store(destination)
-    store.check_writable()
+    place = store.url
+    while not place.startswith("s3://") and not os.path.lexists(place):
+        place = os.path.dirname(place)  # A check makes no folders.
+    open_store(place).check_writable()
     return f"{store.url} can be written"

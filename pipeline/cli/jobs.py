@@ -13,12 +13,12 @@ from typing import Any
 import click
 
 from pipeline import shards
-from pipeline.cli.options import device_option, job_options, json_option, redis_option
+from pipeline.cli.options import Whole, device_option, job_options, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
 from pipeline.cli.progress import job_progress
 from pipeline.client import JobHandle, enqueue, make_here, prepare, raise_unless_done, resume, spec_at
 from pipeline.dataset import Dataset
-from pipeline.errors import JobFailedError
+from pipeline.errors import JobFailedError, UsageError
 from pipeline.generators import Generator, find_generator
 from pipeline.ledger import Job, Ledger, WorkerInfo
 from pipeline.request import JobRequest
@@ -26,16 +26,25 @@ from pipeline.settings import load_settings
 from pipeline.sizing import Sizing, size_up
 from pipeline.stores import normalise
 
-_workers_option = click.option(
-    "--workers", "--parallel", "workers", type=click.IntRange(1, 1024), help="How many workers share the job at most."
+_MOST_WORKERS = 1024
+
+_local_workers_option = click.option(
+    "--workers", "--parallel", "workers", type=Whole(1, _MOST_WORKERS), help="Workers on this machine.  [default: 1]"
+)
+_sharing_option = click.option(
+    "--workers",
+    "--parallel",
+    "workers",
+    type=Whole(1, _MOST_WORKERS),
+    help="Most workers that share the job at a time.",
 )
 
 
-@click.command("generate", epilog="Example: noisemill generate fashion out --count 10k --format png --layout class")
+@click.command("generate", epilog="Example: noisemill generate fashion out --count 10k --format png")
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
-@_workers_option
+@_local_workers_option
 @device_option
 @json_option
 def generate_command(
@@ -54,11 +63,12 @@ def generate_command(
     """
     found = find_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
+    place = normalise(destination)
     if dry_run:
         _print_sizing(size_up(spec, []), as_json)
         return
     started = time.monotonic()
-    store = prepare(spec, destination, uploads)
+    store = prepare(spec, place, uploads)
     with _interruptible(store.url), job_progress() as progress:
         job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
     _print_result(store.url, job, time.monotonic() - started, as_json)
@@ -68,8 +78,8 @@ def generate_command(
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
-@_workers_option
-@click.option("--priority", type=click.IntRange(0, 9), default=5, show_default=True, help="0 comes first, 9 last.")
+@_sharing_option
+@click.option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last.")
 @redis_option
 @json_option
 def submit_command(
@@ -185,7 +195,7 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
 
 @click.command("resume", epilog="Example: noisemill resume out")
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
-@_workers_option
+@_local_workers_option
 @device_option
 @redis_option
 @json_option
@@ -200,6 +210,8 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
         assert isinstance(handle, JobHandle)
         _print_queued(handle, as_json)
         return
+    if "/" not in job_or_dest and not os.path.isdir(job_or_dest):
+        raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
     started = time.monotonic()
     destination = spec_at(job_or_dest)[1]
     with _interruptible(destination), job_progress() as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ class Count(click.ParamType[int, str]):
 
 
 class Batch(click.ParamType[int, str]):
-    """`auto`, or a number of samples."""
+    """`auto` (0), or a number of samples."""
 
     name = "auto|number"
 
@@ -37,9 +38,37 @@ class Batch(click.ParamType[int, str]):
             return value
         if value == "auto":
             return 0
-        if not value.isdigit() or not 1 <= int(value) <= 2**20:
-            self.fail(f"batch {value!r} is neither 'auto' nor a whole number from 1 to {2**20:,}", param, ctx)
+        if not re.fullmatch("[0-9]{1,7}", value) or not 1 <= int(value) <= 2**20:
+            self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 to {2**20:,}", param, ctx)
         return int(value)
+
+
+class Whole(click.ParamType[int, str]):
+    """A whole number from `least` to `most`, both included."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        digits = value.replace("_", "").replace(",", "")
+        if not re.fullmatch("[0-9]{1,13}", digits) or not self.least <= int(digits) <= self.most:
+            self.fail(f"{value!r} is not a whole number from {self.least} to {self.most}", param, ctx)
+        return int(digits)
+
+
+class Device(click.ParamType[str, str]):
+    """auto, cpu, gpu or gpu:N; whether it is there, the worker finds out."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|gpu(:[0-9]{1,4})?", value):
+            self.fail(f"{value!r} is unknown: use auto, cpu, gpu or gpu:N", param, ctx)
+        return str(value)
 
 
 redis_option = click.option(
@@ -49,7 +78,14 @@ redis_option = click.option(
     help="Redis or Valkey to use.  [default: NOISEMILL_REDIS_URL, else localhost]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|gpu:N", help="Device.")
+device_option = click.option(
+    "--device",
+    type=Device(),
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|gpu:N",
+    help="What to compute on; auto takes the first GPU, else the CPU.",
+)
 
 
 _option = click.option
@@ -60,8 +96,10 @@ _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
 def job_options(command: _Command) -> _Command:
     """What a job is made of; the same for `generate` and `submit`."""
     options = [
-        _option("--count", "-n", type=Count(), help="Samples: 10000, 10_000, 10k, 1M."),
-        _option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed."),
+        _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
+        _option(
+            "--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="The same seed, the same samples."
+        ),
         _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
         _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
         _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
@@ -69,7 +107,9 @@ def job_options(command: _Command) -> _Command:
         _option("--labels", metavar="PLAN", help=_LABELS_HELP),
         _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
         _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
-        _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass."),
+        _option(
+            "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
+        ),
         _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
     ]
     for option in reversed(options):

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from pipeline.cli.options import device_option, json_option, redis_option
+from pipeline.cli.options import Whole, device_option, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
 from pipeline.generators import find_generator
 from pipeline.launch import WorkerConfig
@@ -31,7 +31,7 @@ _log_option = click.option(
 @click.argument("generator")
 @device_option
 @_roots_option
-@click.option("--threads", type=click.IntRange(0, 4096), default=0, help="CPU threads.  [default: all cores]")
+@click.option("--threads", type=Whole(0, 4096), default=0, help="CPU threads, 0 for all cores.  [default: 0]")
 @redis_option
 @_log_option
 def worker_command(
@@ -45,7 +45,7 @@ def worker_command(
 
 @click.command("up", epilog="Example: noisemill up fashion --output-root /data")
 @click.argument("generator")
-@click.option("--workers", type=click.IntRange(1, 1024), help="How many.  [default: one per GPU, else one]")
+@click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
 @_roots_option
 @redis_option
 @_log_option
