@@ -112,6 +112,10 @@ def find_generator(reference: str) -> Generator:
 
 def _model_path(reference: str) -> Path:
     builtin = builtin_names()
+    if not reference or "\0" in reference:
+        raise UnknownGeneratorError(
+            f"the generator's name is empty: built in: {', '.join(builtin)}; or give a .keras file"
+        )
     if reference in builtin:
         return BUILTIN_FOLDER / reference / "model.keras"
     path = Path(reference).expanduser()

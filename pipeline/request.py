@@ -177,8 +177,10 @@ def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
     numbers = {name.lower(): number for number, name in enumerate(classes)}
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"labels {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"labels {path} are no text: write one number or class name a line, or an .npy file") from None
     labels = []
     for row, line in enumerate(line.strip() for line in lines):
         if not line and row == len(lines) - 1:

@@ -26,6 +26,9 @@ _COUNT = r"((?:[0-9][0-9_]{0,30}|[0-9]{1,3}(?:,[0-9]{3}){1,6})(?:\.[0-9]{1,12})?
 #: The largest float32; ends of a value range lie within it.
 _LARGEST = 3.4028234663852886e38
 
+#: Most characters of a bad value in a message.
+_SHOWN = 60
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -136,8 +139,9 @@ class JobSpec:
         """Raises UsageError for a field of the wrong type or out of its range."""
         for name, good, expected in self._rules():
             if not good:
-                value = getattr(self, name)
-                raise UsageError(f"{name.replace('_', ' ')} {value!r} is not {expected}")
+                value = repr(getattr(self, name))
+                shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+                raise UsageError(f"{name.replace('_', ' ')} {shown} is not {expected}")
         if len(self.plan) > MAX_SHARDS:
             raise UsageError(
                 f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "

@@ -36,7 +36,7 @@ _IN_WORDS = {
     errno.ELOOP: "too many symbolic links",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter destination",
-    errno.ENOENT: "the folder has gone while it was written to",
+    errno.ENOENT: "the folder cannot be made, or has gone while it was written to: choose another destination",
     errno.ENOSPC: "the disk is full: free space, or choose another destination",
     errno.ENOTDIR: "a file lies where a folder should be: remove it, or choose another destination",
     errno.EPERM: "permission denied: give this user the right to write there, or choose another destination",
