@@ -234,8 +234,12 @@ function operations.commit(arguments)
   local shard, fence, samples, size = arguments[1], arguments[2], arguments[3], arguments[4]
   local state = field('state')
   if not state or not is_live(state) then return 'stop' end
-  if redis.call('GETBIT', job .. ':done', shard) == 1 then return 'already' end
-  if not holds(shard, fence) then return 'stale' end
+  local mine = holds(shard, fence)
+  if redis.call('GETBIT', job .. ':done', shard) == 1 then
+    if mine then release(shard) end
+    return 'already'
+  end
+  if not mine then return 'stale' end
   release(shard)
   redis.call('SETBIT', job .. ':done', shard, 1)
   redis.call('HDEL', job .. ':attempts', shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -65,7 +65,7 @@ def redacted(url: str) -> str:
     if parts.netloc and "@" not in parts.netloc and "@" in url:
         return _UNREADABLE  # A password with a slash in it, of which the rest counts as the path.
     user = f"{parts.username or ''}:***@" if parts.password else ""
-    return urlunsplit((parts.scheme, f"{user}{host}{port}", parts.path, "", ""))
+    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
 
 @contextmanager

@@ -1,0 +1,195 @@
+"""Connections to Redis, and what a user reads when there is none."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from pipeline import redis_connection
+from pipeline.broker import Wakeups, queue_name
+from pipeline.errors import LedgerError, UsageError
+from pipeline.ledger import Ledger
+from pipeline.redis_connection import celery_url, connect, redacted, redis_errors
+from pipeline.settings import Settings
+from tests.servers import Valkey, free_port
+
+PASSWORD = "hunter2/x@y#z?"
+QUOTED = "hunter2%2Fx%40y%23z%3F"
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Valkey]:
+    """A server that asks for a password."""
+    with Valkey(port=0, requirepass=PASSWORD) as server:
+        yield server
+
+
+class Talker:
+    """A server that is not Redis: says one thing to everybody, whatever they say."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._socket.getsockname()[1]}/0"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+def ping(url: str) -> str:
+    return Ledger(Settings(redis_url=url)).ping()
+
+
+def complaint(url: str) -> str:
+    with pytest.raises(LedgerError) as caught:
+        ping(url)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 2
+    assert "hunter2" not in text
+    return text
+
+
+def test_server_names_itself(valkey: Valkey) -> None:
+    assert ping(valkey.url).startswith("valkey ")
+
+
+def test_no_server() -> None:
+    url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    text = complaint(url)
+    assert text.startswith(f"Redis at {redacted(url)} cannot be reached: start it, or set NOISEMILL_REDIS_URL")
+    assert "unix:///nowhere/x.sock cannot be reached" in complaint("unix:///nowhere/x.sock")
+
+
+def test_no_such_host() -> None:
+    assert "redis://nowhere.invalid:6379/0 cannot be reached" in complaint("redis://nowhere.invalid:6379/0")
+
+
+def test_password(guarded: Valkey) -> None:
+    here = f"127.0.0.1:{guarded.port}/0"
+    assert ping(f"redis://:{QUOTED}@{here}").startswith("valkey ")
+    assert ping(f"redis://default:{QUOTED}@{here}").startswith("valkey ")
+    for url in (f"redis://:hunter2@{here}", f"redis://{here}", f"redis://user:hunter2@{here}"):
+        text = complaint(url)
+        assert "password" in text
+        assert f"at {redacted(url)} " in text
+        assert "NOISEMILL_REDIS_URL" in text
+
+
+@pytest.mark.parametrize("answer", [
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n", b"",
+    b"-ERR unknown command\r\n" * 3, b"ERROR\r\n",
+])  # fmt: skip
+def test_a_server_that_is_not_redis(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Talker(answer)
+    try:
+        text = complaint(server.url)
+    finally:
+        server.close()
+    assert server.url in text
+    assert "Redis" in text
+
+
+def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With times cut short: the real ones take a minute."""
+    original = redis.Redis.from_url
+
+    def hasty(url: str, **options: object) -> redis.Redis:
+        return original(url, **{**options, "socket_timeout": 0.1, "retry": None})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(redis_connection.redis.Redis, "from_url", hasty)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "did not answer in time" in complaint(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (redis.exceptions.OutOfMemoryError("OOM command not allowed"), "is full"),
+    (redis.exceptions.NoPermissionError("no permissions"), "does not permit"),
+    (redis.exceptions.BusyLoadingError("loading"), "loading"),
+    (redis.exceptions.ReadOnlyError("READONLY You can't write"), "READONLY"),
+    (redis.exceptions.MaxConnectionsError("too many"), "too many"), (BrokenPipeError(32, "Broken pipe"), "Broken pipe"),
+])  # fmt: skip
+def test_failures_in_words(error: Exception, words: str) -> None:
+    with pytest.raises(LedgerError, match=words) as caught, redis_errors("redis://:hunter2@h:1/0"):
+        raise error
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_full_server_is_called_full() -> None:
+    with Valkey(maxmemory="1mb", maxmemory_policy="noeviction") as server:
+        client = connect(server.url)
+        with pytest.raises(LedgerError, match="is full: raise its maxmemory"), redis_errors(server.url):
+            for number in range(100):
+                client.set(f"k{number}", "x" * 50_000)
+        client.close()
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("redis://h:6379/0", "redis://h:6379/0"), ("redis://:hunter2@h/0", "redis://:***@h/0"),
+    ("rediss://me:hunter2@h:1/2?ssl_cert_reqs=none", "rediss://me:***@h:1/2"), ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+    ("redis://h/0?password=hunter2", "redis://h/0"), ("unix:///tmp/s?db=0", "unix:///tmp/s"),
+    ("unix://:hunter2@/tmp/s?db=0", "unix://:***@/tmp/s"), ("unix:///tmp/a@b", "unix:///tmp/a@b"),
+    ("redis://:hunter2/x@h", "(unreadable URL)"), ("redis://:12/hunter2@h:1", "(unreadable URL)"),
+    ("redis://:hunter2#x@h", "(unreadable URL)"), ("redis://[", "(unreadable URL)"), ("redis://h:x/0", "(unreadable URL)"),
+])  # fmt: skip
+def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize("url", [
+    "", "localhost", "http://u:hunter2@h", "redis://[", "redis://:hunter2/x@h", "redis://:1/hunter2@h", "redis://h:x",
+    "redis://h:99999/0", "redis://:hunter2#@h", "redis://h/x", "redis://h/0/1", "redis://h/0?socket_timeout=x", "amqp://h",
+    "redis+socket:///tmp/x",
+])  # fmt: skip
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(UsageError, match="Redis URL") as caught:
+        connect(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_celery_gets_the_same_server_in_its_own_words() -> None:
+    assert celery_url("rediss://:p@h:1/2") == "rediss://:p@h:1/2"
+    assert celery_url("unix:///tmp/s") == "redis+socket:///tmp/s"
+    assert celery_url("unix://:p%2F@/tmp/s?db=3") == "redis+socket://:p%2F@/tmp/s?virtual_host=3"
+
+
+@pytest.mark.parametrize("place", ["unix", "unix with a password", "tcp with a password"])
+def test_celery_and_the_ledger_mean_the_same_database(place: str, valkey: Valkey, guarded: Valkey) -> None:
+    url = f"redis://:{QUOTED}@127.0.0.1:{guarded.port}/3"
+    if place == "unix":
+        url = valkey.url.replace("?db=0", "?db=3")
+    if place == "unix with a password":
+        with Valkey(requirepass=PASSWORD) as server:
+            _send_and_count(server.url.replace(PASSWORD, QUOTED).replace("?db=0", "?db=3"))
+        return
+    _send_and_count(url)
+
+
+def _send_and_count(url: str) -> None:
+    settings = Settings(redis_url=url, key_prefix="same")
+    ledger = Ledger(settings)
+    wakeups = Wakeups(settings, ledger)
+    wakeups.send("job", "sha256:abcdef", 4, 0, 1)
+    wakeups.send("job", "sha256:abcdef", 0, 1, 1)
+    assert ledger.queue_length(wakeups._queue_keys("sha256:abcdef")) == 2
+    client = redis.Redis.from_url(url, decode_responses=True)
+    assert client.llen(f"same:celery:{queue_name('sha256:abcdef')}") == 1
+    client.flushdb()
+    client.close()
