@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import shards
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, UsageError
 from pipeline.formats import FORMATS
 from pipeline.inputs import Inputs
 from pipeline.receipts import Manifest, Receipt
@@ -40,6 +40,10 @@ class Dataset:
         self.spec = JobSpec.from_json(text, source=f"{self.store.url}/{shards.JOB}")
         self.plan = self.spec.plan
         self._format = FORMATS[self.spec.format]
+        try:
+            self._format.check(self.spec.sample_type)
+        except UsageError as error:
+            raise DatasetError(f"{self.store.url}/{shards.JOB}: {error}") from None
         self._inputs = Inputs(self.spec, self.store)
 
     @property
@@ -91,7 +95,8 @@ class Dataset:
     def file_names(self, index: int) -> list[str]:
         """The files that a shard consists of, in the order in which they are written."""
         shard = self.plan[index]
-        return self._format.names(shard, self.spec.sample_type, self._inputs.labels(shard.first, shard.count))
+        labels = self._inputs.labels(shard.first, shard.count) if self.spec.layout == "class" else None
+        return self._format.names(shard, self.spec.sample_type, labels)
 
     def receipt(self, index: int) -> Receipt | None:
         """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's."""
@@ -102,6 +107,12 @@ class Dataset:
             return None
         if not receipt.belongs_to(self.spec.sha256, self.plan[index]):
             raise DatasetError(f"{self.store.url}/{name} belongs to another job")
+        counted, classes = receipt.statistics.classes, self.spec.classes
+        if (counted is None) != (classes is None) or len(counted or ()) != len(classes or ()):
+            raise DatasetError(f"{self.store.url}/{name} counts other classes than {shards.JOB} has")
+        expected = self.file_names(index)
+        if [file.name for file in receipt.files] != expected:
+            raise DatasetError(f"{self.store.url}/{name} names other files than the {len(expected)} that it must have")
         return receipt
 
     def manifest(self) -> Manifest | None:

@@ -6,13 +6,14 @@ destination (`latents.npy`, `labels.npy`), of which only the rows asked for are 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import shards
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, UsageError
 from pipeline.labels import LabelPlan, label_plan
 from pipeline.latents import latents, parse_noise
 from pipeline.spec import JobSpec
@@ -25,7 +26,10 @@ class Inputs:
     def __init__(self, spec: JobSpec, store: Store) -> None:
         self._spec = spec
         self._store = store
-        self._noise = parse_noise(spec.noise)
+        try:
+            self._noise = parse_noise(spec.noise)
+        except UsageError as error:
+            raise DatasetError(f"{store.url}/{shards.JOB}: {error}") from None
         self._plan: LabelPlan | None = None
         if spec.labels is not None and spec.classes is not None and not spec.labels.startswith("file:"):
             self._plan = label_plan(spec.labels, classes=len(spec.classes), seed=spec.seed)
@@ -34,8 +38,7 @@ class Inputs:
         """Latents of samples `first` to `first + count - 1`, float32 of shape (count, latent_dim)."""
         if self._spec.latents is None:
             return latents(self._spec.seed, first, count, self._spec.latent_dim, self._noise)
-        rows = read_rows(self._store, shards.LATENTS, first, count)
-        return rows.astype(np.float32, copy=False).reshape(count, self._spec.latent_dim)
+        return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
 
     def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
         """Labels of the same samples, int32 of shape (count,); None for a generator without classes."""
@@ -43,13 +46,16 @@ class Inputs:
             return None
         if self._plan is not None:
             return self._plan.labels(first, count)
-        return read_rows(self._store, shards.LABELS, first, count).astype(np.int32, copy=False)
+        labels = read_rows(self._store, shards.LABELS, first, count, "int32", ())
+        if count and not 0 <= labels.min() <= labels.max() < len(self._spec.classes or ()):
+            raise DatasetError(f"{self._store.url}/{shards.LABELS} holds labels that are no class: it was changed")
+        return labels
 
 
-def read_rows(store: Store, name: str, first: int, count: int) -> NDArray[Any]:
-    """Rows `first` to `first + count - 1` of an .npy file, without reading the others.
+def read_rows(store: Store, name: str, first: int, count: int, dtype: str, row_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Rows `first` to `first + count - 1` of an .npy file of this dtype and shape, without reading the others.
 
-    Raises DatasetError if the file is absent, is no .npy file, or ends before.
+    Raises DatasetError if the file is absent, is no such file, or ends before.
     """
     try:
         with store.open(name) as file:
@@ -57,15 +63,17 @@ def read_rows(store: Store, name: str, first: int, count: int) -> NDArray[Any]:
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
-            shape, fortran, dtype = read_header(file)
-            if fortran or dtype.hasobject or not shape or first + count > shape[0]:
+            shape, fortran, found = read_header(file)
+            if fortran or found != np.dtype(dtype) or shape[1:] != row_shape:
+                raise ValueError(f"it holds {found} of shape {shape}, not {dtype} of shape {('n', *row_shape)}")
+            if not shape or first + count > shape[0]:
                 raise ValueError(f"it does not hold rows {first} to {first + count - 1}")
-            row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+            row_bytes = found.itemsize * math.prod(row_shape)
             file.seek(file.tell() + first * row_bytes)
             data = file.read(count * row_bytes)
             if len(data) != count * row_bytes:
                 raise ValueError("it ends early")
-            return np.frombuffer(data, dtype=dtype).reshape(count, *shape[1:])
+            return np.frombuffer(data, dtype=found).reshape(count, *row_shape)
     except FileNotFoundError:
         raise DatasetError(f"{store.url}/{name} is missing") from None
     except ValueError as error:

@@ -54,6 +54,7 @@ end
 
 local function enter(state)
   redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
+  if state == 'done' then redis.call('HDEL', job, 'error') end
   local id = field('id')
   if is_live(state) then
     redis.call('SADD', live, id)
@@ -288,6 +289,12 @@ function operations.abandon(arguments)
   redis.call('HSET', job, 'error', arguments[1])
   enter('failed')
   return 'failed'
+end
+
+-- complain(message): what keeps a live job from being worked on.
+function operations.complain(arguments)
+  if is_live(field('state') or '') then redis.call('HSET', job, 'error', arguments[1]) end
+  return field('state') or 'unknown'
 end
 
 -- cancel(): 'cancelled', or the state of a job that had ended.

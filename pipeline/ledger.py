@@ -66,7 +66,7 @@ class Job:
     failed: Mapping[int, str]
     #: Last errors of shards that will be tried again.
     errors: Sequence[str]
-    #: Why the whole job failed, where no shard is to blame.
+    #: Why the whole job failed or is held up, where no shard is to blame.
     error: str | None
     leases_lost: int
     #: What the first slice settled; None before.
@@ -193,8 +193,8 @@ class Ledger:
     ) -> bool:
         """Enters a job, with the shards (index, samples) that lie at the destination already.
 
-        Answers False where the job is live, or another client is entering it since. At most `parallel` workers share it (0:
-        any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
+        Answers False where the job is live, or another client is entering it since. At most `parallel` workers share
+        it (0: any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
         that the manifest lies there too: the job is done as it is.
         """
         fields: dict[str, str | int] = {
@@ -229,6 +229,11 @@ class Ledger:
         """Ends a job that cannot be carried out at all."""
         with self._talk():
             self._call(job_id, "abandon", message)
+
+    def complain(self, job_id: str, message: str) -> None:
+        """Says what keeps a live job from being worked on; forgotten when it is done."""
+        with self._talk():
+            self._call(job_id, "complain", message)
 
     def job(self, job_id: str) -> Job:
         """The job's state. Raises UnknownJobError."""

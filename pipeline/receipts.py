@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -95,14 +96,14 @@ class Receipt:
         try:
             data["files"] = tuple(StoredFile(**file) for file in data["files"])
             data["statistics"] = _statistics(data["statistics"])
-            data["made_by"] = EngineRecord(**data["made_by"])
+            data["made_by"] = _engine_record(data["made_by"])
             receipt = cls(**data)
-            numbers = (receipt.shard, receipt.first, receipt.count, receipt.attempt)
-            if not all(type(number) is int and number >= 0 for number in numbers):
-                raise ValueError("a number is missing")
-            described = ((type(file.name), type(file.size_bytes), type(file.sha256)) for file in receipt.files)
-            if any(types != (str, int, str) for types in described):
-                raise ValueError("a file is not described")
+            _check(receipt, str, "spec_sha256", "worker")
+            _check(receipt, int, "version", "shard", "first", "count", "attempt")
+            _check(receipt, float, "finished_at")
+            for file in receipt.files:
+                _check(file, str, "name", "sha256")
+                _check(file, int, "size_bytes")
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{source} is no receipt: {error}") from None
         return receipt
@@ -153,10 +154,14 @@ class Manifest:
         data = _object(text, source, {field.name for field in fields(cls)}, MANIFEST_VERSION)
         try:
             data["statistics"] = _statistics(data["statistics"])
-            data["made_by"] = tuple(EngineRecord(**record) for record in data["made_by"])
-            return cls(**data)
+            data["made_by"] = tuple(_engine_record(record) for record in data["made_by"])
+            manifest = cls(**data)
+            _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
+            _check(manifest, int, "version", "count", "shards", "size_bytes")
+            _check(manifest, float, "finished_at")
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{source} is no manifest: {error}") from None
+        return manifest
 
 
 def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
@@ -175,13 +180,41 @@ def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
 
 def _statistics(data: dict[str, Any]) -> Statistics:
     classes = data["classes"]
-    return Statistics(**{**data, "classes": None if classes is None else tuple(classes)})
+    statistics = Statistics(**{**data, "classes": None if classes is None else tuple(classes)})
+    _check(statistics, float, "minimum", "maximum", "mean")
+    _check(statistics, int, "repeated", "constant")
+    if not all(type(number) is int and number >= 0 for number in statistics.classes or ()):
+        raise ValueError("classes are not counted")
+    return statistics
+
+
+def _engine_record(data: dict[str, Any]) -> EngineRecord:
+    record = EngineRecord(**data)
+    _check(record, str, "engine", "precision", "device", "device_name")
+    _check(record, int, "batch")
+    if record.batch < 1 or not isinstance(record.versions, dict):
+        raise ValueError("made_by is not described")
+    return record
+
+
+def _check(record: object, kind: type, *names: str) -> None:
+    """Raises ValueError for a field that is no text (str), whole number of at least 0 (int) or number (float)."""
+    for name in names:
+        value: Any = getattr(record, name)
+        if kind is float:
+            good = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        elif kind is int:
+            good = type(value) is int and value >= 0
+        else:
+            good = type(value) is kind
+        if not good:
+            raise ValueError(f"{name} is {str(value)[:60]!r}")
 
 
 def _object(text: bytes, source: str, names: set[str], newest: int) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")

@@ -12,13 +12,19 @@ def to_stored(samples: NDArray[np.float32], dtype: str, value_range: tuple[float
     """Samples in the dtype in which they are stored, C-contiguous.
 
     uint8 is rint((x - lo) / (hi - lo) * 255), clipped, computed in float32; it needs a value range.
+    What is too large for float16 becomes infinity.
     """
-    if dtype != "uint8":
-        return np.ascontiguousarray(samples, dtype=dtype)
+    with np.errstate(over="ignore"):
+        if dtype != "uint8":
+            return np.ascontiguousarray(samples, dtype=dtype)
+        return _to_uint8(samples, value_range)
+
+
+def _to_uint8(samples: NDArray[np.float32], value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
     if value_range is None:
         raise ValueError("uint8 needs the value range of the generator")
     low, high = np.float32(value_range[0]), np.float32(value_range[1])
-    scaled = samples - low
+    scaled = np.subtract(samples, low, order="C")
     scaled /= high - low
     scaled *= np.float32(255)
     np.rint(scaled, out=scaled)

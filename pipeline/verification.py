@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline import shards
 from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, StoreError, WorkerError
+from pipeline.errors import DatasetError, WorkerError
 from pipeline.labels import Labels
-from pipeline.receipts import Manifest, Receipt
+from pipeline.receipts import Manifest, Receipt, merged_statistics
 
 _PIECE_BYTES = 4 * 2**20
 
@@ -74,6 +74,7 @@ def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
     receipts = _check_shards(dataset, report, progress)
+    _check_inputs(dataset, report)
     _check_manifest(dataset, report, receipts)
     _check_strangers(dataset, report, receipts)
     _note_sameness(report, receipts)
@@ -96,7 +97,7 @@ def _check_shards(dataset: Dataset, report: Report, progress: Callable[[int, int
                 report.damaged.append(shard.index)
                 continue
             _check_shard(dataset, receipt, report)
-        except (DatasetError, StoreError) as error:
+        except (DatasetError, OSError) as error:
             report.problems.append(f"shard {shard.index}: {error}")
             report.damaged.append(shard.index)
             continue
@@ -111,9 +112,6 @@ def _check_shards(dataset: Dataset, report: Report, progress: Callable[[int, int
 def _check_shard(dataset: Dataset, receipt: Receipt, report: Report) -> None:
     shard = dataset.plan[receipt.shard]
     labels = dataset.labels(shard.first, shard.count)
-    expected = dataset.file_names(shard.index)
-    if [file.name for file in receipt.files] != expected:
-        raise DatasetError(f"its receipt names other files than the {len(expected)} that it must have")
     for file in receipt.files:
         digest, size = _hash(dataset, file.name)
         report.bytes_checked += size
@@ -142,6 +140,18 @@ def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.bincount(labels, minlength=classes))
 
 
+def _check_inputs(dataset: Dataset, report: Report) -> None:
+    """The latents and labels that the user brought, against the hashes in the spec."""
+    spec = dataset.spec
+    labels = spec.labels.removeprefix("file:") if spec.labels and spec.labels.startswith("file:") else None
+    for name, sha256 in ((shards.LATENTS, spec.latents), (shards.LABELS, labels)):
+        try:
+            if sha256 is not None and _hash(dataset, name)[0] != sha256:
+                report.problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}")
+        except (DatasetError, OSError) as error:
+            report.problems.append(str(error))
+
+
 def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
     try:
         manifest = dataset.manifest()
@@ -154,24 +164,29 @@ def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receip
 
 
 def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt]) -> list[str]:
-    problems = []
     told = (manifest.spec_sha256, manifest.count, manifest.shards)
     if told != (dataset.spec.sha256, dataset.spec.count, len(dataset.plan)):
-        problems.append(f"{shards.MANIFEST} belongs to another job than {shards.JOB}")
+        return [f"{shards.MANIFEST} belongs to another job than {shards.JOB}"]
     try:
         index = dataset.store.read(shards.SHARD_INDEX)
     except FileNotFoundError:
-        return [*problems, f"{shards.SHARD_INDEX} is missing"]
+        return [f"{shards.SHARD_INDEX} is missing"]
     if hashlib.sha256(index).hexdigest() != manifest.index_sha256:
-        return [*problems, f"{shards.SHARD_INDEX} is damaged: its hash is not the manifest's"]
-    lines = index.decode().splitlines(keepends=True)
+        return [f"{shards.SHARD_INDEX} is damaged: its hash is not the manifest's"]
+    lines = index.decode(errors="replace").splitlines(keepends=True)
+    if len(lines) != manifest.shards:
+        return [f"{shards.SHARD_INDEX} has {len(lines)} lines for {manifest.shards} shards"]
+    problems = []
     changed = [number for number, receipt in receipts.items() if lines[number] != receipt.index_line()]
     if changed:
         problems.append(
             f"the receipt of shard {changed[0]} is not the one of {shards.SHARD_INDEX} ({len(changed)} in all)"
         )
-    if manifest.size_bytes != sum(json.loads(line)["size_bytes"] for line in lines):
-        problems.append(f"{shards.MANIFEST} tells another size than {shards.SHARD_INDEX}")
+    ordered = [receipts[number] for number in sorted(receipts)]
+    if len(ordered) == manifest.shards and not changed:
+        totals = (manifest.size_bytes, manifest.statistics)
+        if totals != (sum(receipt.size_bytes for receipt in ordered), merged_statistics(ordered)):
+            problems.append(f"{shards.MANIFEST} tells another size or other statistics than the receipts")
     return problems
 
 

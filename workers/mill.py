@@ -240,6 +240,8 @@ class Mill:
             written = self.clock.seconds["write"]
             check_finite(samples, batch.first)
             stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
+            if stored.dtype == np.float16:
+                check_finite(stored, batch.first, "values that float16 cannot hold")
             self._open(work)
             assert work.writer is not None
             assert work.statistics is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipeline import shards
 from pipeline.broker import MESSAGE_VERSION, Wakeups
 from pipeline.dataset import Dataset
-from pipeline.errors import LedgerError, NoisemillError
+from pipeline.errors import DatasetError, GeneratorError, LedgerError, NoisemillError, StoreError
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
 from pipeline.receipts import Receipt, Statistics
@@ -61,6 +61,14 @@ class SliceWorker:
         again = False
         try:
             again = self._work_on(job, token, holder)
+        except (DatasetError, GeneratorError) as error:
+            # Another slice would find the same: only a person can mend it.
+            log.error("job %s cannot be carried out: %s", job, error)
+            self.ledger.abandon(job, str(error))
+        except StoreError as error:
+            # It may pass, as an S3 server does that is away: the reconciler sends another wake-up.
+            log.warning("job %s: %s", job, error)
+            self.ledger.complain(job, str(error))
         finally:
             self.job = None
             self._put_down(job, token, holder, again)

@@ -12,13 +12,13 @@ from pipeline.errors import SampleError
 from pipeline.receipts import Statistics
 
 
-def check_finite(samples: NDArray[np.float32], first: int) -> None:
+def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
     """Raises SampleError that names the first sample with NaN or infinity; `first` is the index of row 0."""
     # Minimum and maximum carry a NaN or an infinity through, and cost a fraction of isfinite.
     if math.isfinite(float(samples.min())) and math.isfinite(float(samples.max())):
         return
     bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))
-    raise SampleError(f"the generator made NaN or infinity: sample {first + int(bad[0])} is the first")
+    raise SampleError(f"the generator made {made}: sample {first + int(bad[0])} is the first")
 
 
 class ShardStatistics:
@@ -39,7 +39,8 @@ class ShardStatistics:
         least, most = rows.min(axis=1), rows.max(axis=1)
         self._minimum = min(self._minimum, float(least.min()))
         self._maximum = max(self._maximum, float(most.max()))
-        self._constant += int((least == most).sum())
+        if rows.shape[1] > 1:
+            self._constant += int((least == most).sum())
         self._sum += float(rows.sum(dtype=np.float64))
         self._values += rows.size
         for row in rows:

@@ -125,7 +125,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("shard_size", 0, "shard size"), ("shard_size", None, "shard size"), ("format", "jpg", "npy, png, tar or null"),
     ("format", ["npy"], "format"), ("format", None, "format"), ("dtype", "float64", "float16 or uint8"),
     ("layout", "tree", "flat or class"), ("labels", None, "label plan"), ("labels", "balance", "label plan"),
-    ("labels", "class:x", "label plan"), ("labels", "class:\u0661", "label plan"), ("labels", "counts:0=", "label plan"),
+    ("labels", "class:x", "label plan"), ("labels", "class:\u0661", "label plan"),
+    ("labels", "counts:0=", "label plan"),
     ("labels", "file:abc", "label plan"), ("labels", 1, "label plan"), ("labels", "class:4", "no class 4"),
     ("labels", "counts:0=99", "99, the samples 100"), ("labels", "counts:0=50,7=50", "no class 7"),
     ("labels", "counts:0=100,1=0", "as many"), ("noise", "gauss", "distribution"), ("noise", None, "distribution"),
@@ -136,7 +137,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("value_range", (1.0, -1.0), "pair"), ("value_range", (0.0, 0.0), "pair"), ("value_range", (0.0,), "pair"),
     ("value_range", (0.0, float("inf")), "pair"), ("value_range", (float("nan"), 1.0), "pair"),
     ("value_range", (0, 10**400), "pair"), ("value_range", ("0", "1"), "pair"), ("value_range", (False, True), "pair"),
-    ("value_range", 1.0, "pair"), ("classes", (), "names"), ("classes", ("a", ""), "names"), ("classes", ("a", 1), "names"),
+    ("value_range", 1.0, "pair"), ("classes", (), "names"), ("classes", ("a", ""), "names"),
+    ("classes", ("a", 1), "names"),
     ("classes", "abcd", "names"), ("classes", None, "label plan"), ("classes", ("a", "\ud800"), "names"),
 ]  # fmt: skip
 
@@ -155,7 +157,7 @@ def test_a_field_that_is_wrong_is_named(field: str, value: Any, words: str) -> N
 
 def test_too_many_shards() -> None:
     make_spec(count=10**8, shard_size=1).check()
-    with pytest.raises(UsageError, match="shard size 1 makes 100,000,001 shards.*larger shard size"):
+    with pytest.raises(UsageError, match=r"shard size 1 makes 100,000,001 shards.*larger shard size"):
         make_spec(count=10**8 + 1, shard_size=1).check()
 
 
@@ -189,7 +191,7 @@ def test_unknown_and_missing_fields_are_named() -> None:
 
 
 def test_a_newer_version_says_upgrade_whatever_its_fields() -> None:
-    with pytest.raises(DatasetError, match="newer noisemill.*upgrade"):
+    with pytest.raises(DatasetError, match=r"newer noisemill.*upgrade"):
         JobSpec.from_json('{"version": 2, "something": "new"}')
 
 
