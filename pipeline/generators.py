@@ -157,6 +157,11 @@ def _read_sidecar(model: Path) -> tuple[dict[str, Any], str]:
 def _interface(model: Path, model_sha256: str, sidecar: dict[str, Any]) -> Interface:
     """The interface from the sidecar alone where it says all, else from the model as TensorFlow sees it."""
     tables = {name: sidecar.get(name, {}) for name in ("latent", "label", "output")}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise GeneratorError(
+                f"generator.toml beside {model}: {name} is {table!r}, write [{name}] and lines below it"
+            )
     complete = {"input", "shape"} <= set(tables["latent"]) and "shape" in tables["output"]
     if not complete or (tables["label"] and "input" not in tables["label"]):
         tables = _merge(inspect_model(model, model_sha256), tables)
@@ -172,7 +177,14 @@ def _merge(seen: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 
 def _validated(tables: dict[str, Any]) -> Interface:
     latent, label, output = tables["latent"], tables["label"], tables["output"]
+    for name in ("latent", "output"):
+        shape = tables[name]["shape"]
+        sizes = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+        if not sizes or math.prod(shape) >= 2**31:
+            raise ValueError(f"[{name}] shape {shape!r} is not a list of sizes")
     classes = label.get("classes")
+    if classes is not None and not (isinstance(classes, list) or (type(classes) is int and classes > 0)):
+        raise ValueError(f"[label] classes {classes!r} is neither a number nor a list of names")
     if isinstance(classes, int):
         classes = [str(number) for number in range(classes)]
     encoding = label.get("encoding", "integer") if classes else None
@@ -181,6 +193,9 @@ def _validated(tables: dict[str, Any]) -> Interface:
     if encoding is not None and encoding not in ENCODINGS:
         raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
     value_range = output.get("range")
+    ends = value_range if isinstance(value_range, list) and len(value_range) == 2 else (0.0, 0.0)
+    if value_range is not None and not ends[0] < ends[1]:
+        raise ValueError(f"[output] range {value_range!r} is not a pair of numbers, the lower one first")
     return Interface(
         latent_input=str(latent["input"]),
         latent_shape=tuple(int(size) for size in latent["shape"]),

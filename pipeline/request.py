@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, planned_count
 from pipeline.latents import parse_noise
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, shown
 from pipeline.stores.store import Store
 
 _FILE_SUFFIXES = (".npy", ".txt", ".csv")
@@ -76,7 +77,7 @@ class JobRequest:
             uploads.append(label_upload)
         count = self._final_count(count, labels, _rows(uploads[-1:]) if label_upload else None)
         chosen = format_named(self.format)
-        dtype = self.dtype or chosen.default_dtype
+        dtype = chosen.default_dtype if self.dtype is None else self.dtype
         spec = JobSpec(
             generator=generator.reference,
             digest=generator.digest,
@@ -85,7 +86,7 @@ class JobRequest:
             shard_size=self.shard_size or shards.default_shard_size(_sample_bytes(interface.sample_shape, dtype)),
             format=chosen.name,
             dtype=dtype,
-            layout=self.layout or chosen.layouts[0],
+            layout=chosen.layouts[0] if self.layout is None else self.layout,
             labels=labels,
             noise=str(parse_noise(self.noise)),
             latents=latents_sha256,
@@ -144,9 +145,11 @@ def _latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
     wanted = math.prod(latent_shape)
     if array.ndim < 2 or len(array) == 0 or math.prod(array.shape[1:]) != wanted:
         raise UsageError(f"latents {path} have the shape {array.shape}, the generator takes (count, {wanted})")
-    if not np.isfinite(array).all():
-        raise UsageError(f"latents {path} hold NaN or infinity")
-    return _upload(shards.LATENTS, array.reshape(len(array), wanted).astype(np.float32))
+    with np.errstate(over="ignore"):
+        rows = array.reshape(len(array), wanted).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise UsageError(f"latents {path} hold NaN or infinity, or numbers too large for float32")
+    return _upload(shards.LATENTS, rows)
 
 
 def _labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
@@ -166,7 +169,7 @@ def _load_npy(path: str, what: str) -> NDArray[Any]:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise UsageError(f"{what} {path} are no .npy array: {error}") from None
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{what} {path} are no .npy array")
@@ -185,11 +188,12 @@ def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
     for row, line in enumerate(line.strip() for line in lines):
         if not line and row == len(lines) - 1:
             continue
-        if not line.isdigit() and line.lower() not in numbers:
+        is_number = re.fullmatch("[0-9]{1,9}", line) is not None
+        if not is_number and line.lower() not in numbers:
             near = difflib.get_close_matches(line.lower(), numbers, n=1)
             hint = f", did you mean {classes[numbers[near[0]]]!r}?" if near else ""
-            raise UsageError(f"labels {path}: {line!r} in line {row + 1} is not a class{hint}")
-        labels.append(int(line) if line.isdigit() else numbers[line.lower()])
+            raise UsageError(f"labels {path}: {shown(line)} in line {row + 1} is not a class{hint}")
+        labels.append(int(line) if is_number else numbers[line.lower()])
     return np.array(labels, dtype=np.int64)
 
 

@@ -139,9 +139,7 @@ class JobSpec:
         """Raises UsageError for a field of the wrong type or out of its range."""
         for name, good, expected in self._rules():
             if not good:
-                value = repr(getattr(self, name))
-                shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
-                raise UsageError(f"{name.replace('_', ' ')} {shown} is not {expected}")
+                raise UsageError(f"{name.replace('_', ' ')} {shown(getattr(self, name))} is not {expected}")
         if len(self.plan) > MAX_SHARDS:
             raise UsageError(
                 f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "
@@ -188,7 +186,7 @@ class JobSpec:
             ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
             ("layout", self.layout in ("flat", "class"), "flat or class"),
             ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
-            ("noise", _matches(r"normal(:\S+)?|uniform|truncated:\S+", self.noise), "a distribution"),
+            ("noise", _noise_text(self.noise), "a distribution"),
             ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
             ("batch", _whole(self.batch, 0, 2**20), f"a whole number from 1 to {2**20:,}"),
             ("latent_shape", _shape(self.latent_shape), "a shape"),
@@ -198,6 +196,12 @@ class JobSpec:
         ]
 
 
+def shown(value: Any) -> str:
+    """A bad value as messages show it: quoted, and cut short where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def parse_count(text: str, what: str = "count") -> int:
     """A number of samples as people write it: `10000`, `10_000`, `10,000`, `10k`, `1.5M`, `1G`.
 
@@ -205,7 +209,7 @@ def parse_count(text: str, what: str = "count") -> int:
     """
     match = re.fullmatch(_COUNT, text.strip().lower())
     if not match:
-        raise UsageError(f"{what} {text!r} is not a number: use for example 10000, 10_000, 10k or 1M")
+        raise UsageError(f"{what} {shown(text)} is not a number: use for example 10000, 10_000, 10k or 1M")
     whole, _, fraction = match[1].replace("_", "").replace(",", "").partition(".")
     unit: int = _UNITS[match[2]]
     value, rest = divmod(int(whole + fraction) * unit, int(10 ** len(fraction)))
@@ -226,6 +230,19 @@ def _text(value: Any) -> bool:
 
 def _matches(pattern: str, value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _noise_text(value: Any) -> bool:
+    """Whether it is one that `pipeline.latents` reads; which explains better what is wrong, but loads numpy."""
+    if value in ("normal", "uniform"):
+        return True
+    if not _matches(r"(normal|truncated):[0-9.e+-]{1,30}", value):
+        return False
+    kind, _, number = value.partition(":")
+    try:
+        return (0.1 if kind == "truncated" else 1e-6) <= float(number) <= 100
+    except ValueError:
+        return False
 
 
 def _plan_text(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from rich.progress import Progress
 
 from pipeline import shards
 from pipeline.cli.options import Count, Whole, json_option
-from pipeline.cli.output import is_terminal, print_json, size, warn
+from pipeline.cli.output import is_terminal, print_json, size, warn, write_file
 from pipeline.dataset import Dataset
 from pipeline.errors import UsageError
 from pipeline.preview import contact_sheet, terminal_sheet
@@ -71,7 +72,7 @@ def preview_command(destination: str, output: Path | None) -> None:
     if output is None:
         dataset.store.write(shards.PREVIEW, sheet)
     else:
-        output.write_bytes(sheet)
+        write_file(output, sheet)
     console = Console()
     if console.is_terminal:
         click.echo(terminal_sheet(sheet, console.width))
@@ -95,7 +96,9 @@ def latents_command(destination: str, index: int, count: int, output: Path | Non
         raise UsageError(f"samples {index} to {index + count - 1} are not all there: the dataset has {len(dataset):,}")
     rows, labels = dataset.latents(index, count), dataset.labels(index, count)
     if output is not None:
-        np.save(output, rows)
+        file = io.BytesIO()
+        np.save(file, rows)
+        write_file(output, file.getvalue())
     names = dataset.spec.classes
     if as_json:
         print_json(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from pipeline.errors import StoreError
 
 
 def print_json(data: Any) -> None:
@@ -23,6 +26,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     widths = [max(len(row[position]) for row in [columns, *rows]) for position in range(len(columns))]
     for row in [columns, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file that the user asked for. Raises StoreError."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def warn(message: str) -> None:

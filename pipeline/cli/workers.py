@@ -64,12 +64,13 @@ def _config(
     """Checks what can be checked without TensorFlow, so that mistakes show at once."""
     settings = load_settings(redis_url=redis_url)
     found = find_generator(generator)
+    roots = tuple(normalise(root) for root in output_roots)
     Ledger(settings).ping()
     return WorkerConfig(
         generator=found.reference,
         redis_url=settings.redis_url,
         device=device,
-        output_roots=tuple(normalise(root) for root in output_roots),
+        output_roots=roots,
         threads=threads,
         log_level=log_level,
     )
