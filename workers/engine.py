@@ -20,6 +20,7 @@ from pipeline.receipts import EngineRecord
 from pipeline.version import VERSION
 from workers.devices import Device
 from workers.generators import Forward, load_generator
+from workers.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -123,6 +124,7 @@ class EngineRoom:
     """A loaded generator and its engines: each is compiled once, when it is asked for."""
 
     def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
+        start_tensorflow()
         self.generator, self.device = generator, device
         self._forward = load_generator(generator)
         self._engines: dict[tuple[str, int], Engine] = {}

@@ -11,11 +11,13 @@ from typing import Any
 
 from pipeline.errors import GeneratorError, NoisemillError
 from workers.devices import pin_device
+from workers.tensorflow_start import start_tensorflow
 
 
 def inspect(path: str) -> dict[str, Any]:
     """Tables as in `generator.toml`: latent, label and output. Raises GeneratorError."""
     pin_device("cpu")
+    start_tensorflow()
     from workers.generators.keras_model import read_keras  # After the device is pinned.
 
     model = read_keras(path)

@@ -12,10 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
@@ -35,6 +37,8 @@ def run(config: WorkerConfig) -> int:
     if config.embedded:
         die_with_parent()
     set_up_logging(config.log_level)
+    # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)
     ledger = Ledger(settings)
@@ -61,6 +65,7 @@ def run(config: WorkerConfig) -> int:
             os.kill(process.pid, signal.SIGUSR2)
 
     signals.worker_shutting_down.connect(tell_child, weak=False)
+    log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
     reconciler.start()
     try:
         worker.start()

@@ -1,0 +1,33 @@
+"""Starts TensorFlow without its chatter."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and lets it find its devices; the device must be pinned before.
+
+    Its libraries write to stderr before their own log level counts, so stderr itself is held back
+    meanwhile: shown if the start fails, dropped if it does not. Does nothing the second time.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            import tensorflow as tf  # Heavy: seconds, and it takes hold of the device.
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
