@@ -166,20 +166,19 @@ def _labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
 
 def _load_npy(path: str, what: str) -> NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise UsageError(f"{what} {path} are no .npy array: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise UsageError(f"{what} {path} are no .npy array")
     return array
 
 
 def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
     numbers = {name.lower(): number for number, name in enumerate(classes)}
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -11,6 +11,7 @@ bytes of a shard are the same whoever makes it.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -34,6 +35,8 @@ from pipeline.stores.store import Draft, Sink, Store, StoredFile
 from pipeline.values import to_stored
 from workers.engine import Engine, Prediction
 from workers.statistics import ShardStatistics, check_finite
+
+log = logging.getLogger("noisemill")
 
 #: Batches that wait between two stages.
 _WAITING = 2
@@ -275,7 +278,10 @@ class Mill:
         except Exception as error:
             work.trouble = work.trouble or error
         if work.draft is not None:
-            work.draft.discard(keep_placed=work.lost)
+            try:
+                work.draft.discard(keep_placed=work.lost)
+            except Exception as error:
+                log.warning("shard %d: what its attempt left behind could not be removed: %s", work.shard.index, error)
         self._shift.gave_up(work)
 
     def _leaving(self) -> bool:

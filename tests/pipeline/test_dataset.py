@@ -230,9 +230,12 @@ def test_the_manifest_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPa
     (folder / "manifest.json").unlink()
     written: list[str] = []
     original = LocalStore.write
-    monkeypatch.setattr(
-        LocalStore, "write", lambda self, name, data: (written.append(name), original(self, name, data))
-    )
+
+    def write(self: LocalStore, name: str, data: bytes) -> None:
+        written.append(name)
+        original(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "write", write)
     finish_dataset(str(folder), "j")
     assert written == ["preview.png", "README.md", "shards.jsonl", "manifest.json"]
 
