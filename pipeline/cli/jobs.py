@@ -28,6 +28,9 @@ from pipeline.stores import normalise
 
 _MOST_WORKERS = 1024
 
+#: How often `watch` looks, seconds.
+_POLL_S = 0.5
+
 _local_workers_option = click.option(
     "--workers", "--parallel", "workers", type=Whole(1, _MOST_WORKERS), help="Workers on this machine.  [default: 1]"
 )
@@ -150,16 +153,19 @@ def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
 def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -> None:
     """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
     ledger = Ledger(load_settings(redis_url=redis_url))
-    ids = [ledger.find_job(job) for job in jobs]
+    # Two names may be one job's.
+    ids = list(dict.fromkeys(ledger.find_job(job) for job in jobs))
     ended: dict[str, Job] = {}
     with job_progress() as progress:
-        while len(ended) < len(ids):
-            for job_id in ids:
+        while True:
+            for job_id in [job_id for job_id in ids if job_id not in ended]:
                 state = ledger.job(job_id)
                 progress.show(state)
                 if not state.live:
                     ended[job_id] = state
-            time.sleep(0.5 if len(ended) < len(ids) else 0)
+            if len(ended) == len(ids):
+                break
+            time.sleep(_POLL_S)
     if as_json:
         print_json([ended[job_id].as_json() for job_id in ids])
     failed = False

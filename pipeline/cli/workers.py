@@ -23,7 +23,11 @@ _roots_option = click.option(
     help="Folder (or s3://bucket/prefix) that jobs may write below; can be given again. Without, only S3.",
 )
 _log_option = click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What to log on stderr.",
 )
 
 
