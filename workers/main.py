@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
