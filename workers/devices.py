@@ -57,9 +57,19 @@ def list_gpus() -> list[str]:
     if visible in ("", "-1") or not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
     names = [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []
-    return names if visible is None else names[: len(visible.split(","))]
+    return names if visible is None else _visible(names, visible.split(","))
+
+
+def _visible(names: list[str], entries: list[str]) -> list[str]:
+    """The names that CUDA_VISIBLE_DEVICES means, in its order; of those given by UUID only the number is known."""
+    if all(entry.strip().isdecimal() for entry in entries):
+        return [names[int(entry)] for entry in entries if int(entry) < len(names)]
+    return names[: len(entries)]
 
 
 def _cpu_model() -> str:

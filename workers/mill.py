@@ -34,7 +34,7 @@ from pipeline.spec import JobSpec
 from pipeline.stores.store import Draft, Sink, Store, StoredFile
 from pipeline.values import to_stored
 from workers.engine import Engine, Prediction
-from workers.statistics import ShardStatistics, check_finite
+from workers.shard_statistics import ShardStatistics, check_finite
 
 log = logging.getLogger("noisemill")
 

@@ -11,7 +11,7 @@ import random
 import threading
 
 from pipeline.broker import Wakeups
-from pipeline.errors import NoisemillError
+from pipeline.errors import NoisemillError, UnknownJobError
 from pipeline.ledger import Ledger
 
 log = logging.getLogger("noisemill")
@@ -44,7 +44,10 @@ class Reconciler:
             return 0
         sent = 0
         for job_id in self._ledger.live_jobs():
-            job = self._ledger.job(job_id)
+            try:
+                job = self._ledger.job(job_id)
+            except UnknownJobError:  # Redis lost it in part: no reason to keep the others waiting.
+                continue
             if job.digest != mine.digest or not job.live:
                 continue
             able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
