@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 from pipeline.receipts import Manifest
@@ -45,7 +46,9 @@ def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str
 
 
 def _metadata(spec: JobSpec) -> str:
-    lines = ["---", f"pretty_name: {spec.generator_name}-{spec.count}", "tags:", "- synthetic", "- noisemill"]
+    # A JSON string is a YAML one: names of files may hold anything.
+    name = json.dumps(f"{spec.generator_name}-{spec.count}", ensure_ascii=False)
+    lines = ["---", f"pretty_name: {name}", "tags:", "- synthetic", "- noisemill"]
     if spec.classes:
         lines += ["task_categories:", "- image-classification"]
     lines += ["size_categories:", f"- {_size_category(spec.count)}", "---", ""]
@@ -74,12 +77,16 @@ def _facts(spec: JobSpec, manifest: Manifest) -> str:
         ),
         ("Finished", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.finished_at))),
     ]
-    table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in facts)
+    table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in facts)
     if spec.classes and statistics.classes:
         rows = zip(range(len(spec.classes)), spec.classes, statistics.classes, strict=True)
         table += "\n| label | class | samples |\n| --- | --- | --- |\n"
-        table += "".join(f"| {label} | {name} | {count:,} |\n" for label, name, count in rows)
+        table += "".join(f"| {label} | {_cell(name)} | {count:,} |\n" for label, name, count in rows)
     return table
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _reading(spec: JobSpec) -> str:

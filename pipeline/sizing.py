@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.ledger import WorkerInfo
 from pipeline.spec import JobSpec
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-_NPY_HEADER_BYTES = 128
 _LABEL_BYTES = 4
 #: PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
 _PNG_SHARE = 0.7
@@ -56,10 +58,18 @@ def _size_bytes(spec: JobSpec) -> int:
     if spec.format == "null":
         return 0
     if spec.format == "npy":
-        files = 1 if spec.classes is None else 2
-        labels = 0 if spec.classes is None else _LABEL_BYTES * spec.count
-        return spec.count * raw + labels + files * _NPY_HEADER_BYTES * len(spec.plan)
+        samples = spec.count * raw + _header_bytes(spec, spec.dtype, spec.sample_shape)
+        labels = _LABEL_BYTES * spec.count + _header_bytes(spec, "int32", ())
+        return samples if spec.classes is None else samples + labels
     encoded = round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
     if spec.format == "tar":
         encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)
     return spec.count * encoded
+
+
+def _header_bytes(spec: JobSpec, dtype: str, row_shape: tuple[int, ...]) -> int:
+    """Bytes of the headers of all shards' .npy files; that of the last, smaller shard is as long."""
+    header = io.BytesIO()
+    fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (spec.plan[0].count, *row_shape)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return len(header.getvalue()) * len(spec.plan)

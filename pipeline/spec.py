@@ -257,7 +257,7 @@ def _shape(value: Any) -> bool:
 
 def _range(value: Any) -> bool:
     numbers = isinstance(value, tuple) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    return numbers and -_LARGEST <= value[0] < value[1] <= _LARGEST
+    return numbers and -_LARGEST <= value[0] < value[1] <= _LARGEST and value[1] - value[0] <= _LARGEST
 
 
 def _names(value: Any) -> bool:

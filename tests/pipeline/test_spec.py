@@ -135,6 +135,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("latent_shape", "8", "shape"), ("latent_shape", (2**24 + 1,), "shape"), ("latent_shape", (8.0,), "shape"),
     ("sample_shape", None, "shape"), ("sample_shape", (2**16, 2**16), "shape"), ("sample_shape", ((4,),), "shape"),
     ("value_range", (1.0, -1.0), "pair"), ("value_range", (0.0, 0.0), "pair"), ("value_range", (0.0,), "pair"),
+    ("value_range", (-3e38, 3e38), "pair"),
     ("value_range", (0.0, float("inf")), "pair"), ("value_range", (float("nan"), 1.0), "pair"),
     ("value_range", (0, 10**400), "pair"), ("value_range", ("0", "1"), "pair"), ("value_range", (False, True), "pair"),
     ("value_range", 1.0, "pair"), ("classes", (), "names"), ("classes", ("a", ""), "names"),
