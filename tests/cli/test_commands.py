@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli import noisemill
 from pipeline.generators import find_generator
 from pipeline.latents import latents
 from pipeline.ledger import Ledger, WorkerInfo
 from pipeline.settings import Settings
 from pipeline.version import VERSION
 from tests.cli.conftest import TINY
+from tests.cli.help_pages import commands
 from tests.cli.running import Run, tree
 
 JOB_KEYS = {
@@ -397,21 +397,7 @@ def test_doctor_tells_what_does_not_work(run: Run, tmp_path: Path):
 # -- the command itself ----------------------------------------------------------------------------------------
 
 
-def _commands(
-    group: click.Group = noisemill, path: tuple[str, ...] = ()
-) -> list[tuple[tuple[str, ...], click.Command]]:
-    found: list[tuple[tuple[str, ...], click.Command]] = []
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        found.append(((*path, name), command))
-        if isinstance(command, click.Group):
-            found += _commands(command, (*path, name))
-    return found
-
-
-COMMANDS = _commands()
+COMMANDS = commands()
 
 
 @pytest.mark.parametrize(

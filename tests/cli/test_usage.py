@@ -1,0 +1,76 @@
+"""docs/usage.md says what is so: help, environment, examples, and how to read each format."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import noisemill
+from pipeline.generators import find_generator
+from pipeline.request import JobRequest
+from pipeline.settings import Settings
+from tests.cli.conftest import TINY
+from tests.cli.help_pages import PAGE, commands, embedded
+from tests.cli.running import Run
+from tests.pipeline.making import make_dataset
+
+USAGE = PAGE.read_text(encoding="utf-8")
+README = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+PAGES = embedded(USAGE)
+PYTHON = re.findall(r"```python\n(.*?)```", USAGE, re.DOTALL)
+EXAMPLES = sorted(set(re.findall(r"^    (noisemill [^#\n]*)", README + USAGE, re.MULTILINE)))
+
+
+def test_every_command_has_its_page():
+    assert sorted(PAGES) == sorted(" ".join(words) for words, _ in commands())
+
+
+@pytest.mark.parametrize("words", PAGES)
+def test_help_is_what_the_command_prints(run: Run, words: str):
+    """Where it is not: `python -m tests.cli.help_pages`."""
+    assert PAGES[words] == run(*words.split(), "--help").out
+
+
+def test_every_setting_is_told():
+    told = dict(re.findall(r"^\| `NOISEMILL_([A-Z_]+)` \| `([^`]*)` \|", USAGE, re.MULTILINE))
+    assert told == {name.upper(): str(default) for name, default in Settings().__dict__.items()}
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_examples_are_understood(line: str):
+    """Parsed alone; what the main ones do, other tests tell."""
+    name, *words = shlex.split(line)[1:]
+    command = noisemill.get_command(noisemill.make_context("noisemill", [], resilient_parsing=True), name)
+    assert command is not None, name
+    if not hasattr(command, "commands"):
+        command.make_context(name, words)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets of the names that the page reads."""
+    folder = tmp_path_factory.mktemp("examples")
+    forms = {"out": ("npy", None), "pictures": ("png", "class"), "flat": ("png", "flat"), "tars": ("tar", None)}
+    for name, (format_, layout) in forms.items():
+        request = JobRequest(count=20, shard_size=8, format=format_, layout=layout)
+        make_dataset(folder / name, request.resolve(find_generator(str(TINY)))[0])
+    return folder
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[-1].strip()[:40])
+def test_reading(examples: Path, monkeypatch: pytest.MonkeyPatch, code: str):
+    monkeypatch.chdir(examples)
+    names: dict = {}
+    exec(code, names)
+    # The last name of each loop is there, so it went round.
+    assert {"labels", "size", "entry", "data"} & set(names)
+
+
+def test_toml_example_is_a_generator(run: Run, tmp_path: Path):
+    [text] = re.findall(r"```toml\n(.*?)```", USAGE, re.DOTALL)
+    (tmp_path / "faces.keras").write_bytes(b"never looked into")
+    (tmp_path / "faces.toml").write_text(text)
+    assert "cat, dog" in run("generators", "inspect", tmp_path / "faces.keras").out
