@@ -251,7 +251,7 @@ def test_the_index_has_a_line_per_shard_in_order(folder: Path) -> None:
 # -- what the user brought -------------------------------------------------------------------------
 
 
-def npy(array: np.ndarray) -> bytes:
+def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from pipeline import redis_connection
 from pipeline.broker import Wakeups, queue_name
 from pipeline.errors import LedgerError, UsageError
 from pipeline.ledger import Ledger
@@ -112,9 +111,9 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     original = redis.Redis.from_url
 
     def hasty(url: str, **options: object) -> redis.Redis:
-        return original(url, **{**options, "socket_timeout": 0.1, "retry": None})  # type: ignore[arg-type]
+        return original(url, **{**options, "socket_timeout": 0.1, "retry": None})
 
-    monkeypatch.setattr(redis_connection.redis.Redis, "from_url", hasty)
+    monkeypatch.setattr(redis.Redis, "from_url", hasty)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert "did not answer in time" in complaint(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
 

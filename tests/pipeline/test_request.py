@@ -165,7 +165,7 @@ def test_files_that_are_no_arrays(tmp_path: Path, data: bytes | None, words: str
     path = tmp_path / "x.npy"
     if data is not None:
         path.write_bytes(data)
-    text = refusal(count=9, **{what: str(path)})
+    text = refusal(None, count=9, **{what: str(path)})
     assert f"{what} {path} {words}" in text
 
 

@@ -74,6 +74,16 @@ def forge_index(folder: Path) -> None:
     edit(folder / "manifest.json", index_sha256=hashlib.sha256(text).hexdigest())
 
 
+def put_a_folder_for_the_file(folder: Path) -> None:
+    (folder / S1).unlink()
+    (folder / S1).mkdir()
+
+
+def put_an_image(folder: Path) -> None:
+    (folder / "images").mkdir()
+    write(folder, "images/a.png", "")
+
+
 S1 = "shards/00000001.npy"
 R1 = "receipts/00000001.json"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
@@ -83,7 +93,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "file cut": (lambda f: write(f, S1, (f / S1).read_bytes()[:-5]), "has 2,043 bytes, its receipt says 2,048", [1]),
     "file longer": (lambda f: write(f, S1, (f / S1).read_bytes() + b"x"), "has 2,049 bytes", [1]),
     "file empty": (lambda f: write(f, S1, b""), "has 0 bytes", [1]),
-    "folder for a file": (lambda f: ((f / S1).unlink(), (f / S1).mkdir()), "shard 1: .*00000001.npy", [1]),
+    "folder for a file": (put_a_folder_for_the_file, "shard 1: .*00000001.npy", [1]),
     "all shards": (lambda f: shutil.rmtree(f / "shards"), "shard 0: .* is missing", [0, 1, 2, 3]),
     "receipt missing": (lambda f: (f / R1).unlink(), "1 of 4 shards have not been made", [1]),
     "receipt no JSON": (lambda f: write(f, R1, "{"), "shard 1: .*00000001.json is not valid JSON", [1]),
@@ -106,7 +116,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "index empty": (lambda f: write(f, "shards.jsonl", ""), "shards.jsonl is damaged", []),
     "index forged": (forge_index, "shards.jsonl has 1 lines for 4 shards", []),
     "stranger": (lambda f: write(f, "shards/extra.npy", "x"), "1 files belong to no shard, the first is shards/ex", []),
-    "image": (lambda f: ((f / "images").mkdir(), write(f, "images/a.png", "")), "first is images/a.png", []),
+    "image": (put_an_image, "first is images/a.png", []),
 }  # fmt: skip
 
 

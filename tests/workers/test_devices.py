@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.errors import UsageError, WorkerError
 from pipeline.launch import WorkerConfig
-from workers import supervisor
 from workers.devices import list_gpus, pin_device
 from workers.supervisor import seats
 
@@ -130,7 +129,7 @@ def test_one_seat_per_gpu_in_turn_where_more_are_wanted(machine: Path) -> None:
 
 
 def test_on_the_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("workers.supervisor.os.cpu_count", lambda: 8)
     assert [(seat.config.device, seat.config.threads) for seat in seats(CONFIG, 0)] == [("cpu", 0)]
     assert [seat.config.threads for seat in seats(CONFIG, 3)] == [2, 2, 2]
     assert [seat.config.threads for seat in seats(CONFIG, 20)] == [1] * 20
@@ -149,13 +148,13 @@ class Process:
 def test_a_worker_that_dies_is_started_again_after_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     started: list[float] = []
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("workers.supervisor.time.monotonic", lambda: now[0])
 
     def popen(*_: object, **__: object) -> Process:
         started.append(now[0])
         return Process(1)
 
-    monkeypatch.setattr(supervisor.subprocess, "Popen", popen)
+    monkeypatch.setattr("workers.supervisor.subprocess.Popen", popen)
     [seat] = seats(CONFIG, 1)
     while now[0] < 1400:
         seat.look()

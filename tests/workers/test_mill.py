@@ -207,7 +207,7 @@ class BrokenSink:
 @pytest.mark.parametrize("at", range(1, 18))
 def test_a_store_that_fails_once_costs_one_shard(store: Store, at: int) -> None:
     """Eight calls a shard: sink, header, four batches, labels, commit."""
-    shift = run_mill(make_spec(), Broken(store, at), range(3))  # type: ignore[arg-type]
+    shift = run_mill(make_spec(), Broken(store, at), range(3))
     failed = (at - 1) // 8
     assert [work.shard.index for work in shift.given_up] == [failed]
     assert isinstance(shift.given_up[0].trouble, StoreError)
@@ -216,7 +216,7 @@ def test_a_store_that_fails_once_costs_one_shard(store: Store, at: int) -> None:
 
 
 def test_a_store_that_cannot_even_clear_away_costs_one_shard(store: Store) -> None:
-    shift = run_mill(make_spec(), Broken(store, 3, also_discard=True), [0])  # type: ignore[arg-type]
+    shift = run_mill(make_spec(), Broken(store, 3, also_discard=True), [0])
     assert [str(work.trouble) for work in shift.given_up] == ["the disk is full"]
 
 
@@ -358,7 +358,7 @@ def test_memory_is_bounded_by_a_few_batches(store: Store) -> None:
             ahead.append(len(self.sizes) - slow.written)
             return super().predict(latents, labels)
 
-    run_mill(make_spec(count=1600, shard_size=1600), slow, [0], Watched())  # type: ignore[arg-type]
+    run_mill(make_spec(count=1600, shard_size=1600), slow, [0], Watched())
     assert len(ahead) == 200
     assert max(ahead) <= 4
     assert slow.written >= 200

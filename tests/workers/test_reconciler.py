@@ -146,7 +146,12 @@ def test_its_thread_reconciles_at_once_and_goes_on(
     monkeypatch.setattr("pipeline.broker._GRACE_EMPTY_QUEUE_S", 0.01)
     sent = threading.Semaphore(0)
     original = reconciler._wakeups.send
-    monkeypatch.setattr(reconciler._wakeups, "send", lambda *arguments: (original(*arguments), sent.release()))
+
+    def send(*arguments: Any) -> None:
+        original(*arguments)
+        sent.release()
+
+    monkeypatch.setattr(reconciler._wakeups, "send", send)
     enter(ledger, "job-1")
     ledger.announce(ME)
     reconciler.start()
