@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
     if len(report.problems) > 20:
         warn(f"and {len(report.problems) - 20} problems more; --json lists them all")
     if not report.sound:
-        warn(f"'noisemill resume {report.destination}' makes what is missing or cut short")
+        warn(f"'noisemill resume {shlex.quote(report.destination)}' makes what is missing or cut short")
         raise click.exceptions.Exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -237,7 +238,7 @@ def _interruptible(destination: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        warn(f"interrupted; 'noisemill resume {destination}' makes what is missing")
+        warn(f"interrupted; 'noisemill resume {shlex.quote(destination)}' makes what is missing")
         raise click.exceptions.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -289,6 +290,8 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
     click.echo(f"{manifest.count:,} samples in {manifest.shards:,} shards, {size(manifest.size_bytes)}: {destination}")
     if job is None:
         click.echo("all of it was there already")
+    elif made == 0:
+        click.echo("all samples were there already; only the last step was missing")
     else:
         share = f" ({made:,} made now)" if made != manifest.count else ""
         bound = f", {job.verdict}" if job.verdict else ""
