@@ -99,7 +99,7 @@ _SIDECAR = '[latent]\ninput = "latent"\nshape = [8]\n[output]\nshape = [5]\n'
 
 
 def _write_generators(folder: Path) -> None:
-    sidecars = {
+    sidecars: dict[str, str | bytes] = {
         "vector": _SIDECAR,
         "volume": _SIDECAR.replace("[5]", "[4, 4, 2]"),
         "toml": "[latent\n",

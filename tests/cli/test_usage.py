@@ -39,6 +39,12 @@ def test_every_setting_is_told():
     assert told == {name.upper(): str(default) for name, default in Settings().__dict__.items()}
 
 
+def test_every_module_has_its_place():
+    page = (PAGE.parent / "architecture.md").read_text(encoding="utf-8")
+    modules = [path.stem for folder in ("pipeline", "workers") for path in (PAGE.parents[1] / folder).glob("*.py")]
+    assert [name for name in modules if name not in page and name not in ("__init__", "version")] == []
+
+
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_examples_are_understood(line: str):
     """Parsed alone; what the main ones do, other tests tell."""
