@@ -81,7 +81,7 @@ def _is_loopback(host: str) -> bool:
 def _workers(settings: Settings) -> str:
     try:
         found = Ledger(settings).workers()
-    except LedgerError as error:
+    except NoisemillError as error:
         raise LedgerError("not known while Redis does not work") from error
     return f"{len(found)} up" + "".join(f", {worker.generator} on {worker.device}" for worker in found[:5])
 

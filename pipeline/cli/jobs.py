@@ -69,7 +69,7 @@ def generate_command(
     spec, uploads = JobRequest(**request).resolve(found)
     place = normalise(destination)
     if dry_run:
-        _print_sizing(size_up(spec, []), as_json)
+        _print_sizing(size_up(spec, []), as_json, queued=False)
         return
     started = time.monotonic()
     store = prepare(spec, place, uploads)
@@ -103,7 +103,7 @@ def submit_command(
     ledger = Ledger(settings)
     ledger.ping()
     if dry_run:
-        _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json)
+        _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json, queued=True)
         return
     store = prepare(spec, destination, uploads)
     handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0)
@@ -253,16 +253,16 @@ def _print_queued(handle: JobHandle, as_json: bool) -> None:
         click.echo(handle.id)
 
 
-def _print_sizing(sizing: Sizing, as_json: bool) -> None:
+def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
     if as_json:
         print_json(sizing.as_json())
         return
     click.echo(f"{sizing.count:,} samples in {sizing.shards:,} shards of up to {sizing.shard_size:,}")
     click.echo(f"{'about' if sizing.estimated else 'exactly'} {size(sizing.size_bytes)} ({sizing.size_bytes:,} bytes)")
-    if sizing.seconds is None:
-        click.echo("how long: no worker is up that could tell")
-    else:
+    if sizing.seconds is not None:
         click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
+    elif queued:
+        click.echo("how long: no worker is up that could tell")
 
 
 def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
