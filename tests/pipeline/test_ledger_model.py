@@ -138,6 +138,13 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert answer == self.model.put_back(claim.shard)
 
+    @rule()
+    def fail_three_times(self) -> None:
+        """Chance alone seldom gives a shard up."""
+        for _ in range(3):
+            if isinstance(claim := self.claim("a"), Claim):
+                self.fail(claim)
+
     @rule(claim=consumes(claims))
     def give_back(self, claim: Claim) -> None:
         self.ledger.give_back(JOB, claim)
