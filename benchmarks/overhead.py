@@ -30,7 +30,7 @@ def run() -> dict[str, Any]:
     for number, one in enumerate(runs):
         told = "first, with calibration" if number == 0 else "again"
         beside = one["seconds"] - one["predict"]
-        print(f"generate, {told}: {one['seconds']:.1f} s, of which {one['predict']:.1f} s predict; {beside:.1f} s beside")
+        print(f"generate, {told}: {one['seconds']:.1f} s, of which predict {one['predict']:.1f} s, else {beside:.1f} s")
     print(f"generate, all there already: {again:.2f} s")
     return {"help_s": helps, "generate": runs, "already_there_s": again}
 

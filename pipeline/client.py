@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 from pipeline import shards
@@ -24,11 +25,13 @@ from pipeline.errors import (
 from pipeline.generators import Generator, find_generator
 from pipeline.launch import WorkerConfig
 from pipeline.ledger import Job, Ledger
+from pipeline.mending import withdraw_damaged
 from pipeline.request import JobRequest, Upload
 from pipeline.settings import Settings, load_settings
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.store import Store
+from pipeline.verification import damaged_inputs
 
 #: What is called with the job's state while one waits for it.
 Watcher = Callable[[Job], None]
@@ -117,17 +120,18 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
     Raises DestinationOccupiedError where it holds another job or other files.
     """
     store = open_store(destination)
+    # First, since it gives up soonest where an endpoint does not answer.
+    store.check_writable()
     present = read_spec(store)
     if present is None:
         _refuse_other_files(store)
-        store.check_writable()
         for upload in uploads:
             upload.write(store)
         store.write(shards.JOB, spec.to_json().encode())
     elif present.sha256 != spec.sha256:
         raise DestinationOccupiedError(
             f"{store.url} holds another job ({_difference(present, spec)}): "
-            f"use another destination, or 'noisemill resume {store.url}' to complete that one"
+            f"use another destination, or 'noisemill resume {quote(store.url)}' to complete that one"
         )
     return store
 
@@ -180,6 +184,8 @@ def enqueue(
     if _is_live(ledger, job_id):
         return handle
     dataset = Dataset(destination)
+    if problems := damaged_inputs(dataset):
+        raise DatasetError(f"{destination}: {problems[0]}")
     dataset.store.sweep()
     finished = dataset.finished()
     first = next(iter(finished.values()), None)
@@ -209,8 +215,8 @@ def _is_live(ledger: Ledger, job_id: str) -> bool:
 
 
 def _nobody_up(spec: JobSpec, destination: str, *, some_hold_it: bool) -> str:
-    root = "" if destination.startswith("s3://") else f" --output-root {os.path.dirname(destination)}"
-    command = f"noisemill worker {spec.generator}{root}"
+    root = "" if destination.startswith("s3://") else f" --output-root {quote(os.path.dirname(destination))}"
+    command = f"noisemill worker {quote(spec.generator)}{root}"
     if some_hold_it:
         return f"queued, but no worker that is up may write to {destination}: start one with\n  {command}"
     return f"queued, but no worker holds {spec.generator_name!r}: start one with\n  {command}"
@@ -246,14 +252,14 @@ def raise_unless_done(job: Job) -> None:
     if job.state == "cancelled":
         raise JobFailedError(
             f"job {job.id} was cancelled; {job.shards_done} of {job.shards} shards are kept: "
-            f"'noisemill resume {job.destination}' makes the rest"
+            f"'noisemill resume {quote(job.destination)}' makes the rest"
         )
     if job.error:
         raise JobFailedError(f"job {job.id} failed: {job.error}")
     shard, reason = min(job.failed.items(), default=(0, "no reason given"))
     raise JobFailedError(
         f"job {job.id} failed: {len(job.failed)} of {job.shards} shards, the first is {shard}: {reason}\n"
-        f"'noisemill resume {job.destination}' tries them again"
+        f"'noisemill resume {quote(job.destination)}' tries them again"
     )
 
 
@@ -305,22 +311,28 @@ def resume(
     redis_url: str | None = None,
     here: bool = False,
     workers: int = 1,
+    parallel: int = 0,
     device: str = "auto",
     watcher: Watcher | None = None,
 ) -> JobHandle | Job | None:
     """Makes what is missing of a job: queued in Redis (answers its handle), or `here` as `generate` does.
 
-    A destination is enough, whatever Redis knows. A job's id is looked up in Redis.
+    A destination is enough, whatever Redis knows. A job's id is looked up in Redis. Here, `workers` on
+    `device` are started; queued, at most `parallel` share the job.
     """
     if here:
         spec, destination = spec_at(job_or_destination)
+        withdraw_damaged(destination)
         return make_here(spec, destination, _same_generator(spec), workers=workers, device=device, watcher=watcher)
     settings = load_settings(redis_url=redis_url)
     ledger = Ledger(settings)
     ledger.ping()
     spec, destination = _job_or_destination(job_or_destination, ledger)
     open_store(destination).check_writable()
-    return enqueue(spec, destination, settings, ledger, priority=_last_priority(ledger, spec, destination))
+    if not _is_live(ledger, spec.job_id(destination)):
+        withdraw_damaged(destination)
+    priority = _last_priority(ledger, spec, destination)
+    return enqueue(spec, destination, settings, ledger, priority=priority, parallel=parallel)
 
 
 def spec_at(destination: str) -> tuple[JobSpec, str]:

@@ -72,3 +72,13 @@ class WorkerError(NoisemillError):
 
 class JobFailedError(NoisemillError):
     """A job ended without being whole."""
+
+
+#: Most characters of a bad value in a message.
+_SHOWN = 60
+
+
+def shown(value: object) -> str:
+    """A bad value as messages show it: quoted, and cut short where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

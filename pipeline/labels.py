@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counts import parse_count
 from pipeline.errors import UsageError
 from pipeline.latents import random_labels
-from pipeline.spec import parse_count
 
 Labels = NDArray[np.int32]
 

@@ -14,17 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counts import MAX_SEED
 from pipeline.errors import UsageError
 
 #: Samples per block of the random streams; part of what defines a dataset, so it never changes.
 BLOCK = 1024
-
-#: Seeds fill one 32-bit word of the stream's entropy; with two, seed 5 at block 1 would equal
-#: seed 5 + 2**32 at block 0.
-MAX_SEED = 2**32 - 1
-
-#: Block numbers fill one word too.
-MAX_COUNT = 10**12
 
 _LABEL_STREAM = 1
 

@@ -39,7 +39,8 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=10,
             socket_connect_timeout=5,
             health_check_interval=25,
-            retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+            # Once more at once, for a connection that the server closed meanwhile; who can wait, waits elsewhere.
+            retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1, supported_errors=(redis.ConnectionError,)),
         )
     except ValueError as error:
         raise UsageError(f"Redis URL {redacted(url)!r} cannot be used: {error}") from None

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import shards
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, shown
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, planned_count
 from pipeline.latents import parse_noise
-from pipeline.spec import JobSpec, shown
+from pipeline.spec import JobSpec
 from pipeline.stores.store import Store
 
 _FILE_SUFFIXES = (".npy", ".txt", ".csv")

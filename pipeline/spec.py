@@ -9,27 +9,17 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.errors import DatasetError, UsageError
+from pipeline.counts import MAX_COUNT, MAX_SEED
+from pipeline.errors import DatasetError, UsageError, shown
 from pipeline.formats.format import SampleType
 from pipeline.shards import MAX_SHARDS, Plan, class_folder
 
 #: Version of the spec's fields; a reader refuses a newer one.
 SPEC_VERSION = 1
 
-#: Mirrors of `pipeline.latents`, which loads numpy; a test holds them equal.
-MAX_SEED = 2**32 - 1
-MAX_COUNT = 10**12
-
-#: Commas stand before groups of three alone: "1,5k" may be meant as 1.5k, and is refused.
-_COUNT = r"((?:[0-9][0-9_]{0,30}|[0-9]{1,3}(?:,[0-9]{3}){1,6})(?:\.[0-9]{1,12})?)\s*([kmg]?)"
 
 #: The largest float32; ends of a value range lie within it.
 _LARGEST = 3.4028234663852886e38
-
-#: Most characters of a bad value in a message.
-_SHOWN = 60
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,30 +184,6 @@ class JobSpec:
             ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),
             ("classes", self.classes is None or _names(self.classes), "a list of names"),
         ]
-
-
-def shown(value: Any) -> str:
-    """A bad value as messages show it: quoted, and cut short where it is long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def parse_count(text: str, what: str = "count") -> int:
-    """A number of samples as people write it: `10000`, `10_000`, `10,000`, `10k`, `1.5M`, `1G`.
-
-    Raises UsageError if it is no whole number of at least 1.
-    """
-    match = re.fullmatch(_COUNT, text.strip().lower())
-    if not match:
-        raise UsageError(f"{what} {shown(text)} is not a number: use for example 10000, 10_000, 10k or 1M")
-    whole, _, fraction = match[1].replace("_", "").replace(",", "").partition(".")
-    unit: int = _UNITS[match[2]]
-    value, rest = divmod(int(whole + fraction) * unit, int(10 ** len(fraction)))
-    if rest:
-        raise UsageError(f"{what} {text!r} is not a whole number")
-    if not 1 <= value <= MAX_COUNT:
-        raise UsageError(f"{what} {text!r} must be between 1 and {MAX_COUNT:,}")
-    return value
 
 
 def _whole(value: Any, least: int, most: int) -> bool:

@@ -34,8 +34,10 @@ class Report:
     bytes_checked: int = 0
     #: What is wrong, one line each.
     problems: list[str] = field(default_factory=list)
-    #: Shards that `resume` will make again.
+    #: Shards that are missing or damaged.
     damaged: list[int] = field(default_factory=list)
+    #: Whether `resume` can mend what is wrong, or some of it.
+    mendable: bool = False
     #: What is worth knowing but not wrong.
     notes: list[str] = field(default_factory=list)
     #: Samples that were computed again, and how they compared; None where none were.
@@ -74,8 +76,9 @@ def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
     receipts = _check_shards(dataset, report, progress)
-    _check_inputs(dataset, report)
     _check_manifest(dataset, report, receipts)
+    report.mendable = bool(report.problems)
+    report.problems += damaged_inputs(dataset)
     _check_strangers(dataset, report, receipts)
     _note_sameness(report, receipts)
     if recompute and receipts and dataset.spec.format != "null":
@@ -140,16 +143,18 @@ def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.bincount(labels, minlength=classes))
 
 
-def _check_inputs(dataset: Dataset, report: Report) -> None:
-    """The latents and labels that the user brought, against the hashes in the spec."""
+def damaged_inputs(dataset: Dataset) -> list[str]:
+    """What is wrong with the latents and labels that the user brought, against the hashes in the spec."""
     spec = dataset.spec
     labels = spec.labels.removeprefix("file:") if spec.labels and spec.labels.startswith("file:") else None
+    problems = []
     for name, sha256 in ((shards.LATENTS, spec.latents), (shards.LABELS, labels)):
         try:
             if sha256 is not None and _hash(dataset, name)[0] != sha256:
-                report.problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}")
+                problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}; put the original back")
         except (DatasetError, OSError) as error:
-            report.problems.append(str(error))
+            problems.append(str(error))
+    return problems
 
 
 def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
@@ -198,7 +203,7 @@ def _check_strangers(dataset: Dataset, report: Report, receipts: dict[int, Recei
         entry.name for entry in dataset.store.list("") if entry.name.startswith(mine) and entry.name not in known
     ]
     if strangers and not report.damaged:
-        report.problems.append(f"{len(strangers)} files belong to no shard, the first is {strangers[0]}")
+        report.problems.append(f"{len(strangers)} files belong to no shard: remove them, the first is {strangers[0]}")
 
 
 def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from shlex import quote
 
 from pipeline import shards
 from pipeline.broker import MESSAGE_VERSION, Wakeups
@@ -257,7 +258,9 @@ class _Slice:
             if isinstance(error, LedgerError):
                 raise
             # Shards that vanished since, a full disk: only a look at the destination can tell what to do.
-            self._ledger.abandon(self._job, f"{error}; 'noisemill resume {self._destination}' makes what is missing")
+            self._ledger.abandon(
+                self._job, f"{error}; 'noisemill resume {quote(self._destination)}' makes what is missing"
+            )
 
     def _pulse(self) -> None:
         """Renews leases, from a thread that does not depend on predict returning."""

@@ -1,4 +1,7 @@
-"""Datasets: verify, preview, latents."""
+"""Datasets: verify, preview, latents.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,12 @@ import shlex
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from pipeline import shards
 from pipeline.cli.options import Count, Whole, json_option
 from pipeline.cli.output import is_terminal, print_json, size, warn, write_file
-from pipeline.dataset import Dataset
+from pipeline.counts import MAX_COUNT
 from pipeline.errors import UsageError
-from pipeline.preview import contact_sheet, terminal_sheet
-from pipeline.spec import MAX_COUNT
-from pipeline.verification import verify
 
 
 @click.command("verify", epilog="Example: noisemill verify out --recompute 100")
@@ -28,6 +26,12 @@ from pipeline.verification import verify
 @json_option
 def verify_command(destination: str, recompute: int, as_json: bool) -> None:
     """Check hashes, counts and coverage of all shards. Exit code 1 where anything is wrong."""
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pipeline.verification import verify
+
     with Progress(console=Console(stderr=True), transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task("verify")
         report = verify(
@@ -52,8 +56,9 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
         warn(problem)
     if len(report.problems) > 20:
         warn(f"and {len(report.problems) - 20} problems more; --json lists them all")
+    if report.mendable:
+        warn(f"'noisemill resume {shlex.quote(report.destination)}' makes what is missing or damaged again")
     if not report.sound:
-        warn(f"'noisemill resume {shlex.quote(report.destination)}' makes what is missing or cut short")
         raise click.exceptions.Exit(1)
 
 
@@ -64,6 +69,12 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
 )
 def preview_command(destination: str, output: Path | None) -> None:
     """Draw the contact sheet, one row per class: as PNG, and in the terminal where it can show colours."""
+
+    from rich.console import Console
+
+    from pipeline.dataset import Dataset
+    from pipeline.preview import contact_sheet, terminal_sheet
+
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
     if sheet is None:
@@ -90,7 +101,10 @@ def preview_command(destination: str, output: Path | None) -> None:
 @json_option
 def latents_command(destination: str, index: int, count: int, output: Path | None, as_json: bool) -> None:
     """Show what made a sample: its latent and its label."""
+
     import numpy as np
+
+    from pipeline.dataset import Dataset
 
     dataset = Dataset(destination)
     if index + count > len(dataset):

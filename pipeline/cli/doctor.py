@@ -1,4 +1,7 @@
-"""Doctor: what works, what does not, and what to do about it."""
+"""Doctor: what works, what does not, and what to do about it.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ from pipeline.cli.options import json_option, redis_option
 from pipeline.cli.output import print_json
 from pipeline.errors import LedgerError, NoisemillError
 from pipeline.generators import builtin_names, find_generator
-from pipeline.ledger import Ledger
-from pipeline.redis_connection import redacted
 from pipeline.settings import Settings, load_settings
 from pipeline.stores import open_store
 
@@ -61,6 +62,9 @@ def _print_check(check: str, works: bool, says: str) -> None:
 
 
 def _redis(settings: Settings) -> str:
+    from pipeline.ledger import Ledger
+    from pipeline.redis_connection import redacted
+
     try:
         version = Ledger(settings).ping()
     except LedgerError as error:
@@ -79,6 +83,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _workers(settings: Settings) -> str:
+    from pipeline.ledger import Ledger
+
     try:
         found = Ledger(settings).workers()
     except NoisemillError as error:

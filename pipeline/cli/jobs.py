@@ -1,4 +1,7 @@
-"""Jobs: generate, submit, jobs, status, watch, cancel, resume."""
+"""Jobs: generate, submit, jobs, status, watch, cancel, resume.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline import shards
 from pipeline.cli.options import Whole, device_option, job_options, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
-from pipeline.cli.progress import job_progress
-from pipeline.client import JobHandle, enqueue, make_here, prepare, raise_unless_done, resume, spec_at
-from pipeline.dataset import Dataset
 from pipeline.errors import JobFailedError, UsageError
 from pipeline.generators import Generator, find_generator
-from pipeline.ledger import Job, Ledger, WorkerInfo
-from pipeline.request import JobRequest
 from pipeline.settings import load_settings
-from pipeline.sizing import Sizing, size_up
 from pipeline.stores import normalise
+
+if TYPE_CHECKING:
+    from pipeline.client import JobHandle
+    from pipeline.ledger import Job, Ledger, WorkerInfo
+    from pipeline.sizing import Sizing
+
 
 _MOST_WORKERS = 1024
 
@@ -65,6 +68,12 @@ def generate_command(
     GENERATOR is the name of a built-in generator or a .keras file, DEST a folder or s3://bucket/prefix.
     A destination that holds the same job already is completed.
     """
+
+    from pipeline.cli.progress import job_progress
+    from pipeline.client import make_here, prepare
+    from pipeline.request import JobRequest
+    from pipeline.sizing import size_up
+
     found = find_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
     place = normalise(destination)
@@ -97,6 +106,12 @@ def submit_command(
     **request: Any,
 ) -> None:
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
+
+    from pipeline.client import enqueue, prepare
+    from pipeline.ledger import Ledger
+    from pipeline.request import JobRequest
+    from pipeline.sizing import size_up
+
     found = find_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
     settings = load_settings(redis_url=redis_url)
@@ -120,6 +135,9 @@ def _able(ledger: Ledger, generator: Generator, destination: str) -> list[Worker
 @json_option
 def jobs_command(redis_url: str | None, as_json: bool) -> None:
     """List jobs, the latest first."""
+
+    from pipeline.ledger import Ledger
+
     found = Ledger(load_settings(redis_url=redis_url)).jobs()
     if as_json:
         print_json([job.as_json() for job in found])
@@ -137,6 +155,9 @@ def jobs_command(redis_url: str | None, as_json: bool) -> None:
 @json_option
 def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
     """Show one job. Exit code 1 where it has failed or was cancelled."""
+
+    from pipeline.ledger import Ledger
+
     ledger = Ledger(load_settings(redis_url=redis_url))
     state = ledger.job(ledger.find_job(job))
     if as_json:
@@ -153,6 +174,11 @@ def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
 @json_option
 def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -> None:
     """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
+
+    from pipeline.cli.progress import job_progress
+    from pipeline.client import raise_unless_done
+    from pipeline.ledger import Ledger
+
     ledger = Ledger(load_settings(redis_url=redis_url))
     # Two names may be one job's.
     ids = list(dict.fromkeys(ledger.find_job(job) for job in jobs))
@@ -188,6 +214,9 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
 @json_option
 def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
     """Cancel a job within one batch. Finished shards stay; `resume` makes the rest."""
+
+    from pipeline.ledger import Ledger
+
     ledger = Ledger(load_settings(redis_url=redis_url))
     job_id = ledger.find_job(job)
     state = ledger.cancel(job_id)
@@ -212,8 +241,12 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
     With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made here and now. The
     destination alone is enough: nothing has to be left in Redis.
     """
+
+    from pipeline.cli.progress import job_progress
+    from pipeline.client import JobHandle, resume, spec_at
+
     if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
-        handle = resume(job_or_dest, redis_url=redis_url)
+        handle = resume(job_or_dest, redis_url=redis_url, parallel=workers or 0)
         assert isinstance(handle, JobHandle)
         _print_queued(handle, as_json)
         return
@@ -267,6 +300,9 @@ def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
 
 def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
     """Where the data is, its totals, its rate and what bounded it."""
+
+    from pipeline.dataset import Dataset
+
     dataset = Dataset(destination)
     manifest = dataset.manifest()
     assert manifest is not None

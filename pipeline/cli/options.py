@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.counts import MAX_SEED, parse_count
 from pipeline.errors import UsageError
-from pipeline.spec import MAX_SEED, parse_count
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -1,4 +1,7 @@
-"""Workers: run one, run one per GPU, list those that are up."""
+"""Workers: run one, run one per GPU, list those that are up.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from pipeline.cli.options import Whole, device_option, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
 from pipeline.generators import find_generator
 from pipeline.launch import WorkerConfig
-from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
 from pipeline.stores import normalise
 
@@ -66,6 +68,9 @@ def _config(
     generator: str, device: str, output_roots: tuple[str, ...], threads: int, redis_url: str | None, log_level: str
 ) -> WorkerConfig:
     """Checks what can be checked without TensorFlow, so that mistakes show at once."""
+
+    from pipeline.ledger import Ledger
+
     settings = load_settings(redis_url=redis_url)
     found = find_generator(generator)
     roots = tuple(normalise(root) for root in output_roots)
@@ -85,6 +90,9 @@ def _config(
 @json_option
 def workers_command(redis_url: str | None, as_json: bool) -> None:
     """List the workers that are up, and what each one holds."""
+
+    from pipeline.ledger import Ledger
+
     found = Ledger(load_settings(redis_url=redis_url)).workers()
     if as_json:
         print_json([worker.as_json() for worker in found])

@@ -1,4 +1,4 @@
-"""Makes tiny.keras: a conditional generator of 8x8 images that costs next to nothing. `python -m tests.data.make_tiny`"""
+"""Makes tiny.keras, a conditional generator of 8x8 images that costs nothing: `python -m tests.data.make_tiny`."""
 
 from pathlib import Path
 

@@ -71,7 +71,10 @@ def test_fashion_from_nothing_to_a_verified_dataset(here: Fleet) -> None:
     again = here.run("generate", "fashion", "out", "--count", "1200", "--shard-size", "512", "--seed", "3")
     assert again.returncode == 0
     assert "all of it was there already" in again.stdout
-    (here.folder / "out/shards/00000001.npy").write_bytes(b"short")
+    with (here.folder / "out/shards/00000001.npy").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"flip")  # Of the same size: only its hash tells.
+    assert here.run("verify", "out").returncode == 1
     resumed = here.run("resume", "out", "--json")
     assert json.loads(resumed.stdout)["made"] == 512
     checked = here.run("verify", "out", "--recompute", "5")
@@ -99,7 +102,8 @@ def test_interrupted_it_says_how_to_go_on_and_leaves_nothing(here: Fleet, number
     out, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert said.splitlines()[-1] == f"noisemill: interrupted; 'noisemill resume {here.folder}/out' makes what is missing"
+    told = f"noisemill: interrupted; 'noisemill resume {here.folder}/out' makes what is missing"
+    assert said.splitlines()[-1] == told
     assert left_behind(here) == []
     finished = Dataset(here.folder / "out").finished()
     assert 0 < len(finished) < 3000

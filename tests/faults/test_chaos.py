@@ -40,7 +40,7 @@ class Chaos:
 
     def __init__(self, fleet: Fleet, valkey: Valkey) -> None:
         self.fleet, self.valkey = fleet, valkey
-        self.random = random.Random(SEED)  # noqa: S311
+        self.random = random.Random(SEED)
         self.happened: Counter[str] = Counter()
 
     def one(self) -> None:

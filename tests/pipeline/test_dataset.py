@@ -206,7 +206,8 @@ def test_missing_samples_are_named(folder: Path) -> None:
 def test_a_damaged_manifest_is_named(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
     with pytest.raises(DatasetError, match=r"manifest\.json is not valid JSON"):
-        _ = Dataset(folder).whole
+        Dataset(folder).manifest()
+    assert not Dataset(folder).whole
 
 
 # -- finishing -------------------------------------------------------------------------------------

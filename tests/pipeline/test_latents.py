@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.counts import MAX_COUNT, MAX_SEED
 from pipeline.errors import UsageError
-from pipeline.latents import BLOCK, MAX_COUNT, MAX_SEED, Noise, latents, parse_noise, random_labels
+from pipeline.latents import BLOCK, Noise, latents, parse_noise, random_labels
 
 SEEDS = (0, 1, 5, 2**31, MAX_SEED)
 

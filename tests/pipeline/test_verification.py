@@ -115,7 +115,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "byte of index": (lambda f: flip(f, "shards.jsonl"), "shards.jsonl is damaged: its hash", []),
     "index empty": (lambda f: write(f, "shards.jsonl", ""), "shards.jsonl is damaged", []),
     "index forged": (forge_index, "shards.jsonl has 1 lines for 4 shards", []),
-    "stranger": (lambda f: write(f, "shards/extra.npy", "x"), "1 files belong to no shard, the first is shards/ex", []),
+    "stranger": (lambda f: write(f, "shards/extra.npy", "x"), "1 files belong to no shard: remove them", []),
     "image": (put_an_image, "first is images/a.png", []),
 }  # fmt: skip
 
