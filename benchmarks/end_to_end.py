@@ -30,7 +30,7 @@ from workers.devices import pin_device
 
 SAMPLES = 8_192
 ROUNDS = 3
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "npy float32": {"format": "npy"},
     "npy uint8": {"format": "npy", "dtype": "uint8"},
     "png": {"format": "png"},

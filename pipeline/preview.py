@@ -21,6 +21,8 @@ _BACKGROUND = (255, 255, 255)
 _INK = (60, 60, 60)
 _COLUMNS = 12
 _ROWS = 10
+#: How many stretches of how many labels are looked through for samples of each class.
+_LOOKS, _LOOK = 1024, 1024
 
 
 def contact_sheet(dataset: Dataset) -> bytes | None:
@@ -59,16 +61,18 @@ def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> I
 
 
 def _class_rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
-    """For each class its name and the first samples of it, looked for where the plan would have them soon."""
+    """For each class its name and some samples of it, looked for from the start and then all over the dataset."""
     names = dataset.spec.classes or ()
     found: dict[int, list[int]] = {label: [] for label in range(len(names))}
-    step = 1024
-    for first in range(0, min(dataset.spec.count, 64 * step * len(names)), step):
-        labels = dataset.labels(first, min(step, dataset.spec.count - first))
+    count = dataset.spec.count
+    looks = np.unique(np.linspace(0, max(0, count - _LOOK), _LOOKS).astype(np.int64)).tolist()
+    for first in looks:
+        labels = dataset.labels(first, min(_LOOK, count - first))
         assert labels is not None
         for label in np.unique(labels):
             members = found[int(label)]
-            members += (np.flatnonzero(labels == label)[: _COLUMNS - len(members)] + first).tolist()
+            fresh = [index for index in (np.flatnonzero(labels == label) + first).tolist() if index not in members]
+            members += fresh[: _COLUMNS - len(members)]
         if all(len(members) >= _COLUMNS for members in found.values()):
             break
     return [(names[label], members) for label, members in found.items() if members][:40]

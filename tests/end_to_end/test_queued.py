@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
@@ -209,8 +210,6 @@ def test_python_is_as_short(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_messages_carry_nothing_but_the_wakeup(lone_fleet: Fleet, valkey: Valkey) -> None:
-    import redis
-
     job = lone_fleet.submit(TINY, str(lone_fleet.folder / "big"), "--count", "1G", "--shard-size", "1000")
     client = redis.Redis.from_url(valkey.url, decode_responses=True)
     prefix = lone_fleet.environment["NOISEMILL_KEY_PREFIX"]
