@@ -27,6 +27,8 @@ class Settings:
     reconcile_s: float = 5.0
     #: Where calibrations and what was learnt about generators are kept.
     cache_dir: Path = Path("~/.cache/noisemill")
+    #: Largest generator that is fetched from S3, millions of bytes.
+    generator_limit_mb: float = 4000.0
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -49,9 +51,9 @@ def _parse(name: str, text: str, kind: type) -> object:
     if kind is not float:
         return text
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e6:
-        raise UsageError(f"NOISEMILL_{name.upper()}={text!r} is not a number of seconds above 0")
-    return seconds
+        number = -1.0
+    if not 0 < number < 1e6:
+        raise UsageError(f"NOISEMILL_{name.upper()}={text!r} is not a number above 0")
+    return number

@@ -1,20 +1,34 @@
-"""Loads generators of every kind behind one protocol."""
+"""Loads generators of every kind behind one protocol.
+
+network      what every kind is once it is loaded: named inputs, named outputs
+wiring       from latents and labels to a network's inputs, from its outputs to samples
+keras_model, saved_model, tfjs, untrained      one loader each
+build        a Keras model from another's description of it
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
+from pipeline.errors import GeneratorError
 from pipeline.generators import Generator
 from workers.generators.keras_model import load_keras
+from workers.generators.network import Network
+from workers.generators.saved_model import load_saved_model
+from workers.generators.tfjs import load_tfjs
+from workers.generators.untrained import load_untrained
+from workers.generators.wiring import Forward, wire
 
-if TYPE_CHECKING:
-    import tensorflow as tf
+__all__ = ["Forward", "load_generator", "load_network"]
 
-#: Latents (batch, latent_dim) float32 and labels (batch,) int32, or None, to samples (batch, *sample_shape).
-Forward = Callable[["tf.Tensor", "tf.Tensor | None"], "tf.Tensor"]
-
-_LOADERS: dict[str, Callable[[Generator], Any]] = {".keras": load_keras}
+_LOADERS: dict[str, Callable[[Path], Network]] = {
+    "keras": load_keras,
+    "tfjs": load_tfjs,
+    "saved_model": load_saved_model,
+    "untrained": load_untrained,
+}
 
 
 def load_generator(generator: Generator) -> Forward:
@@ -22,5 +36,21 @@ def load_generator(generator: Generator) -> Forward:
 
     Raises GeneratorError if it cannot be loaded or is not what its interface says.
     """
-    forward: Forward = _LOADERS[generator.model.suffix](generator)
-    return forward
+    _check_memory(generator)
+    return wire(load_network(generator.kind, generator.model), generator)
+
+
+def load_network(kind: str, model: Path) -> Network:
+    """The model at a path, as it is. Raises GeneratorError."""
+    return _LOADERS[kind](model)
+
+
+def _check_memory(generator: Generator) -> None:
+    """Refuses at once what could only end with this process killed."""
+    needed = max(4 * (generator.structure.parameters or 0), generator.size_bytes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise GeneratorError(
+            f"generator {generator.reference} has {needed / 1e9:.1f} GB of weights, "
+            f"this machine {memory / 1e9:.1f} GB of memory: it is too large"
+        )

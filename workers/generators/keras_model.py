@@ -2,61 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import GeneratorError
-from pipeline.generators import Generator, Interface
+from pipeline.generators.archive import read_config
+from pipeline.generators.structure import Port, Structure
+from workers.generators.network import Network, first_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def read_keras(path: str) -> Any:
-    """The Keras model in a file, loaded in safe mode. Raises GeneratorError in one line."""
-    import keras
+def load_keras(path: Path) -> Network:
+    """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
+    import keras  # Seconds; and the device must be pinned before.
 
+    read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its layers raise.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "Lambda" in str(error) or "safe_mode" in str(error):
-            reason = "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
-        raise GeneratorError(f"generator {path} cannot be loaded: {reason}") from error
+        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(error)}") from error
+    if not getattr(model, "inputs", None):
+        raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
+    return keras_network(model)
 
 
-def load_keras(generator: Generator) -> Any:
-    """The forward pass of a `.keras` model, wired up as its interface says."""
-    import tensorflow as tf
+def keras_network(model: Any) -> Network:
+    """The network of a Keras model with known inputs."""
+    inputs = tuple(Port(name=each.name, shape=_shape(each), dtype=str(each.dtype)) for each in model.inputs)
+    outputs = tuple(
+        Port(name=name, shape=_shape(tensor), dtype=str(tensor.dtype), value_range=_range(model, name))
+        for name, tensor in zip(_output_names(model), model.outputs, strict=True)
+    )
 
-    model = read_keras(str(generator.model))
-    interface = generator.interface
-    names = [tensor.name for tensor in model.inputs]
-    wanted = {interface.latent_input} | ({interface.label_input} if interface.label_input else set())
-    if set(names) != wanted:
-        raise GeneratorError(
-            f"generator {generator.model} has the inputs {', '.join(names)}; "
-            f"its interface speaks of {', '.join(sorted(wanted))}"
-        )
-    dtypes = {tensor.name: tensor.dtype for tensor in model.inputs}
+    def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        fed = [tensors[port.name] for port in inputs]
+        answer = model(fed[0] if len(fed) == 1 else fed, training=False)
+        # A model may answer with a list or a dictionary, whatever its author liked.
+        values = list(answer.values()) if isinstance(answer, dict) else _as_list(answer)
+        names = list(answer) if isinstance(answer, dict) else [port.name for port in outputs]
+        return dict(zip(names, values, strict=True))
 
-    def forward(latents: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
-        fed = _inputs(interface, latents, labels)
-        tensors = [tf.cast(fed[name], dtypes[name]) for name in names]
-        return model(tensors[0] if len(tensors) == 1 else tensors, training=False)
-
-    return forward
+    structure = Structure(inputs=inputs, outputs=outputs, parameters=int(model.count_params()))
+    return Network(structure=structure, call=call, owner=model)
 
 
-def _inputs(interface: Interface, latents: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
-    """Tensors for the model's inputs, by name."""
-    import tensorflow as tf
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
-    if len(interface.latent_shape) != 1:
-        latents = tf.reshape(latents, (-1, *interface.latent_shape))
-    if labels is None or interface.classes is None:
-        return {interface.latent_input: latents}
-    if interface.label_encoding != "integer":
-        labels = tf.one_hot(labels, len(interface.classes))
-    if interface.label_input is None:
-        return {interface.latent_input: tf.concat([latents, labels], axis=-1)}
-    return {interface.latent_input: latents, interface.label_input: labels}
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    return tuple(None if size is None else int(size) for size in tensor.shape[1:])
+
+
+def _output_names(model: Any) -> list[str]:
+    names = list(getattr(model, "output_names", ()))
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, dict):
+        return list(structure)
+    return names if len(names) == len(model.outputs) else [model.layers[-1].name]
+
+
+def _range(model: Any, name: str) -> tuple[float, float] | None:
+    """The range that a last layer's activation cannot leave."""
+    layer = next((layer for layer in model.layers if layer.name == name), None)
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}.get(activation)
+
+
+def _reason(error: Exception) -> str:
+    if "Lambda" in str(error) or "safe_mode" in str(error):
+        return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
+    return first_line(error)

@@ -1,0 +1,114 @@
+"""From a reference to a generator."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.errors import GeneratorError, UnknownGeneratorError
+from pipeline.generators.generator import Generator
+from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
+from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of_kinds, size_bytes
+from pipeline.generators.remote import fetch, is_remote
+from pipeline.generators.structure import Structure, structure_from_json
+from pipeline.settings import load_settings
+
+BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
+
+
+def builtin_names() -> list[str]:
+    """Names of the generators that come with noisemill."""
+    return sorted(path.name for path in BUILTIN_FOLDER.iterdir() if path.is_dir() and find_model(path) is not None)
+
+
+def find_generator(reference: str) -> Generator:
+    """The generator that answers to a reference: a built-in one's name, a path, or an s3:// URL.
+
+    Raises UnknownGeneratorError if there is none, GeneratorError if it cannot be understood.
+    """
+    builtin = reference in builtin_names()
+    path = BUILTIN_FOLDER / reference if builtin else fetch(reference) if is_remote(reference) else _path(reference)
+    found = find_model(path)
+    if found is None:
+        raise UnknownGeneratorError(f"generator {reference!r} is not {names_of_kinds()}")
+    kind, model = found
+    content = content_sha256(kind, model)
+    structure = kind.structure(model) or _structure_by_tensorflow(kind, model, content)
+    sidecar = read_sidecar(_sidecar_paths(model))
+    interface = interface_of(structure, sidecar, reference)
+    identity = json.dumps([content, asdict(interface)], sort_keys=True)
+    return Generator(
+        reference=reference if builtin or is_remote(reference) else str(model.resolve()),
+        kind=kind.name,
+        model=model,
+        name=reference if builtin else _name(reference if is_remote(reference) else str(model)),
+        summary=sidecar.summary,
+        digest="sha256:" + hashlib.sha256(identity.encode()).hexdigest(),
+        size_bytes=size_bytes(kind, model),
+        structure=structure,
+        interface=interface,
+    )
+
+
+def _path(reference: str) -> Path:
+    path = Path(reference.removeprefix("file://")).expanduser()
+    if path.is_dir() and find_model(path) is None:
+        raise UnknownGeneratorError(
+            f"generator {reference!r} is a folder without a model.keras in it, or another model"
+        )
+    if path.exists():
+        return path
+    if os.sep in reference or path.suffix:
+        raise UnknownGeneratorError(f"generator {reference!r}: there is no such file")
+    builtin = builtin_names()
+    near = difflib.get_close_matches(reference, builtin, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(builtin)}; or give {names_of_kinds()}"
+    raise UnknownGeneratorError(f"generator {reference!r} is unknown: {hint}")
+
+
+def _name(place: str) -> str:
+    """The name of a model's file, or of its folder where the file's says nothing."""
+    path = Path(place)
+    plain = path.stem in ("model", "untrained")
+    return path.parent.name if plain else path.stem if path.suffix in (".keras", ".json") else path.name
+
+
+def _sidecar_paths(model: Path) -> list[Path]:
+    """Where a sidecar may lie: `NAME.toml` beside NAME.keras, or `generator.toml` beside or inside the model."""
+    if model.is_dir():
+        return [model / SIDECAR]
+    return [model.with_suffix(".toml"), model.parent / SIDECAR]
+
+
+def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure:
+    """A model as TensorFlow sees it, kept in the cache by the model's hash.
+
+    TensorFlow runs in a process of its own, so that this one never imports it.
+    """
+    cached = load_settings().cache_dir / "structures" / f"{content}.json"
+    try:
+        return structure_from_json(json.loads(cached.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # Not known yet, or written by another version.
+    command = [sys.executable, "-m", "workers.inspection", kind.name, str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise GeneratorError(_reason(done.stderr))
+    structure = structure_from_json(json.loads(done.stdout))
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    draft = cached.with_suffix(f".{os.getpid()}")
+    draft.write_text(done.stdout)
+    draft.replace(cached)
+    return structure
+
+
+def _reason(said: str) -> str:
+    lines = said.strip().splitlines() or ["the reason is unknown"]
+    ours = [line for line in lines if line.startswith("noisemill: ")]
+    return (ours or lines)[-1].removeprefix("noisemill: ")

@@ -1,0 +1,166 @@
+"""The kinds of models, as they lie on disk: how each is recognised, hashed and understood.
+
+Another kind takes a class here, its line in `KINDS`, and a loader in `workers/generators`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import GeneratorError
+from pipeline.generators.architecture import NotUnderstoodError, read_architecture
+from pipeline.generators.archive import read_config
+from pipeline.generators.inspection import structure_of
+from pipeline.generators.structure import Structure
+from pipeline.generators.tfjs import read_json, read_layers_model, read_topology
+
+
+class Kind(Protocol):
+    """One kind of model on disk."""
+
+    #: Short name, also of its loader.
+    name: str
+
+    def find(self, path: Path) -> Path | None:
+        """The model at a path: the path itself, or a file in it. None if this kind is not there."""
+        ...
+
+    def files(self, model: Path) -> list[Path]:
+        """All files that make up the model, in an order that does not depend on the machine."""
+        ...
+
+    def structure(self, model: Path) -> Structure | None:
+        """What the model shows of itself; None where only TensorFlow can tell. Raises GeneratorError."""
+        ...
+
+
+def _file(path: Path, name: str, suffix: str) -> Path | None:
+    if path.is_dir():
+        return path / name if (path / name).is_file() else None
+    return path if path.is_file() and path.name.endswith(suffix) else None
+
+
+class KerasFile:
+    """Keras 3's own format: a zip with configuration and weights."""
+
+    name = "keras"
+
+    def find(self, path: Path) -> Path | None:
+        """A `.keras` file, or `model.keras` in a folder."""
+        return _file(path, "model.keras", ".keras")
+
+    def files(self, model: Path) -> list[Path]:
+        """The one file."""
+        return [model]
+
+    def structure(self, model: Path) -> Structure | None:
+        """From the configuration, where all its layers are known."""
+        config = read_config(model)
+        try:
+            structure = structure_of(read_architecture(config))
+        except NotUnderstoodError:
+            return None
+        active = '"training": true' in json.dumps(config)
+        return replace(structure, notes=(_TRAINING_NOTE,)) if active else structure
+
+
+class TensorFlowJs:
+    """A TensorFlow.js layers model: `model.json` and files of weights."""
+
+    name = "tfjs"
+
+    def find(self, path: Path) -> Path | None:
+        """A JSON file (but not an untrained generator), or `model.json` in a folder."""
+        found = _file(path, "model.json", ".json")
+        return None if found is not None and found.name == _UNTRAINED else found
+
+    def files(self, model: Path) -> list[Path]:
+        """The JSON file, then the weights in the manifest's order."""
+        return [model, *read_layers_model(model).files]
+
+    def structure(self, model: Path) -> Structure | None:
+        """From the topology: what is not understood here is not supported."""
+        return read_layers_model(model).structure
+
+
+class SavedModel:
+    """TensorFlow's SavedModel: a folder with `saved_model.pb`."""
+
+    name = "saved_model"
+
+    def find(self, path: Path) -> Path | None:
+        """The folder."""
+        folder = path.parent if path.name == _SAVED_MODEL else path
+        return folder if (folder / _SAVED_MODEL).is_file() else None
+
+    def files(self, model: Path) -> list[Path]:
+        """Graph, variables and assets; not the fingerprint and other notes beside them."""
+        below = [file for name in ("variables", "assets") for file in sorted((model / name).rglob("*"))]
+        return [model / _SAVED_MODEL, *(file for file in below if file.is_file())]
+
+    def structure(self, model: Path) -> Structure | None:
+        """Only TensorFlow reads it."""
+        return None
+
+
+class Untrained:
+    """A topology as TensorFlow.js writes it, and the seed that its weights are drawn from."""
+
+    name = "untrained"
+
+    def find(self, path: Path) -> Path | None:
+        """`untrained.json`, or the folder that holds it."""
+        return _file(path, _UNTRAINED, _UNTRAINED)
+
+    def files(self, model: Path) -> list[Path]:
+        """The one file."""
+        return [model]
+
+    def structure(self, model: Path) -> Structure | None:
+        """From the topology."""
+        try:
+            return structure_of(read_topology(model, read_json(model)))
+        except NotUnderstoodError as error:
+            raise GeneratorError(f"generator {model}: {error}") from None
+
+
+_TRAINING_NOTE = "layers that the model calls with training=True (dropout) do nothing here: it runs in inference mode"
+_SAVED_MODEL = "saved_model.pb"
+_UNTRAINED = "untrained.json"
+
+KINDS: tuple[Kind, ...] = (KerasFile(), TensorFlowJs(), SavedModel(), Untrained())
+
+
+def find_model(path: Path) -> tuple[Kind, Path] | None:
+    """The model at a path and its kind. Raises GeneratorError where a folder holds several."""
+    found = [(kind, model) for kind in KINDS if (model := kind.find(path)) is not None]
+    if len(found) > 1:
+        names = ", ".join(str(model) for _, model in found)
+        raise GeneratorError(f"generator {path} is several models: name one of {names}")
+    return found[0] if found else None
+
+
+def content_sha256(kind: Kind, model: Path) -> str:
+    """Hash of a model's content, wherever it lies and whatever its files are called. Raises GeneratorError."""
+    digest = hashlib.sha256(f"{kind.name}\n".encode())
+    try:
+        for file in kind.files(model):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise GeneratorError(f"generator {model} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def size_bytes(kind: Kind, model: Path) -> int:
+    """Bytes of all files."""
+    return sum(file.stat().st_size for file in kind.files(model))
+
+
+def names_of_kinds() -> str:
+    """For messages."""
+    return "a .keras file, a TensorFlow.js model.json or a SavedModel folder"

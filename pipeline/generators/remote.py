@@ -1,0 +1,127 @@
+"""Generators in S3: fetched once, kept in the cache by their content.
+
+What was fetched is known again by the objects' names, sizes and entity tags, so that an unchanged
+generator is not fetched twice; the files lie under the hash of their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.errors import GeneratorError, UnknownGeneratorError
+from pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipeline.stores.s3_bucket import Bucket
+
+_PIECE_BYTES = 8 * 2**20
+#: A model is a handful of files; a prefix with more is something else.
+_MOST_FILES = 1000
+
+
+def is_remote(reference: str) -> bool:
+    """Whether a reference is a URL to fetch from."""
+    return reference.startswith("s3://")
+
+
+def fetch(url: str) -> Path:
+    """A local copy of the model at an `s3://bucket/path`: a file, or a folder for a prefix.
+
+    Raises UnknownGeneratorError where there is nothing, GeneratorError where there is too much,
+    StoreError where S3 cannot be read.
+    """
+    # boto3 takes about 0.3 s to import, which only users of S3 should pay.
+    from pipeline.stores import normalise
+    from pipeline.stores.s3_bucket import Bucket
+
+    name, _, key = normalise(url).removeprefix("s3://").partition("/")
+    if not key:
+        raise UnknownGeneratorError(f"generator {url!r} names a bucket: add the path of a model in it")
+    settings = load_settings()
+    bucket = Bucket(name)
+    objects = _objects(bucket, key)
+    if not objects:
+        raise UnknownGeneratorError(f"generator {url!r}: there is no such object or prefix")
+    size = sum(each[1] for each in objects.values())
+    limit = int(settings.generator_limit_mb * 10**6)
+    if size > limit or len(objects) > _MOST_FILES:
+        raise GeneratorError(
+            f"generator {url!r} has {len(objects):,} files of {size:,} bytes: more than {limit:,} bytes are "
+            f"only fetched with a higher NOISEMILL_GENERATOR_LIMIT_MB"
+        )
+    seen = hashlib.sha256(json.dumps([bucket.client.meta.endpoint_url, name, key, objects]).encode()).hexdigest()
+    folder = settings.cache_dir / "generators"
+    known = folder / "seen" / seen
+    try:
+        copy = folder / known.read_text()
+    except OSError:
+        copy = folder / _download(bucket, key, objects, folder)
+        _write(known, copy.name)
+    if not copy.is_dir():  # The cache was cleared by half.
+        copy = folder / _download(bucket, key, objects, folder)
+    return copy / PurePosixPath(key).name if key in objects else copy
+
+
+def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
+    """Keys with entity tag and size: of the object and what lies beside it as a sidecar, or of all below the prefix.
+
+    Of a `model.json` the files of weights lie beside it too, so its whole folder is taken.
+    """
+    path = PurePosixPath(key)
+    prefix = f"{path.parent}/" if path.suffix in (".keras", ".json") else f"{key}/"
+    found = {}
+    with bucket.errors_in_words(key):
+        for page in bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix):
+            for each in page.get("Contents", []):
+                if not each["Key"].endswith("/"):
+                    found[each["Key"]] = (each["ETag"], each["Size"])
+    if path.suffix == ".keras":
+        sidecars = (str(path.with_suffix(".toml")), f"{path.parent}/generator.toml")
+        found = {name: about for name, about in found.items() if name == key or name in sidecars}
+    return {} if path.suffix in (".keras", ".json") and key not in found else found
+
+
+def _download(bucket: Bucket, key: str, objects: dict[str, tuple[str, int]], folder: Path) -> str:
+    """Fetches into a folder beside, then puts it in place under the hash of its bytes; answers that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".fetch-", dir=folder))
+    root = PurePosixPath(key) if key not in objects else PurePosixPath(key).parent
+    try:
+        digest = hashlib.sha256()
+        for name in sorted(objects):
+            relative = PurePosixPath(name).relative_to(root)
+            if ".." in relative.parts:
+                raise GeneratorError(f"generator s3://{bucket.name}/{key} holds {name!r}, which would leave its folder")
+            digest.update(f"{relative}\n".encode() + _fetch_file(bucket, name, objects[name][1], draft / relative))
+        place = folder / digest.hexdigest()
+        if not place.exists():
+            draft.rename(place)
+        return place.name
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fetch_file(bucket: Bucket, name: str, size: int, target: Path) -> bytes:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        for first in range(0, size, _PIECE_BYTES):
+            piece = bucket.get(name, first, min(size, first + _PIECE_BYTES))
+            digest.update(piece)
+            file.write(piece)
+    if target.stat().st_size != size:
+        raise GeneratorError(f"generator s3://{bucket.name}/{name} changed while it was fetched")
+    return digest.digest()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
