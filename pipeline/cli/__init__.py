@@ -30,6 +30,8 @@ _COMMANDS = {
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
+    "sample": ("samples", "Make one sample at once."),
+    "interpolate": ("samples", "Draw the way between two samples."),
     "generators": ("generators", "List generators, or inspect one."),
     "worker": ("workers", "Run a worker for one generator on one device."),
     "up": ("workers", "Run a worker per GPU, restarted if they die."),

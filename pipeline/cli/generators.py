@@ -38,16 +38,28 @@ def inspect_command(reference: str, as_json: bool) -> None:
     label = f"{found['label_input'] or 'in the latent'} ({found['label_encoding']})" if found["classes"] else "none"
     facts: list[tuple[str, Any]] = [
         ("name", found["name"]),
+        ("kind", found["kind"]),
         ("model", f"{found['model']} ({size(found['size_bytes'])})"),
         ("digest", found["digest"]),
         ("latent", f"{found['latent_input']} {_shape(found['latent_shape'])}"),
         ("label", label),
         ("classes", ", ".join(found["classes"] or ()) or "none"),
-        ("sample", _shape(found["sample_shape"])),
+        (
+            "sample",
+            _shape(found["sample_shape"]) + (" (channels first in the model)" if found["channels_first"] else ""),
+        ),
+        ("output", found["output"]),
         ("range", found["value_range"] or "unknown: only floats can be stored"),
+        ("weights", _number(found["parameters"])),
+        ("FLOP", f"{_number(found['flop'])} per sample"),
+        *(("note", note) for note in found["notes"]),
     ]
     for name, value in facts:
         click.echo(f"{name + ':':<10}{value}")
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

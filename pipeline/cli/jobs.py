@@ -65,7 +65,8 @@ def generate_command(
 ) -> None:
     """Make a dataset here and now, with a private Valkey and local workers.
 
-    GENERATOR is the name of a built-in generator or a .keras file, DEST a folder or s3://bucket/prefix.
+    GENERATOR is the name of a built-in generator, a .keras file, a TensorFlow.js model.json or a SavedModel
+    folder, here or in S3; DEST a folder or s3://bucket/prefix.
     A destination that holds the same job already is completed.
     """
 
@@ -75,6 +76,7 @@ def generate_command(
     from pipeline.sizing import size_up
 
     found = find_generator(generator)
+    _warn_of(found)
     spec, uploads = JobRequest(**request).resolve(found)
     place = normalise(destination)
     if dry_run:
@@ -113,6 +115,7 @@ def submit_command(
     from pipeline.sizing import size_up
 
     found = find_generator(generator)
+    _warn_of(found)
     spec, uploads = JobRequest(**request).resolve(found)
     settings = load_settings(redis_url=redis_url)
     ledger = Ledger(settings)
@@ -123,6 +126,11 @@ def submit_command(
     store = prepare(spec, destination, uploads)
     handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0)
     _print_queued(handle, as_json)
+
+
+def _warn_of(generator: Generator) -> None:
+    for note in generator.structure.notes:
+        warn(f"{generator.name}: {note}")
 
 
 def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:

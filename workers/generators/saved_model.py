@@ -22,13 +22,6 @@ _CHANGING = (
     "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "RngReadAndSkip", "StatefulStandardNormalV2",
     "StatefulUniform", "TruncatedNormal",
 )  # fmt: skip
-    "RandomUniform",
-    "RandomStandardNormal",
-    "TruncatedNormal",
-    "RandomUniformInt",
-    "Multinomial",
-    "RandomShuffle",
-)
 #: Operations that reach out of the model.
 _REACHING_OUT = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles")
 

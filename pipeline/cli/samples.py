@@ -1,0 +1,160 @@
+"""Samples without a job: one, or a way between two."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.cli.options import json_option
+from pipeline.cli.output import print_json, warn
+from pipeline.errors import UsageError
+from pipeline.generators import Generator, find_generator
+from pipeline.spec import MAX_SEED
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _draw_options(command: _Command) -> _Command:
+    options = [
+        click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the job."),
+        click.option("--label", metavar="K", help="Class, by number or name.  [default: the one of plan `balanced`]"),
+        click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("sample", epilog="Example: noisemill sample fashion --index 7 --output boot.png")
+@click.argument("generator")
+@click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which sample of the job.")
+@_draw_options
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write .png, .npy (float32) or .html (interactive).  [default: a heatmap in text]",
+)
+@json_option
+def sample_command(
+    generator: str, index: int, seed: int, label: str | None, noise: str, output: Path | None, as_json: bool
+) -> None:
+    """Make one sample at once: the one that a job with this seed stores at this index."""
+    # numpy, which the help does not need.
+    from pipeline.sampling import draw
+
+    found = _found(generator)
+    write = _writer(output, (".png", ".npy", ".html"))
+    drawn = draw(found, index, seed=seed, label=label, noise=noise)
+    sample, name = drawn.samples[0], _class_name(found, drawn.labels)
+    if write is not None:
+        write(sample, found, f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else ""))
+    if as_json:
+        print_json(
+            {
+                "generator": found.reference,
+                "digest": found.digest,
+                "seed": seed,
+                "index": index,
+                "label": None if drawn.labels is None else drawn.labels[0],
+                "class": name,
+                "shape": list(sample.shape),
+                "minimum": float(sample.min()),
+                "maximum": float(sample.max()),
+                "mean": float(sample.mean(dtype="float64")),
+                "output": None if output is None else str(output),
+            }
+        )
+        return
+    if output is None:
+        _show(sample, found)
+    told = f", {name}" if name else ""
+    click.echo(str(output) if output else f"{found.name}, seed {seed}, sample {index}{told}")
+
+
+@click.command("interpolate", epilog="Example: noisemill interpolate fashion 3 14 --steps 9 --output way.png")
+@click.argument("generator")
+@click.argument("first", metavar="A", type=click.IntRange(0))
+@click.argument("last", metavar="B", type=click.IntRange(0))
+@click.option("--steps", type=click.IntRange(2, 1000), default=8, show_default=True, help="Samples, A and B included.")
+@_draw_options
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="interpolation.png",
+    show_default=True,
+    metavar="FILE",
+    help="Write a strip (.png), or the samples (.npy, float32).",
+)
+def interpolate_command(
+    generator: str, first: int, last: int, steps: int, seed: int, label: str | None, noise: str, output: Path
+) -> None:
+    """Draw the way from sample A to sample B of a job, along the sphere on which latents lie."""
+    # numpy, which the help does not need.
+    from pipeline.sampling import interpolate
+
+    found = _found(generator)
+    write = _writer(output, (".png", ".npy"))
+    assert write is not None
+    drawn = interpolate(found, first, last, steps, seed=seed, label=label, noise=noise)
+    write(drawn.samples, found, "")
+    click.echo(str(output))
+
+
+def _found(reference: str) -> Generator:
+    found = find_generator(reference)
+    for note in found.structure.notes:
+        warn(f"{found.name}: {note}")
+    return found
+
+
+def _class_name(generator: Generator, labels: tuple[int, ...] | None) -> str | None:
+    classes = generator.interface.classes
+    return None if labels is None or classes is None else classes[labels[0]]
+
+
+def _show(sample: Any, generator: Generator) -> None:
+    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+
+    click.echo(heatmap.text(sample, generator.interface.value_range, shutil.get_terminal_size().columns))
+
+
+def _writer(output: Path | None, suffixes: tuple[str, ...]) -> Callable[[Any, Generator, str], None] | None:
+    """How to write to this file; asked before anything is computed."""
+    if output is None:
+        return None
+    if output.suffix not in suffixes:
+        raise UsageError(f"output {str(output)!r} must end in {', '.join(suffixes)}")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"output {str(output)!r}: there is no folder {str(output.parent)!r}")
+    writers: dict[str, Callable[[Path, Any, Generator, str], None]] = {
+        ".png": _write_png,
+        ".npy": _write_npy,
+        ".html": _write_html,
+    }
+    return lambda samples, generator, title: writers[output.suffix](output, samples, generator, title)
+
+
+def _write_png(output: Path, samples: Any, generator: Generator, title: str) -> None:
+    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+
+    one = samples.ndim == len(generator.interface.sample_shape)
+    output.write_bytes((heatmap.png if one else heatmap.strip)(samples, generator.interface.value_range))
+
+
+def _write_npy(output: Path, samples: Any, generator: Generator, title: str) -> None:
+    import numpy as np  # Which the help does not need.
+
+    np.save(output, samples)
+
+
+def _write_html(output: Path, samples: Any, generator: Generator, title: str) -> None:
+    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+
+    output.write_text(heatmap.html(samples, generator.interface.value_range, title), encoding="utf-8")
