@@ -75,8 +75,9 @@ def _path(reference: str) -> Path:
 def _name(place: str) -> str:
     """The name of a model's file, or of its folder where the file's says nothing."""
     path = Path(place)
-    plain = path.stem in ("model", "untrained")
-    return path.parent.name if plain else path.stem if path.suffix in (".keras", ".json") else path.name
+    if path.suffix not in (".keras", ".json"):
+        return path.name
+    return path.parent.name if path.stem in ("model", "untrained") else path.stem
 
 
 def _sidecar_paths(model: Path) -> list[Path]:

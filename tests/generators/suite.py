@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from workers.devices import Device
 from workers.engine import Engine
 from workers.generators import load_generator
 
+ROOT = Path(__file__).parents[2]
 CPU = Device(name="cpu", model="test")
 #: Share of full scale that float32 leaves between two ways of computing the same.
 CLOSE = 2e-5
@@ -35,6 +40,24 @@ class Example:
     #: Fields of the interface that must come out.
     interface: dict[str, Any]
     kind: str
+
+
+def save_keras(path: Path, model: Any) -> Path:
+    """Saves a model as `.keras`; Keras itself uses a NumPy interface that is going away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        model.save(path)
+    return path
+
+
+def noisemill(*arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command line of this checkout, run in a folder."""
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=150)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 def predict(folder: Path | str, latents: NDArray[Any], labels: NDArray[Any] | None = None, engine: str = "tf") -> Any:
@@ -90,7 +113,9 @@ class GeneratorSuite:
     def test_digest_tells_every_byte(self, example: Example, tmp_path: Path) -> None:
         changed = tmp_path / "changed"
         shutil.copytree(example.folder, changed)
-        largest = max((file for file in changed.rglob("*") if self.is_content(file)), key=lambda file: file.stat().st_size)
+        largest = max(
+            (file for file in changed.rglob("*") if self.is_content(file)), key=lambda file: file.stat().st_size
+        )
         data = bytearray(largest.read_bytes())
         data[len(data) // 2] ^= 1
         largest.write_bytes(data)
