@@ -171,6 +171,10 @@ def _places(
     for weight in stored:
         if by_end.setdefault(_end(weight.name), weight) is not weight:
             raise GeneratorError(f"generator {path}: the manifest holds the weights {weight.name!r} twice")
+    for layer, name in wanted:
+        # DepthwiseConv2D calls its kernel so before Keras 3.
+        if name == "kernel" and (layer, name) not in by_end and (layer, "depthwise_kernel") in by_end:
+            by_end[layer, name] = by_end.pop((layer, "depthwise_kernel"))
     for (layer, name), shape in wanted.items():
         weight_found = by_end.get((layer, name))
         if weight_found is None:

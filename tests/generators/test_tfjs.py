@@ -73,6 +73,12 @@ class TestNested(GeneratorSuite):
         )
 
 
+@pytest.mark.parametrize("engine", ["tf", "xla"])
+def test_what_keras_3_computes_otherwise(engine):
+    example = read_example(FIXTURES / "bilinear")
+    assert np.abs(predict(example.folder, example.latents, engine=engine) - example.samples).max() <= CLOSE
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16"])
 def test_quantised_weights(dtype):
     example = read_example(FIXTURES / dtype)

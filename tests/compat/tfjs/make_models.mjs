@@ -88,6 +88,18 @@ function nested() {
   return tf.model({ inputs: latent, outputs: [wave, mask] });
 }
 
+// Keras 3 resizes with other centres, and its poolings and paddings must agree at odd sizes.
+function bilinear() {
+  return tf.sequential({ layers: [
+    layers.dense({ inputShape: [4], units: 18, activation: 'softplus' }),
+    layers.reshape({ targetShape: [3, 3, 2] }),
+    layers.upSampling2d({ size: [2, 3], interpolation: 'bilinear' }),
+    layers.depthwiseConv2d({ kernelSize: 3, depthMultiplier: 2, padding: 'same', activation: 'relu6' }),
+    layers.maxPooling2d({ poolSize: 2, strides: 2, padding: 'same' }),
+    layers.conv2dTranspose({ filters: 3, kernelSize: 4, strides: 3, padding: 'valid', activation: 'hardSigmoid' }),
+  ] });
+}
+
 // ---- Saving --------------------------------------------------------------------------------------
 
 // Weights that show mistakes: none is zero or one, variances are positive.
@@ -192,10 +204,11 @@ if (what === 'article') {
   await save(out, 'article', article([2, 2, 2]), { shards: 3 });
   await save(out, 'article-28', article([1, 2, 2]), { shards: 3 });
 } else {
-  const made = { sequential: small(), conditional: conditional(), nested: nested() };
+  const made = { sequential: small(), conditional: conditional(), nested: nested(), bilinear: bilinear() };
   Object.values(made).forEach(randomise);
   await save(out, 'sequential', made.sequential, { shards: 2 });
   await save(out, 'conditional', made.conditional);
   await save(out, 'nested', made.nested);
+  await save(out, 'bilinear', made.bilinear);
   for (const dtype of ['uint8', 'uint16', 'float16']) await save(out, dtype, made.sequential, { dtype });
 }
