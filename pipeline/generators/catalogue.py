@@ -32,6 +32,10 @@ def find_generator(reference: str) -> Generator:
 
     Raises UnknownGeneratorError if there is none, GeneratorError if it cannot be understood.
     """
+    if not reference or "\0" in reference:
+        raise UnknownGeneratorError(
+            f"the generator's name is empty: built in: {', '.join(builtin_names())}; or give {names_of_kinds()}"
+        )
     builtin = reference in builtin_names()
     path = BUILTIN_FOLDER / reference if builtin else fetch(reference) if is_remote(reference) else _path(reference)
     found = find_model(path)

@@ -99,11 +99,33 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
     wrong = list(data)
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise GeneratorError(f"{path}: {name} is not a table")
+            raise GeneratorError(f"{path}: {name} is {table!r}, write [{name}] and lines below it")
         wrong += [f"{name}.{key}" for key in table if key not in _KEYS[name]]
     if wrong:
         raise GeneratorError(f"{path}: unknown {', '.join(wrong)}")
+    try:
+        _check_types(tables)
+    except ValueError as error:
+        raise GeneratorError(f"{path}: {error}") from None
     return Sidecar(summary=str(summary), **tables)
+
+
+def _check_types(tables: dict[str, dict[str, Any]]) -> None:
+    for name, table in tables.items():
+        shape = table.get("shape", [])
+        sizes = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+        if not sizes or math.prod(shape) >= 2**31:
+            raise ValueError(f"[{name}] shape {shape!r} is not a list of sizes")
+        for key in ("input", "name", "encoding"):
+            if not isinstance(table.get(key, ""), str):
+                raise ValueError(f"[{name}] {key} {table[key]!r} is not a name")
+    classes = tables["label"].get("classes", 1)
+    if not (isinstance(classes, list) or (type(classes) is int and classes > 0)):
+        raise ValueError(f"[label] classes {classes!r} is neither a number nor a list of names")
+    ends = tables["output"].get("range", [0, 1])
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+        raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
 
 
 def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface:
@@ -190,7 +212,7 @@ def _latent_shape(latent: Port, told: dict[str, Any], concatenated: int) -> tupl
 def _settled(what: str, shape: Shape, told: Any) -> tuple[int, ...]:
     """A shape without open sizes: those that the sidecar tells, and it must agree about the rest."""
     if told is not None:
-        given = tuple(int(size) for size in told)
+        given = tuple(told)
         if len(given) != len(shape) or any(b not in (None, a) for a, b in zip(given, shape, strict=True)):
             raise ValueError(f"{SIDECAR} tells the shape {given} of the {what}, the model {_in_words(shape)}")
         return given
@@ -229,7 +251,7 @@ def _sample_shape(output: Port, told: dict[str, Any]) -> tuple[bool, tuple[int, 
         shape = (*shape[1:], shape[0])
     wanted = told.get("shape")
     if wanted is not None and None not in shape and not first:
-        given = tuple(int(size) for size in wanted)
+        given = tuple(wanted)
         if math.prod(given) == math.prod(size or 0 for size in shape):
             return False, given
     return first, _settled(f"output {output.name!r}", shape, wanted)
@@ -238,7 +260,4 @@ def _sample_shape(output: Port, told: dict[str, Any]) -> tuple[bool, tuple[int, 
 def _value_range(output: Port, told: Any) -> tuple[float, float] | None:
     if told is None:
         return output.value_range
-    low, high = (float(end) for end in told)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"{SIDECAR}, [output] range: {told} does not rise")
-    return low, high
+    return float(told[0]), float(told[1])

@@ -148,8 +148,8 @@ def test_interface_is_part_of_the_digest(with_sidecar):
     ("text", "reason"),
     [
         ("[output]\nshape = [5]", "tells the shape"),
-        ("[output]\nrange = [1, 0]", "does not rise"),
-        ("[output]\nrange = 7", "generator"),
+        ("[output]\nrange = [1, 0]", "not a pair of numbers"),
+        ("[output]\nrange = 7", "not a pair of numbers"),
         ('[output]\nname = "absent"', "the model has dense"),
         ('[output]\nchannels = "middle"', "neither 'first' nor 'last'"),
         ('[latent]\ninput = "w"', "the model has z"),
@@ -160,7 +160,10 @@ def test_interface_is_part_of_the_digest(with_sidecar):
         ('[label]\ninput = "y"\nclasses = 2', "the model has z"),
         ("[latnet]\nshape = [3]", "unknown latnet"),
         ("[output]\nrnage = [0, 1]", "unknown output.rnage"),
-        ("output = 3", "not a table"),
+        ("output = 3", "write [output]"),
+        ("[output]\nshape = [0]", "not a list of sizes"),
+        ("[latent]\ninput = 3", "not a name"),
+        ("[label]\nclasses = 0", "neither a number"),
         ("[output", "cannot be read"),
     ],
 )

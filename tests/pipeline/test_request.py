@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.generators import Generator, Interface
+from pipeline.generators.structure import Structure
 from pipeline.request import JobRequest, Upload
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
@@ -21,14 +22,15 @@ from tests.pipeline.making import CLASSES
 
 INTERFACE = Interface(
     latent_input="z", latent_shape=(8,), label_input="y", label_encoding="integer", classes=CLASSES,
-    sample_shape=(4, 4, 1), value_range=(-1.0, 1.0),
+    output="image", channels_first=False, sample_shape=(4, 4, 1), value_range=(-1.0, 1.0),
 )  # fmt: skip
 DIGEST = "sha256:" + "ab" * 32
 
 
 def generator(**changes: Any) -> Generator:
     return Generator(
-        reference="/models/tiny.keras", model=Path("/models/tiny.keras"), summary="", digest=DIGEST,
+        reference="/models/tiny.keras", kind="keras", model=Path("/models/tiny.keras"), name="tiny", summary="",
+        digest=DIGEST, size_bytes=1, structure=Structure(inputs=(), outputs=()),
         interface=dataclasses.replace(INTERFACE, **changes),
     )  # fmt: skip
 
