@@ -54,6 +54,7 @@ def _parse(name: str, text: str, kind: type) -> object:
         number = float(text)
     except ValueError:
         number = -1.0
+    what = "seconds" if name.endswith("_s") else "megabytes"
     if not 0 < number < 1e6:
-        raise UsageError(f"NOISEMILL_{name.upper()}={text!r} is not a number above 0")
+        raise UsageError(f"NOISEMILL_{name.upper()}={text!r} is not a number of {what} above 0")
     return number

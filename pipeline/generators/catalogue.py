@@ -42,9 +42,9 @@ def find_generator(reference: str) -> Generator:
     if found is None:
         raise UnknownGeneratorError(f"generator {reference!r} is not {names_of_kinds()}")
     kind, model = found
+    sidecar = read_sidecar(_sidecar_paths(model))
     content = content_sha256(kind, model)
     structure = kind.structure(model) or _structure_by_tensorflow(kind, model, content)
-    sidecar = read_sidecar(_sidecar_paths(model))
     interface = interface_of(structure, sidecar, reference)
     identity = json.dumps([content, asdict(interface)], sort_keys=True)
     return Generator(

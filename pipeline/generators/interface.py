@@ -122,6 +122,9 @@ def _check_types(tables: dict[str, dict[str, Any]]) -> None:
     classes = tables["label"].get("classes", 1)
     if not (isinstance(classes, list) or (type(classes) is int and classes > 0)):
         raise ValueError(f"[label] classes {classes!r} is neither a number nor a list of names")
+    encoding = tables["label"].get("encoding", ENCODINGS[0])
+    if encoding not in ENCODINGS:
+        raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
     ends = tables["output"].get("range", [0, 1])
     numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
     if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
@@ -183,9 +186,8 @@ def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tupl
         if told and classes is None:
             raise ValueError(f"{SIDECAR}, [label]: classes are missing, a number or a list of names")
     encoding = told.get("encoding") or ("one_hot" if width is not None else "integer")
-    if encoding not in ENCODINGS or (label is not None and encoding == "concatenated"):
-        allowed = ENCODINGS if label is None else ENCODINGS[:2]
-        raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(allowed)}")
+    if label is not None and encoding == "concatenated":
+        raise ValueError(f"label encoding 'concatenated' does not fit a model with the input {label.name!r} for labels")
     if classes is None:
         if label is None:
             return None, None

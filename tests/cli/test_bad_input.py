@@ -22,6 +22,7 @@ import pytest
 from pipeline.ledger import Ledger
 from tests.cli.conftest import TINY
 from tests.cli.running import Outcome, Run, tree
+from tests.data.described import write_described
 from tests.servers import RcloneS3, Valkey, free_port
 
 # -- what is checked of every answer ------------------------------------------------------------------
@@ -116,7 +117,8 @@ def _write_generators(folder: Path) -> None:
         "names": _SIDECAR + '[label]\ninput = "label"\nclasses = "cat"\n',
     }
     for name, text in sidecars.items():
-        (folder / f"{name}.keras").write_bytes(b"no model")
+        output = [4, 4, 2] if name == "volume" else [5]
+        write_described(folder / f"{name}.keras", [8], output, label=name == "classless")
         (folder / f"{name}.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
@@ -308,7 +310,7 @@ def test_environment(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value
 #: References that lead nowhere (2), and generators that are there but malformed (1).
 GENERATORS = {
     "fashon": (2, "generator 'fashon' is unknown: did you mean 'fashion'?"),
-    "zebra": (2, "generator 'zebra' is unknown: built in: fashion; or give a .keras file"),
+    "zebra": (2, "generator 'zebra' is unknown: built in: article, article-28, fashion; or give a .keras file"),
     "": (2, "the generator's name is empty"),
     "nowhere.keras": (2, "there is no such file"),
     "no/where": (2, "there is no such file"),
@@ -369,12 +371,12 @@ def test_what_a_generator_cannot_do(
 
 
 def test_a_file_that_is_no_model(tmp_path: Path):
-    """TensorFlow itself looks into this one: a zip that is cut off."""
+    """A zip that is cut off."""
     model = tmp_path / "cut.keras"
     model.write_bytes(TINY.read_bytes()[:2000])
     command = [sys.executable, "-m", "pipeline.cli", "generate", str(model), "new", "-n", "10"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120)
-    assert_clear(Outcome(done.returncode, done.stdout, done.stderr), 1, f"generator {model} cannot be loaded")
+    assert_clear(Outcome(done.returncode, done.stdout, done.stderr), 1, f"generator {model} is no whole .keras file")
     assert not (tmp_path / "new").exists()
 
 

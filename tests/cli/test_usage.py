@@ -15,6 +15,7 @@ from pipeline.settings import Settings
 from tests.cli.conftest import TINY
 from tests.cli.help_pages import PAGE, commands, embedded
 from tests.cli.running import Run
+from tests.data.described import write_described
 from tests.pipeline.making import make_dataset
 
 USAGE = PAGE.read_text(encoding="utf-8")
@@ -77,6 +78,6 @@ def test_reading(examples: Path, monkeypatch: pytest.MonkeyPatch, code: str):
 
 def test_toml_example_is_a_generator(run: Run, tmp_path: Path):
     [text] = re.findall(r"```toml\n(.*?)```", USAGE, re.DOTALL)
-    (tmp_path / "faces.keras").write_bytes(b"never looked into")
+    write_described(tmp_path / "faces.keras", [128], [64, 64, 3], name="z", label=True)
     (tmp_path / "faces.toml").write_text(text)
     assert "cat, dog" in run("generators", "inspect", tmp_path / "faces.keras").out

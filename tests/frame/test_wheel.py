@@ -52,6 +52,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         "pipeline/py.typed",
         "workers/py.typed",
         "pipeline/ledger.lua",
+        "pipeline/builtin/article/untrained.json",
         "pipeline/builtin/fashion/generator.toml",
         "pipeline/builtin/fashion/model.keras",
     ],
