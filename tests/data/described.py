@@ -35,5 +35,5 @@ def _layer(kind: str, name: str, config: dict[str, Any], sources: list[str]) -> 
         {"class_name": "__keras_tensor__", "config": {"keras_history": [source, 0, 0]}} for source in sources
     ]
     arguments = [tensors] if len(tensors) > 1 else tensors
-    nodes = [{"args": arguments, "kwargs": {}}] if sources else []
+    nodes: list[Any] = [{"args": arguments, "kwargs": {}}] if sources else []
     return {"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
