@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.counts import MAX_COUNT, MAX_SEED
 from pipeline.errors import UsageError, WorkerError
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, label_plan
-from pipeline.latents import MAX_COUNT, MAX_SEED, latents, parse_noise
+from pipeline.latents import latents, parse_noise
 
 #: Files of the folder through which both processes speak.
 REQUEST, LATENTS, LABELS, SAMPLES = "request.json", "latents.npy", "labels.npy", "samples.npy"

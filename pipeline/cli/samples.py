@@ -11,9 +11,9 @@ import click
 
 from pipeline.cli.options import json_option
 from pipeline.cli.output import print_json, warn
+from pipeline.counts import MAX_SEED
 from pipeline.errors import UsageError
 from pipeline.generators import Generator, find_generator
-from pipeline.spec import MAX_SEED
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
