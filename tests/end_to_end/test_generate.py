@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -122,13 +123,17 @@ def test_killed_it_leaves_no_process(here: Fleet) -> None:
 
 
 def test_a_generator_that_does_not_load_is_one_line(here: Fleet) -> None:
+    """Its records are sound, its weights are not: only the worker's child finds out, when it loads them."""
     broken = here.folder / "broken.keras"
-    broken.write_bytes(Path(TINY).read_bytes()[:5000])
+    with zipfile.ZipFile(TINY) as sound, zipfile.ZipFile(broken, "w") as damaged:
+        for name in sound.namelist():
+            data = sound.read(name)
+            damaged.writestr(name, data[: len(data) // 2] if name.endswith(".h5") else data)
     (here.folder / "broken.toml").write_text(Path(TINY).with_suffix(".toml").read_text())
     done = here.run("generate", "broken.keras", "out", "--count", "10")
     assert done.returncode == 1
     assert done.stdout == ""
     last = done.stderr.splitlines()[-1]
     assert last.startswith("noisemill: the worker ended: generator")
-    assert "cannot be loaded" in last
+    assert "Traceback" not in done.stderr
     assert left_behind(here) == []
