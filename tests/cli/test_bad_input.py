@@ -478,7 +478,7 @@ _S3_COMMANDS = (
 
 def _try_s3(run: Run, s3: RcloneS3, place: str, command: str, *says: str) -> None:
     before = tree(s3.folder)
-    outcome = run(*shlex.split(command.format(tiny=TINY, place=place)))
+    outcome = run(*shlex.split(command.format(tiny=shlex.quote(str(TINY)), place=place)))
     assert_clear(outcome, 1, *says)
     assert s3.secret not in outcome.err
     assert tree(s3.folder) == before
@@ -544,7 +544,7 @@ _REDIS_COMMANDS = (
 def _try_redis(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, url: str, command: str) -> Outcome:
     monkeypatch.chdir(world)
     before = tree(world)
-    outcome = run(*shlex.split(command.format(tiny=TINY)), "--redis", url)
+    outcome = run(*shlex.split(command.format(tiny=shlex.quote(str(TINY)))), "--redis", url)
     assert tree(world) == before
     assert "secret" not in outcome.err
     return outcome
@@ -703,7 +703,7 @@ def test_job_malformed(run: Run, dataset: Path, redis: Any, damage: str, command
     path = dataset / "job.json"
     path.write_bytes(_damages(path.read_bytes())[damage])
     before = tree(dataset)
-    outcome = run(*shlex.split(command.format(tiny=TINY, place=dataset)))
+    outcome = run(*shlex.split(command.format(tiny=shlex.quote(str(TINY)), place=dataset)))
     assert_clear(outcome, 1, str(path))
     assert tree(dataset) == before
     assert Ledger(redis).jobs() == []
