@@ -220,3 +220,19 @@ def test_messages_carry_nothing_but_the_wakeup(lone_fleet: Fleet, valkey: Valkey
     assert sum(client.memory_usage(key) or 0 for key in client.scan_iter(f"{prefix}:*")) < 100_000
     assert lone_fleet.run("cancel", job).returncode == 0
     client.close()
+
+
+def test_two_versions_under_one_name_do_not_mix(lone_fleet: Fleet) -> None:
+    own = lone_fleet.folder / "own.keras"
+    own.write_bytes(Path(TINY).read_bytes())
+    sidecar = Path(TINY).with_suffix(".toml").read_text()
+    own.with_suffix(".toml").write_text(sidecar)
+    lone_fleet.start_worker(str(own))
+    own.with_suffix(".toml").write_text(sidecar.replace("circle", "ring"))
+    done = lone_fleet.run("submit", str(own), "newer", "--count", "10")
+    assert "no worker holds 'own'" in done.stderr
+    own.with_suffix(".toml").write_text(sidecar)
+    older = lone_fleet.submit(str(own), "older", "--count", "10")
+    assert lone_fleet.watch(older).returncode == 0
+    assert lone_fleet.json("status", done.stdout.strip())["state"] == "queued"
+    assert not (lone_fleet.folder / "newer/shards").exists()
