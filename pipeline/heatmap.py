@@ -53,12 +53,9 @@ def text(sample: NDArray[np.float32], value_range: Range, columns: int) -> str:
 def html(sample: NDArray[np.float32], value_range: Range, title: str) -> str:
     """The sample as a page with an interactive Plotly heatmap, which needs no network.
 
-    Raises UsageError where plotly is not installed, or the sample is neither an image nor a matrix.
+    Raises UsageError where the sample is neither an image nor a matrix.
     """
-    try:
-        import plotly.graph_objects as go  # An extra: 10 MB, and nothing else needs it.
-    except ImportError:
-        raise UsageError("an HTML heatmap needs plotly: pip install 'noisemill[html]'") from None
+    import plotly.graph_objects as go  # Heavy, and pictures and text do without.
 
     plane = sample[:, :, 0] if is_image(sample.shape) and sample.shape[2] == 1 else sample
     if is_image(plane.shape):

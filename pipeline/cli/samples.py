@@ -38,13 +38,30 @@ def _draw_options(command: _Command) -> _Command:
     "-o",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write .png, .npy (float32) or .html (interactive).  [default: a heatmap in text]",
+    help="Write .png, .npy (float32) or .html.  [default: a heatmap in text]",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write an interactive heatmap, the same as --output FILE.html.",
 )
 @json_option
 def sample_command(
-    generator: str, index: int, seed: int, label: str | None, noise: str, output: Path | None, as_json: bool
+    generator: str,
+    index: int,
+    seed: int,
+    label: str | None,
+    noise: str,
+    output: Path | None,
+    html: Path | None,
+    as_json: bool,
 ) -> None:
     """Make one sample at once: the one that a job with this seed stores at this index."""
+    if html is not None:
+        if output is not None or html.suffix != ".html":
+            raise UsageError("--html takes a FILE.html, and stands in place of --output")
+        output = html
     # numpy, which the help does not need.
     from pipeline.sampling import draw
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,6 @@ def test_png():
 
 
 def test_html_is_interactive_and_self_contained():
-    pytest.importorskip("plotly")
     page = heatmap.html(ramp(4, 10, 1), (-1, 1), "a title")
     assert "Plotly.newPlot" in page
     assert "a title" in page
@@ -138,10 +136,3 @@ def test_html_is_interactive_and_self_contained():
     assert '"type":"image"' in heatmap.html(ramp(4, 10, 3), (-1, 1), "").replace(" ", "")
     with pytest.raises(UsageError, match="no heatmap"):
         heatmap.html(ramp(7), None, "")
-
-
-def test_html_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(UsageError, match=r"noisemill\[html\]"):
-        heatmap.html(ramp(4, 10, 1), (-1, 1), "")
