@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_priorities_hold(lone_fleet: Fleet) -> None:
 def test_submit_without_a_worker_is_queued_with_the_command_that_starts_one(lone_fleet: Fleet) -> None:
     done = lone_fleet.run("submit", TINY, "out", "--count", "10")
     assert done.returncode == 0
-    assert f"noisemill worker {TINY} --output-root {lone_fleet.folder}" in done.stderr
+    assert f"noisemill worker {quote(TINY)} --output-root {lone_fleet.folder}" in done.stderr
     assert lone_fleet.json("status", done.stdout.strip())["state"] == "queued"
     lone_fleet.start_worker()
     assert lone_fleet.watch(done.stdout.strip()).returncode == 0
