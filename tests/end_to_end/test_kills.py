@@ -90,9 +90,11 @@ def test_wakeups_that_are_lost_are_sent_again(lone_fleet: Fleet, valkey: Valkey)
 
 def test_sigterm_ends_a_worker_within_a_batch_and_gives_its_lease_back(lone_fleet: Fleet) -> None:
     worker = lone_fleet.start_worker()
-    job = lone_fleet.submit(TINY, str(lone_fleet.folder / "out"), "--count", "400k", "--shard-size", "100k")
+    # Shards that take minutes, of a format that fills no disk: the signal comes in the middle of one.
+    size = ["--count", "400M", "--shard-size", "20M", "--format", "null"]
+    job = lone_fleet.submit(TINY, str(lone_fleet.folder / "out"), *size)
     lone_fleet.wait_until(lambda: lone_fleet.json("status", job)["samples_in_flight"] > 0)
-    assert worker.stop() == 0
+    assert worker.stop(timeout_s=15) == 0
     state = lone_fleet.json("status", job)
     assert state["shards_leased"] == 0
     assert lone_fleet.json("workers") == []
