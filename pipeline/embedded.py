@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import LedgerError, WorkerError
-from pipeline.launch import WorkerConfig, die_with_parent
+from pipeline.launch import WorkerConfig, die_with_parent, last_words
 
 #: How long Valkey may take to answer, seconds.
 _START_S = 10.0
@@ -112,12 +112,7 @@ class LocalWorkers:
     def check(self) -> None:
         """Raises WorkerError, with the last that it said, if all workers have ended."""
         if all(process.poll() is not None for process in self._processes):
-            raise WorkerError(f"the worker ended: {self._last_words(0)}")
-
-    def _last_words(self, number: int) -> str:
-        lines = self._log(number).read_text(errors="replace").strip().splitlines()
-        told = [line.removeprefix("noisemill: ") for line in lines if line.startswith("noisemill: ")]
-        return (told or lines or ["it said nothing"])[-1]
+            raise WorkerError(f"the worker ended: {last_words(self._log(0).read_text(errors='replace'))}")
 
     def _log(self, number: int) -> Path:
         return self._folder / f"worker-{number}.log"

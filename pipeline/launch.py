@@ -1,4 +1,4 @@
-"""How a worker process is started: its configuration, its command line and its environment.
+"""How a worker process is started, and what it said when it ended: configuration, command line, environment.
 
 `pipeline` never imports `workers`; it starts them as processes, through here.
 """
@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 
 _VARIABLE = "NOISEMILL_WORKER"
 _PR_SET_PDEATHSIG = 1
+
+#: What errors on stderr begin with.
+ERROR_PREFIX = "noisemill: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,13 @@ def config_from_environment() -> WorkerConfig:
     data = json.loads(os.environ[_VARIABLE])
     data["output_roots"] = tuple(data["output_roots"])
     return WorkerConfig(**data)
+
+
+def last_words(stderr: str) -> str:
+    """Why a process of `workers` ended: its error without the prefix, else the last line that it wrote."""
+    lines = stderr.strip().splitlines()
+    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
+    return (errors or lines or ["the reason is unknown"])[-1]
 
 
 def die_with_parent() -> None:

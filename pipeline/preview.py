@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.dataset import Dataset
+from pipeline.values import to_stored
 
 #: Pixels that a cell is at least, so that small images can be seen.
 _CELL = 56
@@ -54,9 +55,7 @@ def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> I
     """A sample, as stored, as a picture. Without a declared range its own least and greatest value are taken."""
     if sample.dtype != np.uint8:
         low, high = value_range or (float(sample.min()), float(sample.max()))
-        span = (high - low) or 1.0
-        scaled = (sample.astype(np.float32) - np.float32(low)) / np.float32(span) * np.float32(255)
-        sample = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        sample = to_stored(sample.astype(np.float32), "uint8", (low, high if high != low else low + 1))
     return Image.fromarray(sample[:, :, 0] if sample.shape[2] == 1 else sample)
 
 

@@ -21,6 +21,7 @@ from pipeline.errors import UsageError, WorkerError
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, label_plan
 from pipeline.latents import latents, parse_noise
+from pipeline.launch import last_words
 
 #: Files of the folder through which both processes speak.
 REQUEST, LATENTS, LABELS, SAMPLES = "request.json", "latents.npy", "labels.npy", "samples.npy"
@@ -107,8 +108,6 @@ def _predicted(generator: Generator, rows: NDArray[np.float32], labels: NDArray[
         command = [sys.executable, "-m", "workers.sample", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["the reason is unknown"]
-            ours = [line for line in lines if line.startswith("noisemill: ")]
-            raise WorkerError((ours or lines)[-1].removeprefix("noisemill: "))
+            raise WorkerError(last_words(done.stderr))
         samples = np.load(folder / SAMPLES)
     return Drawn(samples=samples, labels=None if labels is None else tuple(labels.tolist()))

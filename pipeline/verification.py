@@ -16,6 +16,7 @@ from pipeline import shards
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, WorkerError
 from pipeline.labels import Labels
+from pipeline.launch import last_words
 from pipeline.receipts import Manifest, Receipt, merged_statistics
 
 _PIECE_BYTES = 4 * 2**20
@@ -223,10 +224,7 @@ def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Rece
     command = [sys.executable, "-m", "workers.recompute", dataset.url]
     done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = [
-            line.removeprefix("noisemill: ") for line in done.stderr.splitlines() if line.startswith("noisemill: ")
-        ]
-        raise WorkerError(f"samples could not be computed again: {(reason or done.stderr.splitlines() or ['?'])[-1]}")
+        raise WorkerError(f"samples could not be computed again: {last_words(done.stderr)}")
     answer = json.loads(done.stdout)
     recomputed = Recomputed(**{**answer, "different": tuple(answer["different"])})
     report.recomputed = recomputed

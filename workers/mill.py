@@ -54,7 +54,7 @@ class Work:
     shard: Shard
     #: Samples that have been encoded.
     samples: int = 0
-    #: Why it is not to be finished: an None while all is well.
+    #: Why it is not to be finished; None while all is well.
     trouble: Exception | None = None
     #: Whether its lease went to another, who may have put the same files in place.
     lost: bool = False

@@ -17,6 +17,7 @@ from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
 from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of_kinds, size_bytes
 from pipeline.generators.remote import fetch, is_remote
 from pipeline.generators.structure import Structure, structure_from_json
+from pipeline.launch import last_words
 from pipeline.settings import load_settings
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
@@ -104,16 +105,10 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
     command = [sys.executable, "-m", "workers.inspection", kind.name, str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise GeneratorError(_reason(done.stderr))
+        raise GeneratorError(last_words(done.stderr))
     structure = structure_from_json(json.loads(done.stdout))
     cached.parent.mkdir(parents=True, exist_ok=True)
     draft = cached.with_suffix(f".{os.getpid()}")
     draft.write_text(done.stdout)
     draft.replace(cached)
     return structure
-
-
-def _reason(said: str) -> str:
-    lines = said.strip().splitlines() or ["the reason is unknown"]
-    ours = [line for line in lines if line.startswith("noisemill: ")]
-    return (ours or lines)[-1].removeprefix("noisemill: ")
