@@ -173,11 +173,20 @@ def _difference(present: JobSpec, wanted: JobSpec) -> str:
 
 
 def enqueue(
-    spec: JobSpec, destination: str, settings: Settings, ledger: Ledger, *, priority: int = 5, parallel: int = 0
+    spec: JobSpec,
+    destination: str,
+    settings: Settings,
+    ledger: Ledger,
+    *,
+    priority: int = 5,
+    parallel: int = 0,
+    schedule: str | None = None,
+    webhook: str | None = None,
 ) -> JobHandle:
     """Enters a prepared job in the ledger, with what lies at the destination, and sends its wake-ups.
 
-    A job that is live already is left as it is.
+    A job that is live already is left as it is. `schedule` names the schedule that asks for it; `webhook` is a URL
+    that hears of its end (`pipeline.hooks`).
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
@@ -199,6 +208,8 @@ def enqueue(
         engine=first.made_by.engine if first else None,
         batch=first.made_by.batch if first else 0,
         whole=len(finished) == len(spec.plan) and dataset.whole,
+        schedule=schedule,
+        webhook=webhook,
     )
     able = [worker for worker in ledger.workers(spec.digest) if worker.may_write(destination)]
     Wakeups(settings, ledger).send_missing(job_id, spec.digest, priority, workers=max(1, len(able)))

@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  the job's hash; the job's other keys are this name with a suffix
 -- KEYS[2]  the set of live jobs
+-- KEYS[3]  the hash of webhooks to be called: call -> what its job ended as; its suffix :due says when (milliseconds)
 -- ARGV[1]  operation, the rest are its arguments
 --
 --   <job>            hash: spec, destination, state, counters, times
@@ -18,10 +19,16 @@
 -- Times come from the server, so that no worker's clock matters. A fence is a number that grows with
 -- every claim: what an old holder says after its lease went to another is recognised by it.
 
-local job, live = KEYS[1], KEYS[2]
+local job, live, webhooks = KEYS[1], KEYS[2], KEYS[3]
 local MAX_ATTEMPTS = 3
 local FINALISE = '-1'
 local SUFFIXES = {':done', ':leases', ':holders', ':retry', ':attempts', ':errors', ':failed', ':progress', ':wakeups'}
+-- Who asked for the job and who is told of its end: a resume keeps both.
+local KEPT = {'schedule', 'webhook'}
+local TOLD = {
+  'id', 'destination', 'generator', 'digest', 'schedule', 'webhook', 'count', 'samples_done', 'shards', 'shards_done',
+  'bytes_done', 'queued_at', 'running_at', 'error',
+}
 local RETENTION_S = 30 * 24 * 3600
 local PREPARATION_S = 3600
 
@@ -52,6 +59,17 @@ local function is_live(state)
   return state == 'queued' or state == 'running'
 end
 
+-- Notes what the job has ended as, for the workers that call webhooks: in the same step, so that none is lost.
+local function note_webhook(state)
+  if not field('webhook') then return end
+  local now = text(now_ms())
+  local call = field('id') .. '@' .. now
+  local ended = {state = state, ended_at = now}
+  for _, name in ipairs(TOLD) do ended[name] = field(name) or nil end
+  redis.call('HSET', webhooks, call, cjson.encode(ended))
+  redis.call('ZADD', webhooks .. ':due', now, call)
+end
+
 local function enter(state)
   redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
   if state == 'done' then redis.call('HDEL', job, 'error') end
@@ -61,6 +79,7 @@ local function enter(state)
   else
     redis.call('SREM', live, id)
     redis.call('DEL', job .. ':leases', job .. ':holders', job .. ':progress', job .. ':wakeups')
+    note_webhook(state)
     redis.call('EXPIRE', job, RETENTION_S)
     for _, suffix in ipairs(SUFFIXES) do redis.call('EXPIRE', job .. suffix, RETENTION_S) end
   end
@@ -141,8 +160,11 @@ local operations = {}
 function operations.begin(arguments)
   local state = field('state')
   if state and is_live(state) then return state end
+  local kept = {}
+  for _, name in ipairs(KEPT) do kept[name] = field(name) or nil end
   redis.call('DEL', job)
   for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
+  for name, value in pairs(kept) do redis.call('HSET', job, name, value) end
   redis.call('HSET', job, 'state', 'preparing', 'cursor', '0', 'shards_done', '0', 'samples_done', '0', unpack(arguments))
   redis.call('EXPIRE', job, PREPARATION_S)
   return 'new'

@@ -51,6 +51,8 @@ class Job:
     destination: str
     generator: str
     digest: str
+    #: Name of the schedule that asked for it; None where a person did.
+    schedule: str | None
     priority: int
     count: int
     shards: int
@@ -190,12 +192,15 @@ class Ledger:
         engine: str | None = None,
         batch: int = 0,
         whole: bool = False,
+        schedule: str | None = None,
+        webhook: str | None = None,
     ) -> bool:
         """Enters a job, with the shards (index, samples) that lie at the destination already.
 
         Answers False where the job is live, or another client is entering it since. At most `parallel` workers share
         it (0: any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
-        that the manifest lies there too: the job is done as it is.
+        that the manifest lies there too: the job is done as it is. `schedule` names what asked for it; `webhook` is the
+        URL that hears of its end. A job that is entered again keeps those it had.
         """
         fields: dict[str, str | int] = {
             "id": job_id,
@@ -209,8 +214,9 @@ class Ledger:
             "shards": len(spec.plan),
             "batch": batch or spec.batch,
         }
-        if engine:
-            fields["engine"] = engine
+        fields |= {
+            name: value for name, value in (("engine", engine), ("schedule", schedule), ("webhook", webhook)) if value
+        }
         fields["entry"] = entry = uuid.uuid4().hex
         with self._talk():
             if self._call(job_id, "begin", *(part for pair in fields.items() for part in pair)) != "new":
@@ -428,7 +434,8 @@ class Ledger:
         return self._key(f"job:{job_id}")
 
     def _call(self, job_id: str, operation: str, *arguments: str | int | float) -> Any:
-        return self._script(keys=[self._job_key(job_id), self._key("live")], args=[operation, *arguments])
+        keys = [self._job_key(job_id), self._key("live"), self._key("webhooks")]
+        return self._script(keys=keys, args=[operation, *arguments])
 
     @staticmethod
     def _known(job_id: str, state: str) -> str:
@@ -471,6 +478,7 @@ def _job(
         destination=fields["destination"],
         generator=fields["generator"],
         digest=fields["digest"],
+        schedule=fields.get("schedule"),
         priority=int(fields["priority"]),
         count=int(fields["count"]),
         shards=int(fields["shards"]),

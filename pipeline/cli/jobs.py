@@ -151,10 +151,18 @@ def jobs_command(redis_url: str | None, as_json: bool) -> None:
         print_json([job.as_json() for job in found])
         return
     rows = [
-        [job.id, job.state, f"{job.samples_made:,}/{job.count:,}", rate(job.rate), str(job.priority), job.destination]
+        [
+            job.id,
+            job.state,
+            f"{job.samples_made:,}/{job.count:,}",
+            rate(job.rate),
+            str(job.priority),
+            job.schedule or "-",
+            job.destination,
+        ]
         for job in found
     ]
-    print_table(["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "DESTINATION"], rows, empty="no jobs")
+    print_table(["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "SCHEDULE", "DESTINATION"], rows, empty="no jobs")
 
 
 @click.command("status")
@@ -356,6 +364,7 @@ def _print_status(job: Job) -> None:
         ),
         ("engine", f"{job.engine}, batch {job.batch}" if job.engine else "not settled yet"),
         ("priority", str(job.priority)),
+        *([("schedule", job.schedule)] if job.schedule else []),
     ]
     times = [("queued", job.queued_at), ("running", job.running_at), (job.state, job.ended_at)]
     facts += [(f"{state} at", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))) for state, at in times if at]

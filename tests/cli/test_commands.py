@@ -28,7 +28,8 @@ from tests.cli.help_pages import commands
 from tests.cli.running import Run, tree
 
 JOB_KEYS = {
-    "id", "state", "destination", "generator", "digest", "priority", "count", "shards", "shards_done", "shards_leased",
+    "id", "state", "destination", "generator", "digest", "schedule", "priority", "count", "shards", "shards_done",
+    "shards_leased",
     "samples_done", "samples_found", "samples_in_flight", "samples_made", "bytes_done", "failed", "errors", "error",
     "leases_lost", "engine", "batch", "queued_at", "running_at", "ended_at", "stage_seconds", "verdict", "rate",
 }  # fmt: skip
@@ -170,8 +171,8 @@ def test_jobs(run: Run, redis: Settings, tmp_path: Path):
     outcome = run("jobs")
     assert (outcome.code, outcome.err) == (0, "")
     header, *rows = outcome.out.splitlines()
-    assert header.split() == ["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "DESTINATION"]
-    assert rows[0].split() == [second, "queued", "0/100", "-", "0", os.path.realpath(tmp_path / "two")]
+    assert header.split() == ["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "SCHEDULE", "DESTINATION"]
+    assert rows[0].split() == [second, "queued", "0/100", "-", "0", "-", os.path.realpath(tmp_path / "two")]
 
 
 def test_status(run: Run, redis: Settings, tmp_path: Path):

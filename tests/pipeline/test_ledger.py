@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -617,3 +618,38 @@ def test_output_roots(destination: str, roots: tuple[str, ...], allowed: bool) -
 ])  # fmt: skip
 def test_verdict(seconds: dict[str, float], word: str | None) -> None:
     assert verdict(seconds) == word
+
+
+# -- who asked for a job, and who hears of its end --------------------------------------------------------
+
+
+def test_a_job_that_is_entered_again_keeps_its_schedule_and_its_webhook(
+    ledger: Ledger, raw: redis.Redis, settings: Settings
+) -> None:
+    enter(ledger, schedule="nightly", webhook="https://example.org/done")
+    assert ledger.cancel(JOB) == "cancelled"
+    enter(ledger)
+    assert ledger.job(JOB).schedule == "nightly"
+    assert raw.hget(f"{settings.key_prefix}:job:{JOB}", "webhook") == "https://example.org/done"
+
+
+def test_each_end_of_a_job_with_a_webhook_is_noted_once(ledger: Ledger, raw: redis.Redis, settings: Settings) -> None:
+    notes = f"{settings.key_prefix}:webhooks"
+    enter(ledger, shards=1, webhook="https://example.org/done")
+    assert not raw.exists(notes)
+    ledger.cancel(JOB)
+    ledger.cancel(JOB)
+    assert [json.loads(text)["state"] for text in raw.hvals(notes)] == ["cancelled"]
+    time.sleep(0.002)
+    enter(ledger, shards=1)
+    commit(ledger, claim(ledger))
+    last = claim(ledger)
+    assert (ledger.finish(JOB, last), ledger.finish(JOB, last)) == ("done", "done")
+    assert sorted(json.loads(text)["state"] for text in raw.hvals(notes)) == ["cancelled", "done"]
+    assert raw.zcard(f"{notes}:due") == 2
+
+
+def test_a_job_without_a_webhook_leaves_no_note(ledger: Ledger, raw: redis.Redis, settings: Settings) -> None:
+    enter(ledger)
+    ledger.cancel(JOB)
+    assert not raw.exists(f"{settings.key_prefix}:webhooks")
