@@ -266,7 +266,9 @@ def raise_unless_done(job: Job) -> None:
             f"'noisemill resume {quote(job.destination)}' makes the rest"
         )
     if job.error:
-        raise JobFailedError(f"job {job.id} failed: {job.error}")
+        raise JobFailedError(
+            f"job {job.id} failed: {job.error}\n'noisemill resume {quote(job.destination)}' goes on once that is mended"
+        )
     shard, reason = min(job.failed.items(), default=(0, "no reason given"))
     raise JobFailedError(
         f"job {job.id} failed: {len(job.failed)} of {job.shards} shards, the first is {shard}: {reason}\n"

@@ -8,6 +8,7 @@
     |-- DestinationError                the destination cannot hold this job
     |   `-- DestinationOccupiedError    it holds another job or other files
     |-- StoreError (OSError)            reading or writing a store failed
+    |   `-- StoreUnavailableError       for now: it may pass without anybody's doing
     |-- DatasetError (ValueError)       what lies at the destination is malformed or missing
     |-- LedgerError                     Redis is absent, refuses us or is not Redis
     |-- SampleError                     the generator made a sample that must not be written
@@ -51,7 +52,11 @@ class DestinationOccupiedError(DestinationError):
 
 
 class StoreError(NoisemillError, OSError):
-    """Reading from or writing to a store failed."""
+    """Reading from or writing to a store failed. Where no subclass says otherwise, somebody has to mend it."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store does not answer, is overloaded or fails in a way that may pass by itself."""
 
 
 class DatasetError(NoisemillError, ValueError):

@@ -72,7 +72,7 @@ end
 
 local function enter(state)
   redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
-  if state == 'done' then redis.call('HDEL', job, 'error') end
+  if state == 'done' then redis.call('HDEL', job, 'held_at', 'error') end
   local id = field('id')
   if is_live(state) then
     redis.call('SADD', live, id)
@@ -110,6 +110,14 @@ local function put_back(shard, message, delay_ms)
   end
   redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
   return 'retry'
+end
+
+-- Puts a shard back as if it had not been claimed.
+local function return_untouched(shard)
+  release(shard)
+  if shard == FINALISE then return end
+  redis.call('HINCRBY', job .. ':attempts', shard, -1)
+  redis.call('ZADD', job .. ':retry', text(now_ms()), shard)
 end
 
 local function expire_leases()
@@ -265,6 +273,7 @@ function operations.commit(arguments)
   if not mine then return 'stale' end
   release(shard)
   redis.call('SETBIT', job .. ':done', shard, 1)
+  redis.call('HDEL', job, 'held_at', 'error')
   redis.call('HDEL', job .. ':attempts', shard)
   redis.call('HDEL', job .. ':errors', shard)
   redis.call('HINCRBY', job, 'shards_done', 1)
@@ -287,11 +296,7 @@ end
 function operations.give_back(arguments)
   local shard, fence = arguments[1], arguments[2]
   if not is_live(field('state') or '') or not holds(shard, fence) then return 'stale' end
-  release(shard)
-  if shard ~= FINALISE then
-    redis.call('HINCRBY', job .. ':attempts', shard, -1)
-    redis.call('ZADD', job .. ':retry', text(now_ms()), shard)
-  end
+  return_untouched(shard)
   return 'retry'
 end
 
@@ -313,10 +318,21 @@ function operations.abandon(arguments)
   return 'failed'
 end
 
--- complain(message): what keeps a live job from being worked on.
-function operations.complain(arguments)
-  if is_live(field('state') or '') then redis.call('HSET', job, 'error', arguments[1]) end
-  return field('state') or 'unknown'
+-- hold(shard, fence, message, patience_ms): 'held' | 'failed' | 'stale'
+-- The job's store fails, which is no shard's fault: the shard goes back, and this was no attempt. Once the store has
+-- failed for patience_ms, and no shard was committed since, the job has failed. An empty shard is none.
+function operations.hold(arguments)
+  local shard, fence, message, patience_ms = arguments[1], arguments[2], arguments[3], tonumber(arguments[4])
+  if not is_live(field('state') or '') then return 'stale' end
+  if shard ~= '' then
+    if not holds(shard, fence) then return 'stale' end
+    return_untouched(shard)
+  end
+  redis.call('HSET', job, 'error', message)
+  redis.call('HSETNX', job, 'held_at', text(now_ms()))
+  if now_ms() - number('held_at') < patience_ms then return 'held' end
+  enter('failed')
+  return 'failed'
 end
 
 -- cancel(): 'cancelled', or the state of a job that had ended.

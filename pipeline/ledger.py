@@ -78,6 +78,8 @@ class Job:
     queued_at: float | None
     running_at: float | None
     ended_at: float | None
+    #: Since when its store has done nothing but fail; None while it works.
+    held_at: float | None
     #: Seconds that the stages of the mill were busy, summed over workers.
     stage_seconds: Mapping[str, float]
     #: What the time went into.
@@ -236,10 +238,15 @@ class Ledger:
         with self._talk():
             self._call(job_id, "abandon", message)
 
-    def complain(self, job_id: str, message: str) -> None:
-        """Says what keeps a live job from being worked on; forgotten when it is done."""
+    def hold(self, job_id: str, message: str, *, patience_s: float, claim: Claim | None = None) -> str:
+        """Says that the job's store fails: held, or failed once it has done nothing else for `patience_s` seconds.
+
+        A claim is given back, and does not count as an attempt; "stale" where it is another's. The next shard that
+        is committed ends it.
+        """
+        shard, fence = (claim.shard, claim.fence) if claim else ("", "")
         with self._talk():
-            self._call(job_id, "complain", message)
+            return str(self._call(job_id, "hold", shard, fence, message[:2000], round(patience_s * 1000)))
 
     def job(self, job_id: str) -> Job:
         """The job's state. Raises UnknownJobError."""
@@ -497,6 +504,7 @@ def _job(
         queued_at=seconds("queued_at"),
         running_at=seconds("running_at"),
         ended_at=None if state in LIVE_STATES else seconds(f"{state}_at"),
+        held_at=seconds("held_at"),
         stage_seconds=stages,
         verdict=verdict(stages),
     )

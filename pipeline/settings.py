@@ -25,6 +25,8 @@ class Settings:
     lease_s: float = 30.0
     #: How often the reconciler looks for lost wake-ups, seconds.
     reconcile_s: float = 5.0
+    #: How long a job is held while its store does not answer, seconds; then it fails.
+    store_patience_s: float = 600.0
     #: Where calibrations and what was learnt about generators are kept.
     cache_dir: Path = Path("~/.cache/noisemill")
     #: Largest generator that is fetched from S3, millions of bytes.

@@ -6,17 +6,17 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
-from shlex import quote
 
 from pipeline import shards
 from pipeline.broker import MESSAGE_VERSION, Wakeups
 from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, GeneratorError, LedgerError, NoisemillError, StoreError
+from pipeline.errors import DatasetError, GeneratorError, LedgerError, NoisemillError, StoreError, StoreUnavailableError
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
 from pipeline.receipts import Receipt, Statistics
 from pipeline.settings import Settings
 from pipeline.spec import JobSpec
+from pipeline.stores import open_store
 from pipeline.stores.store import StoredFile
 from workers.engine import BATCHES, Calibration, Engine, EngineRoom
 from workers.mill import Mill, Work
@@ -67,12 +67,20 @@ class SliceWorker:
             log.error("job %s cannot be carried out: %s", job, error)
             self.ledger.abandon(job, str(error))
         except StoreError as error:
-            # It may pass, as an S3 server does that is away: the reconciler sends another wake-up.
-            log.warning("job %s: %s", job, error)
-            self.ledger.complain(job, str(error))
+            self.hold(job, error)
         finally:
             self.job = None
             self._put_down(job, token, holder, again)
+
+    def hold(self, job: str, error: StoreError, claim: Claim | None = None) -> None:
+        """Says that the job's store fails, which is no shard's fault: trying the others would end the same.
+
+        What may pass is waited for: the reconciler sends another wake-up. What somebody has to mend fails the job.
+        """
+        passing = isinstance(error, StoreUnavailableError)
+        patience_s = self.settings.store_patience_s if passing else 0.0
+        answer = self.ledger.hold(job, _in_words(error), patience_s=patience_s, claim=claim)
+        log.warning("job %s, whose store fails, is %s: %s", job, answer, error)
 
     def _put_down(self, job: str, token: int, holder: str, again: bool) -> None:
         """Ends the slice, and sends the wake-up to the end of the queue where there is more to do."""
@@ -94,6 +102,9 @@ class SliceWorker:
             log.warning("job %s goes to %s, which is below no --output-root of this worker", job, destination)
             time.sleep(_REFUSAL_S)
             return True
+        if self.ledger.job(job).held_at is not None:
+            # Whether the store is back shows here within seconds, and without a shard's worth of work.
+            open_store(destination).check_writable()
         engine = self._settled_engine(job, spec)
         return _Slice(self, job, spec, destination, token, holder).run(engine)
 
@@ -162,8 +173,12 @@ class _Slice:
             work = Work(claim=claim, shard=self._spec.plan[claim.shard])
             with self._lock:
                 self._works[claim.shard] = work
-            if claim.attempt == 1 or not self._found_done(work):
-                return work
+            try:
+                if claim.attempt == 1 or not self._found_done(work):
+                    return work
+            except StoreError as error:
+                work.trouble = error
+                self.gave_up(work)
         return None
 
     def stopping(self) -> bool:
@@ -204,6 +219,11 @@ class _Slice:
             if not work.lost:
                 self._give_back(work)
             self._forget(work)
+            return
+        if isinstance(work.trouble, StoreError):
+            self._ended = True
+            self._forget(work)
+            self._worker.hold(self._job, work.trouble, work.claim)
             return
         message = _in_words(work.trouble)
         delay_s = min(_LONGEST_DELAY_S, 0.5 * 4 ** (work.claim.attempt - 1))
@@ -254,13 +274,13 @@ class _Slice:
                 finish_dataset(self._destination, self._job)
             answer = self._ledger.finish(self._job, claim)
             log.info("job %s is %s", self._job, answer)
+        except StoreError as error:
+            self._worker.hold(self._job, error, claim)
+        except LedgerError:
+            raise
         except (NoisemillError, OSError) as error:
-            if isinstance(error, LedgerError):
-                raise
-            # Shards that vanished since, a full disk: only a look at the destination can tell what to do.
-            self._ledger.abandon(
-                self._job, f"{error}; 'noisemill resume {quote(self._destination)}' makes what is missing"
-            )
+            # Shards that vanished since: only a look at the destination can tell what to do.
+            self._ledger.abandon(self._job, str(error))
 
     def _pulse(self) -> None:
         """Renews leases, from a thread that does not depend on predict returning."""

@@ -366,7 +366,8 @@ def _print_status(job: Job) -> None:
         ("priority", str(job.priority)),
         *([("schedule", job.schedule)] if job.schedule else []),
     ]
-    times = [("queued", job.queued_at), ("running", job.running_at), (job.state, job.ended_at)]
+    times = [("queued", job.queued_at), ("running", job.running_at)]
+    times += [("held", job.held_at)] if job.live else [(job.state, job.ended_at)]
     facts += [(f"{state} at", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))) for state, at in times if at]
     if job.verdict:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in sorted(job.stage_seconds.items()))

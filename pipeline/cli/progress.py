@@ -60,7 +60,7 @@ class _Bars:
         if job.id not in self._tasks:
             self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, told="")
         description = f"{job.generator}: waiting for a worker" if job.state == "queued" else job.id
-        made = f"{job.samples_made:,}/{job.count:,}  {rate(job.rate)}"
+        made = f"{job.samples_made:,}/{job.count:,}  {_held(job) or rate(job.rate)}"
         self._progress.update(self._tasks[job.id], completed=job.samples_made, told=made, description=description)
 
 
@@ -76,15 +76,23 @@ class _Lines:
 
     def show(self, job: Job) -> None:
         told_at, told_state = self._told.get(job.id, (0.0, ""))
-        if job.state == told_state and (job.state == "queued" or time.monotonic() - told_at < _LINE_S):
+        state = f"{job.state}{_held(job)}"
+        if state == told_state and (job.state == "queued" or _held(job) or time.monotonic() - told_at < _LINE_S):
             return
-        self._told[job.id] = (time.monotonic(), job.state)
+        self._told[job.id] = (time.monotonic(), state)
         click.echo(_line(job), err=True)
+
+
+def _held(job: Job) -> str:
+    """What a job waits for whose store fails; nothing where it does not."""
+    return f"held, {job.error}" if job.live and job.held_at else ""
 
 
 def _line(job: Job) -> str:
     if job.state == "queued":
         return f"{job.id}: queued, {job.count:,} samples in {job.shards:,} shards"
+    if _held(job):
+        return f"{job.id}: {_held(job)}"
     line = f"{job.id}: {job.state}, {job.samples_made:,} of {job.count:,} samples, {rate(job.rate)}"
     if job.live and job.rate:
         line += f", {duration((job.count - job.samples_made) / job.rate)} left"

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
 
 #: Files flushed at the same time: the file system commits them in one go (docs/decisions/0010-stores.md).
@@ -36,12 +36,24 @@ _IN_WORDS = {
     errno.ELOOP: "too many symbolic links",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENAMETOOLONG: "the path is too long: choose a shorter destination",
-    errno.ENOENT: "the folder cannot be made, or has gone while it was written to: choose another destination",
+    errno.ENOENT: "the folder has gone, or cannot be made: put it back, or choose another destination",
     errno.ENOSPC: "the disk is full: free space, or choose another destination",
     errno.ENOTDIR: "a file lies where a folder should be: remove it, or choose another destination",
     errno.EPERM: "permission denied: give this user the right to write there, or choose another destination",
     errno.EROFS: "the file system is read-only: choose another destination",
     errno.EXDEV: "a folder inside the destination lies on another file system: choose one file system",
+}
+
+#: What may pass without anybody's doing.
+_PASSING = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
 }
 
 
@@ -51,6 +63,9 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self._root = Path(os.path.realpath(root))
         self.url = str(self._root)
+        #: Whether the folder was there when we looked. One that goes afterwards is not made again: a new one would
+        #: lack all that was written before, and where a disk was unmounted, it would lie on another.
+        self._seen = False
 
     def read(self, name: str) -> bytes:
         """The whole file."""
@@ -62,7 +77,9 @@ class LocalStore:
         path = self._inside(self._root / check_name(name))
         with _errors_in_words(path):
             try:
-                return path.open("rb")
+                file = path.open("rb")
+                self._seen = True
+                return file
             except _ABSENT:
                 absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         raise absent
@@ -144,12 +161,16 @@ class LocalStore:
                 _flush(folder_path)
 
     def _make_root(self) -> None:
-        if not self._root.is_dir():
+        """Raises OSError, of ENOENT where the folder has gone since it was last seen."""
+        if not self._root.is_dir() and not self._seen:
             self._root.mkdir(parents=True, exist_ok=True)
             _flush(self._root.parent)
+        os.stat(self._root)
+        self._seen = True
 
     def _make_folder(self, name: str) -> Path:
         folder = self._inside(self._root / name)
+        os.stat(self._root)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -179,14 +200,14 @@ class LocalDraft:
     def sink(self, name: str) -> LocalSink:
         """A stream into a staged file."""
         path = self._stage(name)
-        self._open = LocalSink(path, self._digests[name])
+        self._open = LocalSink(path, self._digests[name], told=Path(self._store.url) / name)
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
         """Writes a staged file."""
         path = self._stage(name)
         self._digests[name].update(data)
-        with _errors_in_words(path):
+        with _errors_in_words(Path(self._store.url) / name):
             path.write_bytes(data)
 
     def commit(self) -> list[StoredFile]:
@@ -224,7 +245,7 @@ class LocalDraft:
 
     def _make_folder(self) -> Path:
         self._folder = self._store.stage()
-        with _errors_in_words(self._folder):
+        with _errors_in_words(Path(self._store.url)):
             self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
             # File systems without locks are left to the age that `sweep` looks at.
             with suppress(OSError):
@@ -248,25 +269,25 @@ class LocalDraft:
 
 
 class LocalSink:
-    """A stream into one staged file."""
+    """A stream into one staged file; errors name the file that it is to become."""
 
-    def __init__(self, path: Path, digest: Digest) -> None:
-        self._path = path
+    def __init__(self, path: Path, digest: Digest, told: Path) -> None:
+        self._told = told
         self._digest = digest
-        with _errors_in_words(path):
+        with _errors_in_words(told):
             self._file = path.open("xb", buffering=_STREAM_BUFFER_BYTES)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Appends `data`."""
         view = as_bytes(data)
-        with _errors_in_words(self._path):
+        with _errors_in_words(self._told):
             self._file.write(view)
         self._digest.update(view)
         return len(view)
 
     def close(self) -> None:
         """Writes what is still buffered."""
-        with _errors_in_words(self._path):
+        with _errors_in_words(self._told):
             self._file.close()
 
 
@@ -289,7 +310,8 @@ def _errors_in_words(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         words = _IN_WORDS.get(error.errno or 0, error.strerror or str(error))
-        raise StoreError(f"{path}: {words}") from error
+        kind = StoreUnavailableError if error.errno in _PASSING else StoreError
+        raise kind(f"{path}: {words}") from error
 
 
 def _walk(folder: Path, name: str) -> Iterator[Entry]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreUnavailableError
 
 _DENIED = (
     "access denied: the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and "
@@ -16,33 +17,44 @@ _REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to its regi
 _BUSY = "the server is overloaded or failing: try again later"
 _EXPIRED = "the session token is not valid or no longer: renew the AWS credentials"
 _FULL = "the server has no space left"
+_CUT = "the connection broke off again and again: check the network"
 
 #: By the code of S3's answer; a HEAD's answer has no body, so its code is the HTTP status.
 _CODES = {
     "301": _REGION,
     "403": _DENIED,
+    "408": _BUSY,
+    "429": _BUSY,
     "500": _BUSY,
+    "502": _BUSY,
     "503": _BUSY,
+    "504": _BUSY,
     "507": _FULL,
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
     "AuthorizationHeaderMalformed": _REGION,
     "ExpiredToken": _EXPIRED,
+    "IncompleteBody": _CUT,
     "InternalError": _BUSY,
     "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
     "InvalidBucketName": "the bucket's name is not valid: check the destination",
     "InvalidToken": _EXPIRED,
+    "NoSuchUpload": "the server has dropped the upload: it is begun anew",
     "NoSuchBucket": "the bucket does not exist: create it, or check its name and AWS_ENDPOINT_URL",
     "PermanentRedirect": _REGION,
     "QuotaExceeded": _FULL,
+    "RequestTimeout": _BUSY,
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "ServiceUnavailable": _BUSY,
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
     "SlowDown": _BUSY,
+    "Throttling": _BUSY,
+    "TooManyRequests": _BUSY,
     "XMinioStorageFull": _FULL,
 }
 
 _NO_CREDENTIALS = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+_SILENT = "the server takes too long to answer: try again later"
 _UNREACHABLE = "cannot be reached: check that the server runs, and AWS_ENDPOINT_URL"
 
 #: By the exception's class; the first that fits counts.
@@ -53,9 +65,17 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (boto.ProfileNotFound, "the AWS profile does not exist: check AWS_PROFILE"),
     (boto.SSLError, "the server's certificate is not trusted: check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"),
     (boto.ProxyConnectionError, "the proxy cannot be reached: check HTTP_PROXY and HTTPS_PROXY"),
+    (boto.ReadTimeoutError, _SILENT),
+    (boto.ConnectionClosedError, _CUT),
+    (boto.IncompleteReadError, _CUT),
+    (boto.ResponseStreamingError, _CUT),
     (boto.ConnectionError, _UNREACHABLE),
-    (boto.HTTPClientError, _UNREACHABLE),
+    (boto.HTTPClientError, _CUT),
+    (ResponseParserError, "the answer cannot be read: check AWS_ENDPOINT_URL"),
 )
+
+#: What may pass by itself.
+_PASSING = {_BUSY, _CUT, _SILENT, _UNREACHABLE, _CODES["NoSuchUpload"]}
 
 
 def in_words(error: Exception, place: str, endpoint: str = "") -> StoreError:
@@ -65,11 +85,16 @@ def in_words(error: Exception, place: str, endpoint: str = "") -> StoreError:
     at = f"{place} at {host}" if host else place
     if isinstance(error, boto.ClientError):
         code = error_code(error)
-        return StoreError(f"{at}: {_CODES.get(code, f'the server answered {code}')}")
+        return _error(at, _CODES.get(code, f"the server answered {code}"))
     for kind, words in _CLASSES:
         if isinstance(error, kind):
-            return StoreError(f"{at}: {words}")
+            return _error(at, words)
     return StoreError(f"{at}: S3 failed with {type(error).__name__}: check AWS_ENDPOINT_URL and the AWS settings")
+
+
+def _error(place: str, words: str) -> StoreError:
+    kind = StoreUnavailableError if words in _PASSING else StoreError
+    return kind(f"{place}: {words}")
 
 
 def error_code(error: boto.ClientError) -> str:

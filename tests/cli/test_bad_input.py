@@ -298,7 +298,7 @@ def test_words(run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, words: st
     assert tree(world) == before
 
 
-@pytest.mark.parametrize("name", ["SLICE_S", "LEASE_S", "RECONCILE_S"])
+@pytest.mark.parametrize("name", ["SLICE_S", "LEASE_S", "RECONCILE_S", "STORE_PATIENCE_S"])
 @pytest.mark.parametrize("value", ["x", "0", "-1", "nan", "inf"])
 def test_environment(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str):
     monkeypatch.setenv(f"NOISEMILL_{name}", value)

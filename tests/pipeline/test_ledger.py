@@ -146,6 +146,38 @@ def test_abandon_tells_why(ledger: Ledger) -> None:
     assert (job.state, job.error) == ("failed", "the disk | is full")
 
 
+def test_a_job_whose_store_fails_is_held_and_no_shard_pays_for_it(ledger: Ledger) -> None:
+    enter(ledger)
+    for _ in range(5):
+        got = claim(ledger)
+        assert (got.shard, got.attempt) == (0, 1)
+        assert ledger.hold(JOB, "the server is away", patience_s=60, claim=got) == "held"
+        assert ledger.hold(JOB, "late", patience_s=60, claim=got) == "stale"
+    job = ledger.job(JOB)
+    assert (job.state, job.error, job.shards_leased, dict(job.failed)) == ("running", "the server is away", 0, {})
+    assert job.held_at is not None
+    assert commit(ledger, claim(ledger)) == "done"
+    job = ledger.job(JOB)
+    assert (job.held_at, job.error) == (None, None)
+
+
+def test_a_job_is_not_held_for_ever(ledger: Ledger) -> None:
+    enter(ledger)
+    assert ledger.hold(JOB, "away", patience_s=0.2) == "held"
+    time.sleep(0.3)
+    assert ledger.hold(JOB, "still away", patience_s=0.2, claim=claim(ledger)) == "failed"
+    job = ledger.job(JOB)
+    assert (job.state, job.error, job.shards_leased) == ("failed", "still away", 0)
+    assert ledger.hold(JOB, "late", patience_s=60) == "stale"
+    assert ledger.hold("nothing", "x", patience_s=0) == "stale"
+
+
+def test_what_somebody_must_mend_fails_at_once(ledger: Ledger) -> None:
+    enter(ledger, done=[(index, 10) for index in range(4)])
+    assert ledger.hold(JOB, "the disk is full", patience_s=0, claim=claim(ledger)) == "failed"
+    assert ledger.job(JOB).error == "the disk is full"
+
+
 def test_unknown_jobs(ledger: Ledger) -> None:
     for call in (ledger.job, ledger.cancel, ledger.spec, ledger.find_job):
         with pytest.raises(UnknownJobError, match="'nothing' is unknown: see 'noisemill jobs'"):

@@ -145,6 +145,20 @@ class LedgerMachine(RuleBasedStateMachine):
             if isinstance(claim := self.claim("a"), Claim):
                 self.fail(claim)
 
+    @rule(claim=claims, patience_s=st.sampled_from([600, 600, 0]))
+    def hold(self, claim: Claim, patience_s: float) -> None:
+        answer, model = self.ledger.hold(JOB, "full", patience_s=patience_s, claim=claim), self.model
+        if not model.live or model.held.get(claim.shard) != claim:
+            assert answer == "stale"
+            return
+        assert answer == ("held" if patience_s else "failed")
+        del model.held[claim.shard]
+        model.lapsed.discard(claim.shard)
+        if claim.shard >= 0:
+            model.attempts[claim.shard] -= 1
+        if not patience_s:
+            model.end("failed")
+
     @rule(claim=consumes(claims))
     def give_back(self, claim: Claim) -> None:
         self.ledger.give_back(JOB, claim)
