@@ -80,8 +80,7 @@ class Wakeups:
 
     def send_missing(self, job_id: str, digest: str, priority: int, *, workers: int) -> int:
         """Brings a job's wake-ups up to the number of its workers (at least one); answers how many were sent."""
-        busy = self._ledger.queue_length(self._queue_keys(digest)) > 0
-        grace_s = _GRACE_BUSY_QUEUE_S if busy else _GRACE_EMPTY_QUEUE_S
+        grace_s = _GRACE_BUSY_QUEUE_S if self.waiting(digest) else _GRACE_EMPTY_QUEUE_S
         missing = self._ledger.missing_wakeups(job_id, workers=workers, grace_s=grace_s)
         for token, serial in missing:
             self.send(job_id, digest, priority, token, serial)
@@ -97,6 +96,10 @@ class Wakeups:
                 )
             except OperationalError as error:
                 raise redis.exceptions.ConnectionError(str(error)) from error
+
+    def waiting(self, digest: str) -> int:
+        """Wake-ups that wait for workers of this generator."""
+        return self._ledger.queue_length(self._queue_keys(digest))
 
     def _queue_keys(self, digest: str) -> list[str]:
         """The Redis lists of a queue, one for each priority (kombu's own naming)."""

@@ -37,6 +37,10 @@ class WorkerConfig:
     embedded: bool = False
     #: "info", "warning" and so on.
     log_level: str = "info"
+    #: "text" or "json".
+    log_format: str = "text"
+    #: Where Prometheus finds its metrics; 0 is nowhere.
+    metrics_port: int = 0
 
     def command(self) -> list[str]:
         """The command that runs this worker."""

@@ -29,6 +29,8 @@ class Settings:
     store_patience_s: float = 600.0
     #: Where calibrations and what was learnt about generators are kept.
     cache_dir: Path = Path("~/.cache/noisemill")
+    #: Address that workers serve their metrics at; 0.0.0.0 is every one, as containers need it.
+    metrics_host: str = "127.0.0.1"
     #: Largest generator that is fetched from S3, millions of bytes.
     generator_limit_mb: float = 4000.0
 

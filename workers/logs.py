@@ -1,12 +1,61 @@
-"""How workers log: one line an event, to stderr."""
+"""How workers log, to stderr: a line that people read, or a JSON document, for each event."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import signals
+
+#: What a line may be about, beside its words: fields of their own in JSON.
+_FIELDS = ("job", "shard", "attempt")
 
 
-def set_up_logging(level: str) -> None:
-    """noisemill's own lines from `level` on, others' from WARNING on."""
-    logging.basicConfig(level="WARNING", format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True)
+def set_up_logging(level: str, form: str = "text", *, worker: str | None = None) -> None:
+    """noisemill's own lines from `level` on, others' from WARNING on; `form` is "text" or "json"."""
+    handler = logging.StreamHandler(sys.stderr)
+    if form == "json":
+        handler.setFormatter(_JsonFormatter(worker))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level="WARNING", handlers=[handler], force=True)
+    # Celery's pool of processes has a logger that hands nothing on to the root.
+    logging.getLogger("multiprocessing").handlers[:] = [handler]
+    # While somebody listens to this signal, Celery sets up no handlers of its own.
+    signals.setup_logging.connect(_leave_it)
     logging.getLogger("noisemill").setLevel(level.upper())
+
+
+def _leave_it(**_: Any) -> None:
+    """Celery asks who sets up logging: it has been done."""
+
+
+def about(job: str, shard: int | None = None, attempt: int | None = None) -> dict[str, Any]:
+    """What a line is about, to be given as its `extra`."""
+    fields = {"job": job, "shard": shard, "attempt": attempt}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message; worker, job, shard and attempt where known."""
+
+    def __init__(self, worker: str | None) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if self._worker is not None:
+            line["worker"] = self._worker
+        line |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)

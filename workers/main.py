@@ -22,10 +22,11 @@ from celery.exceptions import SecurityWarning
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
 from pipeline.generators import find_generator
-from pipeline.launch import WorkerConfig, config_from_environment, die_with_parent
+from pipeline.launch import ERROR_PREFIX, WorkerConfig, config_from_environment, die_with_parent
 from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
 from workers.logs import set_up_logging
+from workers.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
 from workers.process import FATAL, RUN_FOLDER_VARIABLE, worker_id
 from workers.reconciler import Reconciler
 
@@ -36,7 +37,8 @@ def run(config: WorkerConfig) -> int:
     """Runs the worker until it is told to stop; answers the exit code."""
     if config.embedded:
         die_with_parent()
-    set_up_logging(config.log_level)
+    identity = worker_id(os.getpid())
+    set_up_logging(config.log_level, config.log_format, worker=identity)
     # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     settings = load_settings(redis_url=config.redis_url)
@@ -47,8 +49,8 @@ def run(config: WorkerConfig) -> int:
     os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
     app = celery_app(settings)
     app.conf.imports = ("workers.tasks",)
-    identity = worker_id(os.getpid())
-    reconciler = Reconciler(ledger, Wakeups(settings, ledger), identity, settings.reconcile_s)
+    wakeups = Wakeups(settings, ledger)
+    reconciler = Reconciler(ledger, wakeups, identity, settings.reconcile_s)
     worker = app.Worker(
         hostname=identity,
         queues=[queue_name(generator.digest)],
@@ -59,15 +61,24 @@ def run(config: WorkerConfig) -> int:
         quiet=True,
     )
 
+    def children() -> list[int]:
+        return [process.pid for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []]
+
     def tell_child(**_: Any) -> None:
         """The child ends its slice after the batch that runs; Celery waits for it."""
-        for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []:
-            os.kill(process.pid, signal.SIGUSR2)
+        for pid in children():
+            os.kill(pid, signal.SIGUSR2)
 
     signals.worker_shutting_down.connect(tell_child, weak=False)
-    log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
-    reconciler.start()
     try:
+        if config.metrics_port:
+            os.environ[FOLDER_VARIABLE] = str(run_folder)
+            collector = WorkerCollector(
+                run_folder, generator.name, lambda: wakeups.waiting(generator.digest), lambda: reconciler.sent
+            )
+            serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(children()), None))
+        log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
+        reconciler.start()
         worker.start()
     finally:
         reconciler.stop()
@@ -89,10 +100,14 @@ def _withdraw(ledger: Ledger, identity: str) -> None:
 
 def main() -> None:
     """Runs the worker that the environment describes. Exit code 0 after an orderly stop, 1 otherwise."""
+    config = config_from_environment()
     try:
-        sys.exit(run(config_from_environment()))
+        sys.exit(run(config))
     except NoisemillError as error:
-        print(f"noisemill: {error}", file=sys.stderr)
+        if config.log_format == "json":
+            log.critical("%s", error)
+        else:
+            print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

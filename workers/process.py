@@ -19,6 +19,7 @@ from pipeline.launch import WorkerConfig
 from pipeline.ledger import Ledger, WorkerInfo
 from pipeline.settings import load_settings
 from pipeline.version import VERSION
+from workers import metrics
 from workers.slices import SliceWorker
 
 log = logging.getLogger("noisemill")
@@ -111,6 +112,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         "worker %s holds %s (%s) on %s: %s, batch %d, %.0f samples/s",
         info.id, info.generator, info.digest[:19], device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
+    metrics.started(info)
     ledger.release_worker(info.id)
     return SliceWorker(
         settings=settings,

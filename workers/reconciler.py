@@ -24,6 +24,8 @@ class Reconciler:
         self._ledger, self._wakeups = ledger, wakeups
         self._worker_id = worker_id
         self._interval_s = interval_s
+        #: Wake-ups that it has sent so far.
+        self.sent = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -32,9 +34,10 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; waits for a round that is under way."""
+        """Ends it, if it has begun; waits for a round that is under way."""
         self._stop.set()
-        self._thread.join(timeout=15)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=15)
 
     def reconcile(self) -> int:
         """One round over the live jobs whose generator this worker holds; answers how many wake-ups were sent."""
@@ -53,6 +56,7 @@ class Reconciler:
             able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
             if able:
                 sent += self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able)
+        self.sent += sent
         return sent
 
     def _run(self) -> None:

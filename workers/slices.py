@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline import shards
 from pipeline.broker import MESSAGE_VERSION, Wakeups
@@ -18,7 +19,9 @@ from pipeline.settings import Settings
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.store import StoredFile
+from workers import metrics
 from workers.engine import BATCHES, Calibration, Engine, EngineRoom
+from workers.logs import about
 from workers.mill import Mill, Work
 
 log = logging.getLogger("noisemill")
@@ -52,24 +55,27 @@ class SliceWorker:
     def run(self, *, version: int, job: str, token: int, serial: int) -> None:
         """One wake-up: takes its token and spends a slice on the job."""
         if version > MESSAGE_VERSION:
-            log.error("job %s was sent by a newer noisemill (message version %s): upgrade this worker", job, version)
+            self._refuse(job, "version", f"it was sent by a newer noisemill (message version {version})")
             return
         self._slices += 1
         holder = f"{self.info.id}/{self._slices}"
         if not self.ledger.take_wakeup(job, token, serial, holder):
             return
         self.job = job
+        metrics.SLICES.inc()
+        metrics.BUSY.set(1)
         again = False
         try:
             again = self._work_on(job, token, holder)
         except (DatasetError, GeneratorError) as error:
             # Another slice would find the same: only a person can mend it.
-            log.error("job %s cannot be carried out: %s", job, error)
+            log.error("job %s cannot be carried out: %s", job, error, extra=about(job))
             self.ledger.abandon(job, str(error))
         except StoreError as error:
             self.hold(job, error)
         finally:
             self.job = None
+            metrics.BUSY.set(0)
             self._put_down(job, token, holder, again)
 
     def hold(self, job: str, error: StoreError, claim: Claim | None = None) -> None:
@@ -80,7 +86,7 @@ class SliceWorker:
         passing = isinstance(error, StoreUnavailableError)
         patience_s = self.settings.store_patience_s if passing else 0.0
         answer = self.ledger.hold(job, _in_words(error), patience_s=patience_s, claim=claim)
-        log.warning("job %s, whose store fails, is %s: %s", job, answer, error)
+        log.warning("job %s, whose store fails, is %s: %s", job, answer, error, extra=about(job))
 
     def _put_down(self, job: str, token: int, holder: str, again: bool) -> None:
         """Ends the slice, and sends the wake-up to the end of the queue where there is more to do."""
@@ -90,16 +96,19 @@ class SliceWorker:
                 state = self.ledger.job(job)
                 self.wakeups.send(job, state.digest, state.priority, token, serial)
         except NoisemillError as error:
-            log.warning("job %s: the end of a slice could not be told, the reconciler mends it: %s", job, error)
+            log.warning(
+                "job %s: the end of a slice could not be told, the reconciler mends it: %s", job, error,
+                extra=about(job),
+            )  # fmt: skip
 
     def _work_on(self, job: str, token: int, holder: str) -> bool:
         """Makes shards of the job until the slice is over; answers whether there may be more to do."""
         spec, destination = self.ledger.spec(job)
         if spec.digest != self.info.digest:
-            log.error("job %s wants generator %s, this worker holds %s", job, spec.digest, self.info.digest)
+            self._refuse(job, "generator", f"it wants generator {spec.digest}, this worker holds {self.info.digest}")
             return False
         if not self.info.may_write(destination):
-            log.warning("job %s goes to %s, which is below no --output-root of this worker", job, destination)
+            self._refuse(job, "destination", f"{destination} is below no --output-root of this worker")
             time.sleep(_REFUSAL_S)
             return True
         if self.ledger.job(job).held_at is not None:
@@ -108,11 +117,18 @@ class SliceWorker:
         engine = self._settled_engine(job, spec)
         return _Slice(self, job, spec, destination, token, holder).run(engine)
 
+    def _refuse(self, job: str, reason: str, message: str) -> None:
+        """Says why this worker leaves a job to others."""
+        metrics.REFUSED.labels(reason).inc()
+        log.warning("job %s: %s", job, message, extra=about(job))
+
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first to ask decides."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
         batch = spec.batch or min(self.calibration.batch, fitting)
-        return self.rooms.engine(*self.ledger.settle(job, self.calibration.engine, batch))
+        engine = self.rooms.engine(*self.ledger.settle(job, self.calibration.engine, batch))
+        metrics.BATCH.set(engine.batch)
+        return engine
 
 
 class _Slice:
@@ -229,10 +245,13 @@ class _Slice:
         delay_s = min(_LONGEST_DELAY_S, 0.5 * 4 ** (work.claim.attempt - 1))
         self._forget(work)
         answer = self._ledger.fail(self._job, work.claim, message, delay_s=delay_s)
+        if answer != "stale":
+            metrics.FAILURES.labels(answer).inc()
         log.warning(
             "job %s shard %d attempt %d failed (%s): %s",
             self._job, work.shard.index, work.claim.attempt, answer, message,
             exc_info=None if isinstance(work.trouble, NoisemillError) else work.trouble,
+            extra=self._about(work),
         )  # fmt: skip
 
     # -- inside ------------------------------------------------------------------------------------
@@ -252,15 +271,23 @@ class _Slice:
         answer = self._ledger.commit(
             self._job, work.claim, samples=receipt.count, size_bytes=receipt.size_bytes, stage_seconds=seconds
         )
-        log.info("job %s shard %d attempt %d: %s", self._job, work.shard.index, work.claim.attempt, answer)
+        metrics.spent(seconds)
+        if answer == "done":
+            metrics.committed(receipt.count, receipt.size_bytes)
+        log.info(
+            "job %s shard %d attempt %d: %s", self._job, work.shard.index, work.claim.attempt, answer,
+            extra=self._about(work),
+        )  # fmt: skip
 
     def _give_back(self, work: Work) -> None:
         try:
             self._ledger.give_back(self._job, work.claim)
         except LedgerError as error:
             log.warning(
-                "job %s shard %d could not be given back, its lease will expire: %s", self._job, work.shard.index, error
-            )
+                "job %s shard %d could not be given back, its lease will expire: %s",
+                self._job, work.shard.index, error,
+                extra=self._about(work),
+            )  # fmt: skip
 
     def _forget(self, work: Work) -> None:
         with self._lock:
@@ -273,7 +300,7 @@ class _Slice:
             if not state.failed:
                 finish_dataset(self._destination, self._job)
             answer = self._ledger.finish(self._job, claim)
-            log.info("job %s is %s", self._job, answer)
+            log.info("job %s is %s", self._job, answer, extra=about(self._job))
         except StoreError as error:
             self._worker.hold(self._job, error, claim)
         except LedgerError:
@@ -288,7 +315,7 @@ class _Slice:
             try:
                 self._renew()
             except LedgerError as error:
-                log.warning("job %s: leases could not be renewed: %s", self._job, error)
+                log.warning("job %s: leases could not be renewed: %s", self._job, error, extra=about(self._job))
                 if time.monotonic() - self._renewed > self._worker.settings.lease_s:
                     self._lose_all()
 
@@ -313,8 +340,13 @@ class _Slice:
                 self._mark_lost(work)
 
     def _mark_lost(self, work: Work) -> None:
+        if not work.lost:
+            metrics.LEASES_LOST.inc()
         work.lost = True
-        log.warning("job %s shard %d: the lease went to another", self._job, work.shard.index)
+        log.warning("job %s shard %d: the lease went to another", self._job, work.shard.index, extra=self._about(work))
+
+    def _about(self, work: Work) -> dict[str, Any]:
+        return about(self._job, work.shard.index, work.claim.attempt)
 
 
 def _in_words(error: Exception) -> str:

@@ -61,12 +61,20 @@ def seats(config: WorkerConfig, wanted: int) -> list[_Seat]:
     return [_Seat(replace(config, device="cpu", threads=threads)) for _ in range(workers)]
 
 
+def with_ports(places: list[_Seat], first: int) -> list[_Seat]:
+    """Each seat with a port of its own for metrics, from `first` on; 0 serves none."""
+    if first:
+        for number, place in enumerate(places):
+            place.config = replace(place.config, metrics_port=first + number)
+    return places
+
+
 def supervise(config: WorkerConfig, wanted: int) -> None:
     """Keeps workers up until SIGTERM or Ctrl-C, then lets them finish their batch."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    places = seats(config, wanted)
+    places = with_ports(seats(config, wanted), config.metrics_port)
     while not stop.is_set():
         for place in places:
             place.look()
@@ -85,7 +93,7 @@ def supervise(config: WorkerConfig, wanted: int) -> None:
 def main() -> None:
     """Exit code 0 after an orderly stop."""
     config = config_from_environment()
-    set_up_logging(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     supervise(config, int(sys.argv[1]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from celery import shared_task, signals
 from pipeline.broker import SLICE_TASK
 from pipeline.launch import config_from_environment
 from workers.logs import set_up_logging
-from workers.process import start_child
+from workers.process import start_child, worker_id
 from workers.slices import SliceWorker
 
 
@@ -23,7 +24,8 @@ def slice_worker() -> SliceWorker:
 @signals.worker_process_init.connect
 def _on_child_start(**_: Any) -> None:
     """Loads TensorFlow and the generator before the first wake-up is taken."""
-    set_up_logging(config_from_environment().log_level)
+    config = config_from_environment()
+    set_up_logging(config.log_level, config.log_format, worker=worker_id(os.getppid()))
     slice_worker()
 
 

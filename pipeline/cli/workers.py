@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import click
 
@@ -33,18 +34,37 @@ _log_option = click.option(
 )
 
 
+_metrics_option = click.option(
+    "--metrics-port",
+    type=Whole(0, 65535),
+    default=0,
+    help="Serve Prometheus metrics here; of several workers, from here on.  [default: 0, not at all]",
+)
+_log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar="NOISEMILL_LOG_FORMAT",
+    help="Lines for people, or one JSON object each.  [env: NOISEMILL_LOG_FORMAT]",
+)
+
+
 @click.command("worker", epilog="Example: noisemill worker fashion --output-root /data")
 @click.argument("generator")
 @device_option
 @_roots_option
 @click.option("--threads", type=Whole(0, 4096), default=0, help="CPU threads, 0 for all cores.  [default: 0]")
+@_metrics_option
 @redis_option
 @_log_option
-def worker_command(
-    generator: str, device: str, output_roots: tuple[str, ...], threads: int, redis_url: str | None, log_level: str
-) -> None:
-    """Run a worker that holds one generator on one device, until SIGTERM or Ctrl-C."""
-    config = _config(generator, device, output_roots, threads, redis_url, log_level)
+@_log_format_option
+def worker_command(generator: str, **options: Any) -> None:
+    """Run a worker that holds one generator on one device, until SIGTERM or Ctrl-C.
+
+    SIGTERM drains it: it finishes the batch, gives its shards back to the others and leaves.
+    """
+    config = _config(generator, **options)
     # The worker takes over this process, so that signals reach it and nothing stands between.
     os.execve(config.command()[0], config.command(), config.environment())  # noqa: S606
 
@@ -53,20 +73,18 @@ def worker_command(
 @click.argument("generator")
 @click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
 @_roots_option
+@_metrics_option
 @redis_option
 @_log_option
-def up_command(
-    generator: str, workers: int | None, output_roots: tuple[str, ...], redis_url: str | None, log_level: str
-) -> None:
+@_log_format_option
+def up_command(generator: str, workers: int | None, **options: Any) -> None:
     """Run one worker per GPU, or one for the CPU; each is restarted if it dies."""
-    config = _config(generator, "auto", output_roots, 0, redis_url, log_level)
+    config = _config(generator, **options)
     command = [config.command()[0], "-m", "workers.supervisor", str(workers or 0)]
     os.execve(command[0], command, config.environment())  # noqa: S606
 
 
-def _config(
-    generator: str, device: str, output_roots: tuple[str, ...], threads: int, redis_url: str | None, log_level: str
-) -> WorkerConfig:
+def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:
     """Checks what can be checked without TensorFlow, so that mistakes show at once."""
 
     from pipeline.ledger import Ledger
@@ -75,14 +93,7 @@ def _config(
     found = find_generator(generator)
     roots = tuple(normalise(root) for root in output_roots)
     Ledger(settings).ping()
-    return WorkerConfig(
-        generator=found.reference,
-        redis_url=settings.redis_url,
-        device=device,
-        output_roots=roots,
-        threads=threads,
-        log_level=log_level,
-    )
+    return WorkerConfig(generator=found.reference, redis_url=settings.redis_url, output_roots=roots, **options)
 
 
 @click.command("workers")
