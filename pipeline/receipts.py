@@ -46,7 +46,8 @@ class EngineRecord:
     device: str
     #: What the device calls itself.
     device_name: str
-    #: Versions of noisemill, tensorflow, keras and numpy.
+    #: Versions of noisemill, of what computed samples (tensorflow, keras, numpy) and of what compresses images (pillow,
+    #: zlib).
     versions: Mapping[str, str]
 
 

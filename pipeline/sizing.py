@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.formats.stored_png import MOST_STORED_BYTES, StoredPng
 from pipeline.ledger import WorkerInfo
 from pipeline.spec import JobSpec
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _LABEL_BYTES = 4
-#: PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
+#: Compressed PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
 _PNG_SHARE = 0.7
 _PNG_LEAST_BYTES = 100
 
@@ -61,7 +62,8 @@ def _size_bytes(spec: JobSpec) -> int:
         samples = spec.count * raw + _header_bytes(spec, spec.dtype, spec.sample_shape)
         labels = _LABEL_BYTES * spec.count + _header_bytes(spec, "int32", ())
         return samples if spec.classes is None else samples + labels
-    encoded = round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
+    stored = StoredPng(spec.sample_shape).size_bytes
+    encoded = stored if stored <= MOST_STORED_BYTES else round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
     if spec.format == "tar":
         encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)
     return spec.count * encoded

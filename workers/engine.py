@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import GeneratorError
+from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
 from pipeline.receipts import EngineRecord
 from pipeline.version import VERSION
@@ -74,6 +75,7 @@ class Engine:
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
                 "numpy": np.__version__,
+                **encoder_versions(),
             },
         )
         self._warm_up()

@@ -1,16 +1,25 @@
-"""One image as PNG. The only place that knows how."""
+"""Images as PNG. The only place that knows how."""
 
 from __future__ import annotations
 
 import io
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
+
+from pipeline.formats.stored_png import MOST_STORED_BYTES, StoredPng
 
 #: zlib's effort, 0 to 9 (docs/decisions/0010-stores.md has the measurement).
 _COMPRESS_LEVEL = 1
+#: Bytes of pixels that a thread compresses in one go: handing over less would cost as much as compressing it.
+_STRETCH_BYTES = 2**17
 
 _CHANNELS_OF_MODE = {"L": 1, "RGB": 3, "RGBA": 4}
 
@@ -18,12 +27,50 @@ _CHANNELS_OF_MODE = {"L": 1, "RGB": 3, "RGBA": 4}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, Image.DecompressionBombError)
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG of an image, uint8 (height, width, channels) with 1, 3 or 4 channels.
+def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
+    """PNG of each image, uint8 (n, height, width, channels) with 1, 3 or 4 channels.
 
-    The same image always gives the same bytes, for one version of Pillow: no times, no text.
+    The same image always gives the same bytes, whatever its neighbours: no times, no text. Small ones are
+    stored as they are, in the same bytes everywhere. Larger ones are compressed by as many threads as there
+    are cores, in bytes that depend on `encoder_versions`.
     """
-    pixels: NDArray[Any] = image[:, :, 0] if image.shape[2] == 1 else image
+    stored = _stored_png(images.shape[1:])
+    if stored.size_bytes <= MOST_STORED_BYTES:
+        return stored.encode(images)
+    stretch = max(1, _STRETCH_BYTES // math.prod(images.shape[1:]))
+    stretches = [images[first : first + stretch] for first in range(0, len(images), stretch)]
+    return [data for compressed in _threads().map(_compress, stretches) for data in compressed]
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG of one image, uint8 (height, width, channels), as `encode_pngs` makes it."""
+    return encode_pngs(image[None])[0]
+
+
+def encoder_versions() -> dict[str, str]:
+    """What the bytes of compressed images depend on: Pillow, and the zlib that it carries."""
+    next_generation = features.version_feature("zlib_ng") if features.check_feature("zlib_ng") else None
+    carried = features.version_codec("zlib") if next_generation is None else f"ng {next_generation}"
+    return {"pillow": PIL.__version__, "zlib": str(carried)}
+
+
+@cache
+def _stored_png(shape: tuple[int, ...]) -> StoredPng:
+    return StoredPng(shape)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="png")
+
+
+def _compress(images: NDArray[np.uint8]) -> list[bytes]:
+    """Pillow leaves the interpreter to others while it compresses."""
+    grey = images.shape[3] == 1
+    return [_compress_one(image[:, :, 0] if grey else image) for image in images]
+
+
+def _compress_one(pixels: NDArray[Any]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=_COMPRESS_LEVEL)
     return file.getvalue()

@@ -22,7 +22,7 @@ from pipeline.formats.format import (
     malformed,
     row_range,
 )
-from pipeline.formats.image import decode_image, encode_png
+from pipeline.formats.image import decode_image, encode_pngs
 from pipeline.shards import Shard, class_folder, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 
@@ -86,7 +86,7 @@ class PngFormat:
 
 
 class PngWriter:
-    """Encodes one shard, image by image."""
+    """Encodes one shard, batch by batch."""
 
     def __init__(self, draft: Draft, shard: Shard, sample: SampleType) -> None:
         self._draft = draft
@@ -99,8 +99,8 @@ class PngWriter:
         first = self._intake.take(samples, labels)
         row = first - self._shard.first
         names = _image_names(self._shard, self._sample, labels, range(row, row + len(samples)))
-        for name, image in zip(names, samples, strict=True):
-            self._draft.add(name, encode_png(image))
+        for name, data in zip(names, encode_pngs(samples), strict=True):
+            self._draft.add(name, data)
 
     def close(self) -> None:
         """Adds metadata.jsonl."""

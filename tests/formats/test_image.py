@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import zlib
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.formats.image import decode_image, decode_png, encode_png
+from pipeline.formats.image import decode_image, decode_png, encode_png, encode_pngs, encoder_versions
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 4]))
 
@@ -24,6 +27,51 @@ def test_every_image_comes_back(image: np.ndarray) -> None:
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.format == "PNG"
         np.testing.assert_array_equal(np.asarray(opened).reshape(image.shape), image)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(28, 28, 1), (32, 32, 3), (63, 63, 1), (64, 64, 1), (36, 36, 3), (37, 37, 3), (150, 90, 4), (1, 70_000, 1)],
+)
+def test_a_batch_is_what_its_images_are_one_by_one(shape: tuple[int, ...]) -> None:
+    """Of every size, stored or compressed, and across the pieces in which threads compress."""
+    images = np.random.default_rng(0).integers(0, 30, (7, *shape), np.uint8)
+    files = encode_pngs(images)
+    assert files == [encode_png(image) for image in images]
+    assert encode_pngs(images[::-1]) == files[::-1]
+    for data, image in zip(files, images, strict=True):
+        np.testing.assert_array_equal(decode_png(data), image)
+    assert encode_pngs(images[:0]) == []
+
+
+def test_small_images_are_the_same_bytes_on_every_machine() -> None:
+    images = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28, 1)
+    hashed = hashlib.sha256(b"".join(encode_pngs(images))).hexdigest()
+    assert hashed == "10d9dff7baadd23d7adfd72893ca5d2ff6804893a240bc7ec3f6071b9f8c9cb0"
+
+
+def test_files_of_up_to_a_block_are_stored_and_larger_ones_compressed() -> None:
+    """What is compressed of nothing but zeros is much smaller than what is not."""
+    assert len(encode_png(np.zeros((63, 62, 1), np.uint8))) == 63 * 63 + 68
+    assert len(encode_png(np.zeros((63, 64, 1), np.uint8))) < 200
+
+
+def test_every_checksum_holds() -> None:
+    """Pillow reads checksums of pixels leniently; Python's own zlib does not."""
+    data = encode_png(np.full((20, 20, 3), 7, np.uint8))
+    chunks, at = {}, 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        assert zlib.crc32(kind + body) == int.from_bytes(data[at + 8 + size : at + 12 + size], "big")
+        chunks[kind], at = body, at + 12 + size
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    assert zlib.decompress(chunks[b"IDAT"]) == (b"\0" + b"\7" * 60) * 20
+
+
+def test_versions_of_the_encoder() -> None:
+    assert set(encoder_versions()) == {"pillow", "zlib"}
+    assert encoder_versions()["pillow"] == PIL.__version__
 
 
 @given(st.integers(0, 150), st.binary(min_size=0, max_size=8))
