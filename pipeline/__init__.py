@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.client import JobHandle, generate, resume, submit
     from pipeline.dataset import Dataset
     from pipeline.errors import NoisemillError
+    from pipeline.extending import extend
 
 #: Public names and the modules that they come from, loaded when they are first asked for:
 #: numpy, redis and Celery take half a second, which `--help` does not need.
@@ -22,12 +23,13 @@ _SOURCES = {
     "Dataset": "pipeline.dataset",
     "JobHandle": "pipeline.client",
     "NoisemillError": "pipeline.errors",
+    "extend": "pipeline.extending",
     "generate": "pipeline.client",
     "resume": "pipeline.client",
     "submit": "pipeline.client",
 }
 
-__all__ = ["Dataset", "JobHandle", "NoisemillError", "generate", "resume", "submit"]
+__all__ = ["Dataset", "JobHandle", "NoisemillError", "extend", "generate", "resume", "submit"]
 
 
 def __getattr__(name: str) -> Any:

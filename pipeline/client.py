@@ -130,8 +130,8 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
         store.write(shards.JOB, spec.to_json().encode())
     elif present.sha256 != spec.sha256:
         raise DestinationOccupiedError(
-            f"{store.url} holds another job ({_difference(present, spec)}): "
-            f"use another destination, or 'noisemill resume {quote(store.url)}' to complete that one"
+            f"{store.url} holds another job ({_difference(present, spec)}): use another destination, "
+            f"or {_way_on(present, spec, store.url)}"
         )
     return store
 
@@ -151,6 +151,12 @@ def _refuse_other_files(store: Store) -> None:
         raise DestinationOccupiedError(
             f"{store.url} is not empty and holds no job (there is {other.name!r}): use an empty or new destination"
         )
+
+
+def _way_on(present: JobSpec, wanted: JobSpec, url: str) -> str:
+    if present.samples_sha256 == wanted.samples_sha256 and present.count < wanted.count:
+        return f"'noisemill extend {quote(url)} --count {wanted.count}' to make that one larger"
+    return f"'noisemill resume {quote(url)}' to complete that one"
 
 
 def _difference(present: JobSpec, wanted: JobSpec) -> str:
@@ -193,6 +199,11 @@ def enqueue(
     if _is_live(ledger, job_id):
         return handle
     dataset = Dataset(destination)
+    if dataset.spec.sha256 != spec.sha256:
+        raise DestinationOccupiedError(
+            f"{destination} is another job's now ({_difference(dataset.spec, spec)}): "
+            f"'noisemill resume {quote(destination)}' goes on with that one"
+        )
     if problems := damaged_inputs(dataset):
         raise DatasetError(f"{destination}: {problems[0]}")
     dataset.store.sweep()
@@ -336,7 +347,7 @@ def resume(
     if here:
         spec, destination = spec_at(job_or_destination)
         withdraw_damaged(destination)
-        return make_here(spec, destination, _same_generator(spec), workers=workers, device=device, watcher=watcher)
+        return make_here(spec, destination, same_generator(spec), workers=workers, device=device, watcher=watcher)
     settings = load_settings(redis_url=redis_url)
     ledger = Ledger(settings)
     ledger.ping()
@@ -344,7 +355,7 @@ def resume(
     open_store(destination).check_writable()
     if not _is_live(ledger, spec.job_id(destination)):
         withdraw_damaged(destination)
-    priority = _last_priority(ledger, spec, destination)
+    priority = last_priority(ledger, spec, destination)
     return enqueue(spec, destination, settings, ledger, priority=priority, parallel=parallel)
 
 
@@ -363,14 +374,15 @@ def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
     return spec_at(text)
 
 
-def _last_priority(ledger: Ledger, spec: JobSpec, destination: str) -> int:
+def last_priority(ledger: Ledger, spec: JobSpec, destination: str) -> int:
+    """The priority with which a job was last queued; that of new ones where the ledger does not know it."""
     try:
         return ledger.job(spec.job_id(destination)).priority
     except UnknownJobError:
         return 5
 
 
-def _same_generator(spec: JobSpec) -> Generator:
+def same_generator(spec: JobSpec) -> Generator:
     """The generator of a spec as it is now. Raises GeneratorError where it is not the same any more."""
     try:
         generator = find_generator(spec.generator)

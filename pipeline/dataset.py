@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,14 +98,19 @@ class Dataset:
         return self._format.names(shard, self.spec.sample_type, labels)
 
     def receipt(self, index: int) -> Receipt | None:
-        """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's."""
+        """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's.
+
+        One of the time before the dataset was extended, when the shard held fewer samples, is none.
+        """
         name = shards.receipt_name(index)
         try:
             receipt = Receipt.from_json(self.store.read(name), source=f"{self.store.url}/{name}")
         except FileNotFoundError:
             return None
-        if not receipt.belongs_to(self.spec.sha256, self.plan[index]):
+        if not receipt.belongs_to(self.spec.samples_sha256, self.plan[index]):
             raise DatasetError(f"{self.store.url}/{name} belongs to another job")
+        if receipt.count < self.plan[index].count:
+            return None
         counted, classes = receipt.statistics.classes, self.spec.classes
         if (counted is None) != (classes is None) or len(counted or ()) != len(classes or ()):
             raise DatasetError(f"{self.store.url}/{name} counts other classes than {shards.JOB} has")
@@ -162,10 +166,11 @@ class Dataset:
         except DatasetError:
             return None
 
-    @cached_property
+    @property
     def whole(self) -> bool:
-        """Whether a sound manifest says that all samples are there."""
+        """Whether a sound manifest of this very job says that all samples are there."""
         try:
-            return self.manifest() is not None
+            manifest = self.manifest()
         except DatasetError:
             return False
+        return manifest is not None and manifest.spec_sha256 == self.spec.sha256

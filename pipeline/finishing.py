@@ -52,6 +52,8 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
         dataset.store.write(shards.PREVIEW, sheet)
     dataset.store.write(shards.CARD, dataset_card(dataset.spec, manifest, has_preview=sheet is not None).encode())
     dataset.store.write(shards.SHARD_INDEX, index_text)
+    if Dataset(destination).spec != dataset.spec:
+        raise DatasetError(f"{dataset.url} has become another job's")
     dataset.store.write(shards.MANIFEST, manifest.to_json().encode())
     return manifest
 

@@ -56,8 +56,8 @@ class Receipt:
     """What one finished shard must be."""
 
     version: int = RECEIPT_VERSION
-    #: Identity of the spec that it belongs to.
-    spec_sha256: str
+    #: Identity of the samples, `JobSpec.samples_sha256`: a dataset that is extended keeps its receipts.
+    samples_sha256: str
     shard: int
     first: int
     count: int
@@ -81,10 +81,10 @@ class Receipt:
         lines = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def belongs_to(self, spec_sha256: str, shard: Shard) -> bool:
-        """Whether it is the receipt of this shard of this spec."""
-        mine = (self.spec_sha256, self.shard, self.first, self.count)
-        return mine == (spec_sha256, shard.index, shard.first, shard.count)
+    def belongs_to(self, samples_sha256: str, shard: Shard) -> bool:
+        """Whether it is the receipt of this shard, or of a shorter one in its place, of these samples."""
+        mine = (self.samples_sha256, self.shard, self.first)
+        return mine == (samples_sha256, shard.index, shard.first) and self.count <= shard.count
 
     def to_json(self) -> str:
         """JSON with stable keys."""
@@ -99,7 +99,7 @@ class Receipt:
             data["statistics"] = _statistics(data["statistics"])
             data["made_by"] = _engine_record(data["made_by"])
             receipt = cls(**data)
-            _check(receipt, str, "spec_sha256", "worker")
+            _check(receipt, str, "samples_sha256", "worker")
             _check(receipt, int, "version", "shard", "first", "count", "attempt")
             _check(receipt, float, "finished_at")
             for file in receipt.files:

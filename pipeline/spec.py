@@ -88,7 +88,18 @@ class JobSpec:
     @property
     def sha256(self) -> str:
         """Identity of the dataset: hash over every field but the way in which the generator was asked for."""
-        identity = {name: value for name, value in asdict(self).items() if name != "generator"}
+        return self._hash_without("generator")
+
+    @property
+    def samples_sha256(self) -> str:
+        """Identity of the samples, however many of them: what `sha256` covers, but for the count.
+
+        Specs that share it make the same sample at the same index, and the same shards but for the last.
+        """
+        return self._hash_without("generator", "count")
+
+    def _hash_without(self, *left_out: str) -> str:
+        identity = {name: value for name, value in asdict(self).items() if name not in left_out}
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -139,6 +139,8 @@ class _Slice:
         self._job, self._spec, self._destination = job, spec, destination
         self._token, self._holder = token, holder
         self._dataset = Dataset(destination)
+        if self._dataset.spec.sha256 != spec.sha256:
+            raise DatasetError(f"{destination} has become another job's")
         self._until = time.monotonic() + worker.settings.slice_s
         self._works: dict[int, Work] = {}
         self._lock = threading.Lock()
@@ -213,7 +215,7 @@ class _Slice:
             return
         assert self._engine is not None
         receipt = Receipt(
-            spec_sha256=self._spec.sha256,
+            samples_sha256=self._spec.samples_sha256,
             shard=work.shard.index,
             first=work.shard.first,
             count=work.shard.count,

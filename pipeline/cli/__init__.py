@@ -27,6 +27,7 @@ _COMMANDS = {
     "watch": ("jobs", "Follow jobs until they end."),
     "cancel": ("jobs", "Cancel a job; finished shards stay."),
     "resume": ("jobs", "Make what is missing of a job or destination."),
+    "extend": ("jobs", "Make a dataset larger: only the new samples."),
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),

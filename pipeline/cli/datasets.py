@@ -12,13 +12,13 @@ from pathlib import Path
 import click
 
 from pipeline import shards
-from pipeline.cli.options import Count, Whole, json_option
+from pipeline.cli.options import Count, Whole, examples, json_option
 from pipeline.cli.output import is_terminal, print_json, size, warn, write_file
 from pipeline.counts import MAX_COUNT
 from pipeline.errors import UsageError
 
 
-@click.command("verify", epilog="Example: noisemill verify out --recompute 100")
+@click.command("verify", epilog=examples("noisemill verify out --recompute 100"))
 @click.argument("destination", metavar="DEST")
 @click.option(
     "--recompute", type=Whole(0, MAX_COUNT), default=0, metavar="N", help="Compute N random samples again and compare."
@@ -62,7 +62,9 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command("preview")
+@click.command(
+    "preview", epilog=examples("noisemill preview out", "noisemill preview s3://bucket/clothes --output sheet.png")
+)
 @click.argument("destination", metavar="DEST")
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the PNG here instead of to DEST."
@@ -91,7 +93,7 @@ def preview_command(destination: str, output: Path | None) -> None:
     click.echo(str(output) if output else f"{dataset.url}/{shards.PREVIEW}")
 
 
-@click.command("latents", epilog="Example: noisemill latents out --index 123")
+@click.command("latents", epilog=examples("noisemill latents out --index 123"))
 @click.argument("destination", metavar="DEST")
 @click.option("--index", type=Whole(0, MAX_COUNT), required=True, help="First sample.")
 @click.option("--count", type=Count(), default=1, show_default=True, help="How many.")

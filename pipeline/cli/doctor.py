@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from pipeline.cli.options import json_option, redis_option
+from pipeline.cli.options import examples, json_option, redis_option
 from pipeline.cli.output import print_json
 from pipeline.errors import LedgerError, NoisemillError
 from pipeline.generators import builtin_names, find_generator
@@ -27,7 +27,7 @@ from pipeline.stores import open_store
 _INDENT = 17
 
 
-@click.command("doctor", epilog="Example: noisemill doctor s3://bucket/clothes")
+@click.command("doctor", epilog=examples("noisemill doctor s3://bucket/clothes"))
 @click.argument("destination", metavar="[DEST]", required=False)
 @redis_option
 @json_option

@@ -6,12 +6,16 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option
+from pipeline.cli.options import examples, json_option
 from pipeline.cli.output import print_json, print_table, size
 from pipeline.generators import builtin_names, find_generator
 
 
-@click.group("generators", invoke_without_command=True)
+@click.group(
+    "generators",
+    epilog=examples("noisemill generators", "noisemill generators inspect fashion"),
+    invoke_without_command=True,
+)
 @json_option
 @click.pass_context
 def generators_command(ctx: click.Context, as_json: bool) -> None:
@@ -26,7 +30,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
     print_table(["GENERATOR", "SAMPLE", "CLASSES", "WHAT IT IS"], rows, empty="none")
 
 
-@generators_command.command("inspect")
+@generators_command.command("inspect", epilog=examples("noisemill generators inspect fashion"))
 @click.argument("reference", metavar="REF")
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:

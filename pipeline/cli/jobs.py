@@ -1,4 +1,4 @@
-"""Jobs: generate, submit, jobs, status, watch, cancel, resume.
+"""Jobs: generate, submit, jobs, status, watch, cancel, resume, extend.
 
 Imports inside the functions keep numpy, redis and Celery out of `--help`.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import shards
-from pipeline.cli.options import Whole, device_option, job_options, json_option, redis_option
+from pipeline.cli.options import Count, Whole, device_option, examples, job_options, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
 from pipeline.errors import JobFailedError, UsageError
 from pipeline.generators import Generator, find_generator
@@ -26,6 +26,7 @@ from pipeline.stores import normalise
 
 if TYPE_CHECKING:
     from pipeline.client import JobHandle
+    from pipeline.extending import Extension
     from pipeline.ledger import Job, Ledger, WorkerInfo
     from pipeline.sizing import Sizing
 
@@ -47,7 +48,7 @@ _sharing_option = click.option(
 )
 
 
-@click.command("generate", epilog="Example: noisemill generate fashion out --count 10k --format png")
+@click.command("generate", epilog=examples("noisemill generate fashion out --count 10k --format png"))
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
@@ -89,7 +90,7 @@ def generate_command(
     _print_result(store.url, job, time.monotonic() - started, as_json)
 
 
-@click.command("submit", epilog="Example: noisemill submit fashion s3://bucket/clothes --count 1M --priority 3")
+@click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
@@ -138,7 +139,7 @@ def _able(ledger: Ledger, generator: Generator, destination: str) -> list[Worker
     return [worker for worker in ledger.workers(generator.digest) if worker.may_write(place)]
 
 
-@click.command("jobs")
+@click.command("jobs", epilog=examples("noisemill jobs --redis redis://host:6379/0"))
 @redis_option
 @json_option
 def jobs_command(redis_url: str | None, as_json: bool) -> None:
@@ -165,7 +166,7 @@ def jobs_command(redis_url: str | None, as_json: bool) -> None:
     print_table(["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "SCHEDULE", "DESTINATION"], rows, empty="no jobs")
 
 
-@click.command("status")
+@click.command("status", epilog=examples("noisemill status fashion-3f9a2c"))
 @click.argument("job")
 @redis_option
 @json_option
@@ -184,7 +185,7 @@ def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command("watch")
+@click.command("watch", epilog=examples("noisemill watch fashion-3f9a2c fashion-81d07b"))
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @redis_option
 @json_option
@@ -224,7 +225,7 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
         raise click.exceptions.Exit(1)
 
 
-@click.command("cancel")
+@click.command("cancel", epilog=examples("noisemill cancel fashion-3f9a2c"))
 @click.argument("job")
 @redis_option
 @json_option
@@ -245,7 +246,7 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
         click.echo(f"{job_id}: had ended already, it is {state}")
 
 
-@click.command("resume", epilog="Example: noisemill resume out")
+@click.command("resume", epilog=examples("noisemill resume out"))
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @_local_workers_option
 @device_option
@@ -274,6 +275,55 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
         job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
     assert not isinstance(job, JobHandle)
     _print_result(destination, job, time.monotonic() - started, as_json)
+
+
+@click.command(
+    "extend",
+    epilog=examples(
+        "noisemill extend out --count 100k",
+        "noisemill extend s3://bucket/clothes --count 2M --redis redis://host:6379/0",
+    ),
+)
+@click.argument("destination", metavar="DEST")
+@click.option("--count", "-n", type=Count(), required=True, help="How many samples it is to have in all.")
+@_local_workers_option
+@device_option
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@redis_option
+@json_option
+def extend_command(
+    destination: str,
+    count: int,
+    workers: int | None,
+    device: str,
+    dry_run: bool,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Make a dataset larger: only the new samples, and the last shard again where it was not full.
+
+    With --redis or NOISEMILL_REDIS_URL the job is queued there, and the old one cancelled if it is still going; else
+    the samples are made here and now. Interrupted, `resume` or the same command makes what is missing.
+    """
+
+    from pipeline.cli.progress import job_progress
+    from pipeline.client import JobHandle
+    from pipeline.extending import extend, plan_extension
+
+    plan = plan_extension(destination, count)
+    if dry_run:
+        _print_extension(plan, as_json)
+        return
+    if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
+        handle = extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0)
+        assert isinstance(handle, JobHandle)
+        _print_queued(handle, as_json)
+        return
+    started = time.monotonic()
+    with _interruptible(plan.destination), job_progress() as progress:
+        job = extend(plan.destination, count, here=True, workers=workers or 1, device=device, watcher=progress.show)
+    assert not isinstance(job, JobHandle)
+    _print_result(plan.destination, job, time.monotonic() - started, as_json)
 
 
 @contextmanager
@@ -312,6 +362,21 @@ def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
         click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
     elif queued:
         click.echo("how long: no worker is up that could tell")
+
+
+def _print_extension(plan: Extension, as_json: bool) -> None:
+    if as_json:
+        print_json(plan.as_json())
+        return
+    if not plan.samples_to_make:
+        click.echo(f"{plan.destination}: all {plan.count:,} samples are there: nothing to make")
+        return
+    click.echo(
+        f"{plan.samples_to_make:,} samples to make in {plan.shards - plan.shards_kept:,} shards; "
+        f"{plan.shards_kept:,} shards stay as they are"
+    )
+    how = "about" if plan.estimated else "exactly"
+    click.echo(f"{plan.count:,} samples in all, {how} {size(plan.size_bytes)} ({plan.size_bytes:,} bytes)")
 
 
 def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:

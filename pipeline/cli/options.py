@@ -14,6 +14,12 @@ from pipeline.errors import UsageError
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help: lines that can be pasted, which click is told not to wrap."""
+    lines = [commands[0]] if len(commands) == 1 else ["", *(f"  {command}" for command in commands)]
+    return "\b\n" + ("Example: " if len(commands) == 1 else "Examples:") + "\n".join(lines)
+
+
 class Count(click.ParamType[int, str]):
     """A number of samples: 10000, 10_000, 10k, 1M."""
 

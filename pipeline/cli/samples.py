@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.cli.options import json_option
+from pipeline.cli.options import examples, json_option
 from pipeline.cli.output import print_json, warn
 from pipeline.counts import MAX_SEED
 from pipeline.errors import UsageError
@@ -29,7 +29,7 @@ def _draw_options(command: _Command) -> _Command:
     return command
 
 
-@click.command("sample", epilog="Example: noisemill sample fashion --index 7 --output boot.png")
+@click.command("sample", epilog=examples("noisemill sample fashion --index 7 --output boot.png"))
 @click.argument("generator")
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which sample of the job.")
 @_draw_options
@@ -94,7 +94,7 @@ def sample_command(
     click.echo(str(output) if output else f"{found.name}, seed {seed}, sample {index}{told}")
 
 
-@click.command("interpolate", epilog="Example: noisemill interpolate fashion 3 14 --steps 9 --output way.png")
+@click.command("interpolate", epilog=examples("noisemill interpolate fashion 3 14 --steps 9 --output way.png"))
 @click.argument("generator")
 @click.argument("first", metavar="A", type=click.IntRange(0))
 @click.argument("last", metavar="B", type=click.IntRange(0))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import Whole, device_option, json_option, redis_option
+from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
 from pipeline.generators import find_generator
 from pipeline.launch import WorkerConfig
@@ -50,7 +50,7 @@ _log_format_option = click.option(
 )
 
 
-@click.command("worker", epilog="Example: noisemill worker fashion --output-root /data")
+@click.command("worker", epilog=examples("noisemill worker fashion --output-root /data"))
 @click.argument("generator")
 @device_option
 @_roots_option
@@ -69,7 +69,7 @@ def worker_command(generator: str, **options: Any) -> None:
     os.execve(config.command()[0], config.command(), config.environment())  # noqa: S606
 
 
-@click.command("up", epilog="Example: noisemill up fashion --output-root /data")
+@click.command("up", epilog=examples("noisemill up fashion --output-root /data"))
 @click.argument("generator")
 @click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
 @_roots_option
@@ -96,7 +96,7 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
     return WorkerConfig(generator=found.reference, redis_url=settings.redis_url, output_roots=roots, **options)
 
 
-@click.command("workers")
+@click.command("workers", epilog=examples("noisemill workers --json"))
 @redis_option
 @json_option
 def workers_command(redis_url: str | None, as_json: bool) -> None:

@@ -423,7 +423,7 @@ def test_destinations(run: Run, world: Path, redis: Any, monkeypatch: pytest.Mon
     assert Ledger(redis).jobs() == []
 
 
-_READERS = ("verify", "preview", "latents --index 0", "resume")
+_READERS = ("verify", "preview", "latents --index 0", "resume", "extend --count 200")
 
 
 @pytest.mark.parametrize("command", _READERS)
@@ -455,6 +455,28 @@ def test_preview_of_what_is_no_image(run: Run, world: Path, tmp_path: Path, redi
 def test_preview_of_samples_that_are_missing(run: Run, dataset: Path):
     (dataset / "shards" / "00000000.npy").unlink()
     assert_clear(run("preview", dataset), 1, "00000000.npy is missing")
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [
+        ("99", "count 99 is less than the 100 samples"),
+        ("0", "count"),
+        ("-5", "-5"),
+        ("many", "many"),
+        ("10T", "10T"),
+        ("", "count"),
+    ],
+)
+def test_datasets_that_cannot_be_extended(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, count: str, says: str
+):
+    monkeypatch.chdir(world)
+    before = tree(world)
+    for more in ([], ["--dry-run"]):
+        assert_clear(run("extend", "./other", f"--count={count}", *more), 2, says)
+    assert_clear(run("extend", "./other"), 2, "--count")
+    assert tree(world) == before
 
 
 # -- S3 -----------------------------------------------------------------------------------------------------
@@ -721,9 +743,9 @@ def test_job_with_a_bad_field(run: Run, dataset: Path, field: str, value: Any):
 
 #: Values of a receipt that cannot be; a dotted name leads into it.
 RECEIPT_FIELDS: list[tuple[str, Any]] = [
-    ("spec_sha256", "x"), ("spec_sha256", None),
+    ("samples_sha256", "x"), ("samples_sha256", None),
     ("shard", 0), ("shard", -1), ("shard", "1"), ("shard", _HUGE), ("shard", True),
-    ("first", 0), ("first", None), ("count", 29), ("count", 1.5),
+    ("first", 0), ("first", None), ("count", 31), ("count", 1.5),
     ("files", None), ("files", {}), ("files", []), ("files", ["shards/00000001.npy"]), ("files", [{"name": "x"}]),
     ("files.0.name", "../../etc/passwd"), ("files.0.name", "/etc/passwd"), ("files.0.name", 3),
     ("files.0.size_bytes", -1), ("files.0.size_bytes", "1"), ("files.0.size_bytes", 10**30),

@@ -24,7 +24,7 @@ from pipeline.ledger import Ledger, WorkerInfo
 from pipeline.settings import Settings
 from pipeline.version import VERSION
 from tests.cli.conftest import TINY
-from tests.cli.help_pages import commands
+from tests.cli.help_pages import commands, help_text
 from tests.cli.running import Run, tree
 
 JOB_KEYS = {
@@ -45,6 +45,9 @@ SIZING_KEYS = {"count", "shards", "shard_size", "size_bytes", "estimated", "seco
 VERIFY_KEYS = {
     "sound", "destination", "count", "shards", "shards_sound", "samples_sound", "bytes_checked", "problems", "damaged",
     "notes", "recomputed",
+}  # fmt: skip
+EXTENSION_KEYS = {
+    "destination", "count_before", "count", "shards", "shards_kept", "samples_to_make", "size_bytes", "estimated",
 }  # fmt: skip
 RESULT_KEYS = {
     "destination", "count", "shards", "size_bytes", "made", "seconds", "rate", "verdict", "preview", "job",
@@ -231,6 +234,19 @@ def test_resume_queues_a_cancelled_job_again(run: Run, redis: Settings, tmp_path
     assert _json(run, "resume", job, keys=JOB_KEYS | {"warning"})["state"] == "queued"
 
 
+def test_extend_takes_the_place_of_a_queued_job(run: Run, redis: Settings, dataset: Path, tmp_path: Path):
+    old = _submit(run, tmp_path / "out", "--priority", "2")
+    document = _json(run, "extend", tmp_path / "out", "-n", 200, keys=JOB_KEYS | {"warning"})
+    assert document["id"] != old
+    assert (document["state"], document["count"], document["priority"]) == ("queued", 200, 2)
+    assert _json(run, "status", old, code=1)["state"] == "cancelled"
+    assert run("extend", tmp_path / "out", "-n", 200).out == f"{document['id']}\n"
+    assert run("resume", tmp_path / "out").out == f"{document['id']}\n"
+    grown = _json(run, "extend", dataset, "-n", 205, keys=JOB_KEYS)
+    assert (grown["shards"], grown["shards_done"], grown["samples_found"]) == (7, 3, 90)
+    assert not (dataset / "manifest.json").exists()
+
+
 def test_workers(run: Run, redis: Settings, tmp_path: Path):
     assert run("workers").out == "no workers are up: start one with 'noisemill worker GENERATOR'\n"
     assert _json(run, "workers") == []
@@ -275,7 +291,9 @@ def test_dry_run_of_images_is_an_estimate(run: Run, tmp_path: Path, format_: str
 # -- datasets --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["generate", TINY], ["resume"]], ids=["generate", "resume"])
+@pytest.mark.parametrize(
+    "command", [["generate", TINY], ["resume"], ["extend", "--count", 100]], ids=["generate", "resume", "extend"]
+)
 def test_what_is_whole_is_not_made_again(run: Run, dataset: Path, command: list):
     options = ["-n", 100, "--seed", 7, "--shard-size", 30] if command[0] == "generate" else []
     before = tree(dataset)
@@ -287,6 +305,19 @@ def test_what_is_whole_is_not_made_again(run: Run, dataset: Path, command: list)
     assert sheet == f"contact sheet: {os.path.realpath(dataset)}/preview.png"
     document = _json(run, *command, dataset, *options, keys=RESULT_KEYS)
     assert (document["made"], document["job"]) == (0, None)
+    assert tree(dataset) == before
+
+
+def test_extend_tells_what_it_would_make(run: Run, dataset: Path):
+    before = tree(dataset)
+    outcome = run("extend", dataset, "--count", "205", "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    first, second = outcome.out.splitlines()
+    assert first == "115 samples to make in 4 shards; 3 shards stay as they are"
+    assert second.startswith("205 samples in all, exactly 5")
+    document = _json(run, "extend", dataset, "--count", "205", "--dry-run", keys=EXTENSION_KEYS)
+    assert (document["count_before"], document["samples_to_make"]) == (100, 115)
+    assert run("extend", dataset, "--count", "100", "--dry-run").out.endswith(": nothing to make\n")
     assert tree(dataset) == before
 
 
@@ -409,8 +440,22 @@ def test_help(run: Run, words: tuple[str, ...], command: click.Command):
     assert run(*words, "-h").out == outcome.out
     options = [option for option in command.params if isinstance(option, click.Option)]
     assert [option.name for option in options if not option.help] == []
-    if len(options) > 3:
-        assert f"Example: noisemill {' '.join(words)} " in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), COMMANDS, ids=lambda value: " ".join(value) if type(value) is tuple else ""
+)
+def test_help_ends_with_examples_that_can_be_pasted(words: tuple[str, ...], command: click.Command):
+    """Where one has none: `epilog=examples(...)` of pipeline.cli.options."""
+    end = re.split(r"^  Examples?:", help_text(words), flags=re.MULTILINE)
+    assert len(end) == 2
+    lines = [shlex.split(line.strip())[1:] for line in end[1].splitlines() if line.strip()]
+    assert lines
+    for line in lines:
+        assert tuple(line[: len(words)]) == words
+        rest = line[len(words) :]
+        if not isinstance(command, click.Group):
+            command.make_context(words[-1], list(rest))
 
 
 def test_help_lists_every_command(run: Run):

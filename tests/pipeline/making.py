@@ -136,7 +136,7 @@ def make_receipt(
     """A receipt of a shard's first attempt."""
     shard = spec.plan[index]
     return Receipt(
-        spec_sha256=spec.sha256,
+        samples_sha256=spec.samples_sha256,
         shard=index,
         first=shard.first,
         count=shard.count,

@@ -143,7 +143,7 @@ def swap_receipt(folder: Path) -> None:
 
 
 def receipt_of_another_job(folder: Path) -> None:
-    edit(folder / "receipts/00000001.json", spec_sha256="0" * 64)
+    edit(folder / "receipts/00000001.json", samples_sha256="0" * 64)
 
 
 def receipt_without_files(folder: Path) -> None:

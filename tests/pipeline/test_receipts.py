@@ -71,10 +71,20 @@ def test_index_line() -> None:
 
 def test_a_receipt_belongs_to_one_shard_of_one_spec() -> None:
     spec = make_spec()
-    assert receipt(1).belongs_to(spec.sha256, spec.plan[1])
+    assert receipt(1).belongs_to(spec.samples_sha256, spec.plan[1])
     assert not receipt(1).belongs_to("other", spec.plan[1])
-    assert not receipt(1).belongs_to(spec.sha256, spec.plan[0])
-    assert not receipt(1).belongs_to(spec.sha256, Shard(index=1, first=30, count=29))
+    assert not receipt(1).belongs_to(spec.samples_sha256, spec.plan[0])
+    assert not receipt(1).belongs_to(spec.samples_sha256, Shard(index=1, first=30, count=29))
+
+
+def test_a_receipt_outlasts_an_extension() -> None:
+    small, large = make_spec(), make_spec(count=1000)
+    last = receipt(3)
+    assert small.sha256 != large.sha256
+    for index in range(3):
+        assert receipt(index).belongs_to(large.samples_sha256, large.plan[index])
+    assert (last.count, large.plan[3].count) == (10, 30)
+    assert last.belongs_to(large.samples_sha256, large.plan[3])
 
 
 BROKEN: list[tuple[str, Any]] = [
@@ -83,7 +93,7 @@ BROKEN: list[tuple[str, Any]] = [
     ("files", [{"name": "a", "size_bytes": -1, "sha256": "x"}]), ("files", {"a": 1}), ("statistics", None),
     ("statistics", []), ("statistics", {"classes": None}), ("made_by", None), ("made_by", {"engine": "x"}),
     ("version", None), ("version", "1"), ("worker", 1), ("finished_at", "now"), ("finished_at", None),
-    ("spec_sha256", 5),
+    ("samples_sha256", 5),
 ]  # fmt: skip
 
 

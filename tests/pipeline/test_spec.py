@@ -90,6 +90,12 @@ def test_identity_depends_on_every_other_field(field: str, value: Any) -> None:
     assert make_spec(**{field: value}).sha256 != make_spec().sha256
 
 
+def test_identity_of_samples_leaves_the_count_out_alone() -> None:
+    assert make_spec(count=101).samples_sha256 == make_spec().samples_sha256
+    assert make_spec(seed=8).samples_sha256 != make_spec().samples_sha256
+    assert make_spec(generator="fashion").samples_sha256 == make_spec().samples_sha256
+
+
 def test_every_field_is_in_the_tests_of_identity() -> None:
     tested = {
         mark.args[1][row][0] for mark in test_identity_depends_on_every_other_field.pytestmark for row in range(15)

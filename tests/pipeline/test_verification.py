@@ -99,7 +99,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "receipt no JSON": (lambda f: write(f, R1, "{"), "shard 1: .*00000001.json is not valid JSON", [1]),
     "receipt empty": (lambda f: write(f, R1, ""), "is not valid JSON", [1]),
     "receipt of another shard": (lambda f: shutil.copy(f / "receipts/00000002.json", f / R1), "another job", [1]),
-    "receipt of another job": (lambda f: edit(f / R1, spec_sha256="0" * 64), "belongs to another job", [1]),
+    "receipt of another job": (lambda f: edit(f / R1, samples_sha256="0" * 64), "belongs to another job", [1]),
     "receipt's files": (lambda f: edit(f / R1, files=[]), "names other files than the 2", [1]),
     "receipt's classes": (lambda f: edit_table(f / R1, "statistics", classes=[30, 0, 0, 0]), "other classes", [1]),
     "receipt's mean": (lambda f: edit_table(f / R1, "statistics", mean=0.5), "other statistics than the receipts", []),
