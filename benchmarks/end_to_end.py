@@ -79,7 +79,7 @@ def run(reference: str = "fashion") -> dict[str, Any]:
             store = prepare(spec, folder / f"{case.replace(' ', '-')}-{number}", [])
             handle = enqueue(spec, store.url, settings, ledger)
             start = time.perf_counter()
-            worker.run(version=1, job=handle.id, token=0, serial=1)
+            worker.run(job=handle.id, token=0, serial=1)
             elapsed = time.perf_counter() - start
             state = handle.status()
             if state.state != "done":

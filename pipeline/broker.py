@@ -6,16 +6,30 @@ and nothing else; what there is to do is in the ledger.
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import redis
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
+from pipeline.errors import shown
 from pipeline.ledger import Ledger
-from pipeline.redis_connection import celery_url, redis_errors
+from pipeline.redis_connection import celery_tls, celery_url, redis_errors
 from pipeline.settings import Settings
 
 #: Version of the message; a worker refuses a newer one.
 MESSAGE_VERSION = 1
+
+#: Longest body of a message, characters of base64; a wake-up has about 200.
+_LONGEST_BODY = 4096
+
+#: Tokens and serials are numbers that Lua counts exactly.
+_MOST = 2**53
 
 SLICE_TASK = "noisemill.slice"
 
@@ -34,9 +48,87 @@ def queue_name(digest: str) -> str:
     return f"noisemill.{digest.removeprefix('sha256:')[:16]}"
 
 
+class RefusedMessage(ValueError):  # noqa: N818 - it names the message
+    """What came by the queue is no wake-up; in words for the log, without what it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wakeup:
+    """All that a message says."""
+
+    #: Version of these fields.
+    version: int = MESSAGE_VERSION
+    #: Id of the job.
+    job: str
+    #: Number of the wake-up among the job's, from 0.
+    token: int
+    #: How often it has been sent, from 1.
+    serial: int
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the task."""
+        return asdict(self)
+
+
+def read_wakeup(envelope: object) -> Wakeup:
+    """The wake-up in a message as it lies in Redis (kombu's envelope, parsed). Raises RefusedMessage."""
+    if not isinstance(envelope, dict):
+        raise RefusedMessage("it is no message of Celery's")
+    if envelope.get("content-type") != "application/json":
+        raise RefusedMessage(f"its content type is {shown(envelope.get('content-type'))}, not application/json")
+    headers = envelope.get("headers")
+    task = headers.get("task") if isinstance(headers, dict) else None
+    if task != SLICE_TASK:
+        raise RefusedMessage(f"its task is {shown(task)}, not {SLICE_TASK!r}")
+    return _wakeup(_arguments(envelope.get("body")))
+
+
+def _arguments(body: object) -> dict[str, Any]:
+    """The task's keyword arguments in the body of a message."""
+    if not isinstance(body, str) or len(body) > _LONGEST_BODY:
+        raise RefusedMessage("its body is none of a wake-up")
+    try:
+        parts = json.loads(base64.b64decode(body, validate=True))
+    except (ValueError, RecursionError):
+        raise RefusedMessage("its body is no JSON") from None
+    if not isinstance(parts, list) or len(parts) != 3 or parts[0] != [] or not isinstance(parts[1], dict):
+        raise RefusedMessage("its arguments are none of a wake-up")
+    return parts[1]
+
+
+def _wakeup(arguments: dict[str, Any]) -> Wakeup:
+    version = arguments.get("version")
+    if type(version) is int and version > MESSAGE_VERSION:
+        raise RefusedMessage(f"a newer noisemill sent it (version {shown(version)}): upgrade this worker")
+    odd = set(arguments) ^ {"version", "job", "token", "serial"}
+    if odd:
+        raise RefusedMessage(f"it lacks fields or has unknown ones: {shown(sorted(odd))}")
+    for name, least in (("version", 1), ("token", 0), ("serial", 1)):
+        if type(arguments[name]) is not int or not least <= arguments[name] <= _MOST:
+            raise RefusedMessage(f"its {name} is {shown(arguments[name])}")
+    if not isinstance(arguments["job"], str) or not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", arguments["job"]):
+        raise RefusedMessage(f"its job is {shown(arguments['job'])}")
+    return Wakeup(**arguments)
+
+
+class _Application(Celery):
+    """An application that talks to one server, whatever CELERY_BROKER_URL says in the environment of its user."""
+
+    url = ""
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+        """A connection to consume with."""
+        return super().connection_for_read(url or self.url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+        """A connection to send with."""
+        return super().connection_for_write(url or self.url, **options)
+
+
 def celery_app(settings: Settings) -> Celery:
     """The application that clients send with and workers run; reasons in docs/decisions."""
-    app = Celery("noisemill", broker=celery_url(settings.redis_url), set_as_current=False)
+    app = _Application("noisemill", set_as_current=False)
+    app.url = celery_url(settings.redis_url)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -55,6 +147,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_proc_alive_timeout=600.0,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        broker_use_ssl=celery_tls(settings.redis_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
@@ -88,7 +181,7 @@ class Wakeups:
 
     def send(self, job_id: str, digest: str, priority: int, token: int, serial: int) -> None:
         """Sends one wake-up to the end of the queue of the generator's digest."""
-        arguments = {"version": MESSAGE_VERSION, "job": job_id, "token": token, "serial": serial}
+        arguments = Wakeup(job=job_id, token=token, serial=serial).arguments()
         with redis_errors(self._settings.redis_url):
             try:
                 self._app.send_task(

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 _VARIABLE = "NOISEMILL_WORKER"
+#: Folder in which a worker's parent and child leave word for each other.
+RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
 _PR_SET_PDEATHSIG = 1
 
 #: What errors on stderr begin with.

@@ -138,6 +138,8 @@ class WorkerInfo:
     job: str | None = None
     #: What it has made since it started.
     samples: int = 0
+    #: Messages since it started that were no wake-ups.
+    messages_refused: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""

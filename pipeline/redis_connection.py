@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -47,12 +48,29 @@ def connect(url: str) -> redis.Redis:
 
 
 def celery_url(url: str) -> str:
-    """The same server and database as Celery spells them: redis+socket and virtual_host for a Unix socket."""
-    if not url.startswith("unix://"):
-        return url
-    socket, _, query = url.removeprefix("unix://").partition("?")
-    options = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(query)]
-    return f"redis+socket://{socket}" + (f"?{urlencode(options)}" if options else "")
+    """The same server, user and database as Celery spells them; what it says of TLS is left to `celery_tls`."""
+    if url.startswith("unix://"):
+        socket, _, query = url.removeprefix("unix://").partition("?")
+        options = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(query)]
+        return f"redis+socket://{socket}" + (f"?{urlencode(options)}" if options else "")
+    # As redis-py reads it, so that both talk to the same; and quoted, since a semicolon divides servers for Celery.
+    parts = connect(url).connection_pool.connection_kwargs
+    user, password = (quote(str(parts.get(name) or ""), safe="") for name in ("username", "password"))
+    host = parts.get("host", "localhost")
+    place = f"[{host}]" if ":" in host else host
+    at = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    return f"{urlsplit(url).scheme}://{at}{place}:{parts.get('port', 6379)}/{parts.get('db', 0)}"
+
+
+def celery_tls(url: str) -> dict[str, Any] | bool:
+    """How Celery checks a rediss:// server: as redis-py does for this URL; False for one without TLS.
+
+    Left to itself, Celery checks no certificate where the URL does not ask for it.
+    """
+    if not url.startswith("rediss://"):
+        return False
+    options = connect(url).connection_pool.connection_kwargs
+    return {"ssl_cert_reqs": "required", **{name: value for name, value in options.items() if name.startswith("ssl_")}}
 
 
 def redacted(url: str) -> str:

@@ -22,12 +22,13 @@ from celery.exceptions import SecurityWarning
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
 from pipeline.generators import find_generator
-from pipeline.launch import ERROR_PREFIX, WorkerConfig, config_from_environment, die_with_parent
+from pipeline.launch import ERROR_PREFIX, RUN_FOLDER_VARIABLE, WorkerConfig, config_from_environment, die_with_parent
 from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
+from workers.intake import guard_intake
 from workers.logs import set_up_logging
 from workers.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
-from workers.process import FATAL, RUN_FOLDER_VARIABLE, worker_id
+from workers.process import FATAL, worker_id
 from workers.reconciler import Reconciler
 
 log = logging.getLogger("noisemill")
@@ -47,6 +48,7 @@ def run(config: WorkerConfig) -> int:
     ledger.ping()
     run_folder = Path(tempfile.mkdtemp(prefix="noisemill-worker-"))
     os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    guard_intake()
     app = celery_app(settings)
     app.conf.imports = ("workers.tasks",)
     wakeups = Wakeups(settings, ledger)

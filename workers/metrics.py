@@ -28,8 +28,7 @@ FAILURES = Counter(
 LEASES_LOST = Counter("noisemill_leases_lost", "Leases that went to another while this worker made the shard.")
 REFUSED = Counter(
     "noisemill_refused_messages",
-    "Wake-ups that this worker could not act on: sent by another version, of another generator, to be written "
-    "where it may not write.",
+    "Wake-ups that this worker could not act on: of another generator, to be written where it may not write.",
     ["reason"],
 )
 SLICES = Counter("noisemill_slices", "Stretches of time spent on a job.")
@@ -56,7 +55,7 @@ for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
 for _then in ("retry", "failed"):
     FAILURES.labels(_then)
-for _reason in ("version", "generator", "destination"):
+for _reason in ("generator", "destination"):
     REFUSED.labels(_reason)
 
 

@@ -12,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from pipeline.errors import LedgerError, WorkerError
+from workers.intake import messages_refused
 
 #: Where the child keeps its numbers; set by the parent before the child starts.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -38,7 +39,9 @@ class WorkerCollector(Collector):
             up.add_metric([], 0)
         sent = CounterMetricFamily("noisemill_wakeups_sent", "Missing wake-ups that this worker's reconciler sent.")
         sent.add_metric([], self._sent())
-        yield from (up, depth, sent)
+        refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were no wake-ups.")
+        refused.add_metric([], messages_refused(self._folder))
+        yield from (up, depth, sent, refused)
         self._forget_the_dead()
         yield from self._children.collect()
 

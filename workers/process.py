@@ -15,17 +15,16 @@ from typing import Any
 from pipeline.broker import Wakeups
 from pipeline.errors import NoisemillError
 from pipeline.generators import find_generator
-from pipeline.launch import WorkerConfig
+from pipeline.launch import RUN_FOLDER_VARIABLE, WorkerConfig
 from pipeline.ledger import Ledger, WorkerInfo
 from pipeline.settings import load_settings
 from pipeline.version import VERSION
 from workers import metrics
+from workers.intake import messages_refused
 from workers.slices import SliceWorker
 
 log = logging.getLogger("noisemill")
 
-#: Folder in which the child leaves word for its parent.
-RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
 #: What stopped the child for good, in one line.
 FATAL = "fatal"
 #: How often the child began to load its generator without getting through.
@@ -127,9 +126,13 @@ def _load(config: WorkerConfig) -> SliceWorker:
 
 def _keep_announcing(worker: SliceWorker) -> None:
     told: Any = None
+    run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
     while not worker.stop.is_set():
         try:
-            worker.ledger.announce(replace(worker.info, job=worker.job, samples=worker.samples))
+            refused = messages_refused(run_folder)
+            worker.ledger.announce(
+                replace(worker.info, job=worker.job, samples=worker.samples, messages_refused=refused)
+            )
             told = None
         except NoisemillError as error:
             if told != str(error):

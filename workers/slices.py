@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import shards
-from pipeline.broker import MESSAGE_VERSION, Wakeups
+from pipeline.broker import Wakeups
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, GeneratorError, LedgerError, NoisemillError, StoreError, StoreUnavailableError
 from pipeline.finishing import finish_dataset
@@ -52,11 +52,8 @@ class SliceWorker:
     samples: int = 0
     _slices: int = field(default=0)
 
-    def run(self, *, version: int, job: str, token: int, serial: int) -> None:
+    def run(self, *, job: str, token: int, serial: int) -> None:
         """One wake-up: takes its token and spends a slice on the job."""
-        if version > MESSAGE_VERSION:
-            self._refuse(job, "version", f"it was sent by a newer noisemill (message version {version})")
-            return
         self._slices += 1
         holder = f"{self.info.id}/{self._slices}"
         if not self.ledger.take_wakeup(job, token, serial, holder):

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import shared_task, signals
 
-from pipeline.broker import SLICE_TASK
+from pipeline.broker import SLICE_TASK, Wakeup
 from pipeline.launch import config_from_environment
 from workers.logs import set_up_logging
 from workers.process import start_child, worker_id
@@ -30,6 +30,7 @@ def _on_child_start(**_: Any) -> None:
 
 
 @shared_task(name=SLICE_TASK)
-def spend_slice(*, version: int, job: str, token: int, serial: int) -> None:
-    """Takes one wake-up; see `pipeline.broker`."""
-    slice_worker().run(version=version, job=job, token=token, serial=serial)
+def spend_slice(**arguments: Any) -> None:
+    """Takes one wake-up, which `workers.intake` has checked."""
+    wakeup = Wakeup(**arguments)
+    slice_worker().run(job=wakeup.job, token=wakeup.token, serial=wakeup.serial)

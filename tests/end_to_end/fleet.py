@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,13 @@ class Fleet:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def start_worker(self, generator: str = TINY, *arguments: str, ready: bool = True) -> Worker:
-        """Starts a worker that may write anywhere in the fleet's folder; waits until it is listed."""
+    def start_worker(
+        self, generator: str = TINY, *arguments: str, ready: bool = True, roots: Sequence[str | Path] = ()
+    ) -> Worker:
+        """Starts a worker that may write below `roots`, else anywhere in the fleet's folder; waits till it is up."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "pipeline.cli", "worker", generator, "--output-root", str(self.folder)]
+        command = [sys.executable, "-m", "pipeline.cli", "worker", generator]
+        command += [part for root in roots or [self.folder] for part in ("--output-root", str(root))]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=output
