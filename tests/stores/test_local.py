@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.stores import Store, open_store
+from pipeline.stores import Store, flushing, open_store
 from tests.stores.doors import LocalDoor
 from tests.stores.suite import StoreSuite
 
@@ -240,3 +244,94 @@ def test_a_listing_passes_over_links_to_nothing_and_to_folders(store: Store, roo
     (root / "dangling").symlink_to(root / "nowhere")
     (root / "loop").symlink_to(root)
     assert [entry.name for entry in store.list()] == ["a/file"]
+
+
+# Many files at once.
+
+
+def _many(store: Store, text: bytes) -> None:
+    draft = store.draft()
+    for number in range(100):
+        draft.add(f"shards/0/{number}.png", text)
+    draft.add("shards/0/metadata.jsonl", text)
+    stored = draft.commit()
+    assert len(stored) == 101
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often files were flushed, and renamed."""
+    counts = {"fsync": 0, "rename": 0}
+
+    def counting(name: str) -> Any:
+        original = getattr(os, name)
+
+        def call(*arguments: Any) -> None:
+            counts[name] += 1
+            original(*arguments)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(os, name, counting(name))
+    return counts
+
+
+def test_a_new_folder_of_files_is_placed_in_one_step(store: Store, root: Path, counted: dict[str, int]) -> None:
+    _many(store, b"first")
+    assert counted["rename"] == 1
+    _many(store, b"again")
+    assert counted["rename"] == 1 + 1 + 101
+    assert {path.read_bytes() for path in (root / "shards/0").iterdir()} == {b"again"}
+    assert len(list((root / "shards/0").iterdir())) == 101
+
+
+@pytest.mark.parametrize("there", ["file", "link"])
+def test_a_folder_is_not_placed_over_what_is_none(store: Store, root: Path, outside: Path, there: str) -> None:
+    (root / "shards").mkdir()
+    if there == "file":
+        (root / "shards/0").write_bytes(b"a file")
+    else:
+        (root / "shards/0").symlink_to(outside)
+    with pytest.raises(StoreError, match=r"a file lies where a folder should be|symbolic link"):
+        _many(store, b"x")
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+
+
+@pytest.mark.parametrize(("kind", "each"), [("ext4", False), ("fuse.sshfs", True), ("nfs4", True), ("", True)])
+def test_many_files_are_flushed_as_a_whole_where_that_is_known_to_do(
+    store: Store, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int], kind: str, each: bool
+) -> None:
+    monkeypatch.setattr(flushing, "_file_system", lambda device: kind)
+    monkeypatch.setattr(platform, "release", lambda: "6.1.0-amd64")
+    _many(store, b"x")
+    assert (counted["fsync"] >= 101) == each
+
+
+def test_an_old_kernel_would_not_tell_of_failed_writes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]
+) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "5.4.0")
+    _many(store, b"x")
+    assert counted["fsync"] >= 101
+
+
+def test_a_whole_flush_that_fails_fails_the_commit(store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def syncfs(self, descriptor: int) -> int:
+            ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr(flushing, "_file_system", lambda device: "ext4")
+    monkeypatch.setattr(platform, "release", lambda: "6.1.0-amd64")
+    monkeypatch.setattr(flushing, "_libc", lambda: Failing())
+    with pytest.raises(StoreError, match="the disk reports a failure"):
+        _many(store, b"x")
+    assert not (root / "shards").exists()
+
+
+def test_the_file_system_is_found(tmp_path: Path) -> None:
+    found = subprocess.run(["stat", "-f", "-c", "%T", "/proc"], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "proc"
+    assert flushing._file_system(os.stat("/proc").st_dev) == "proc"
+    assert flushing._file_system(os.makedev(4095, 7)) == ""

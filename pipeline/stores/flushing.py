@@ -1,0 +1,84 @@
+"""Waits until files have reached the disk: one by one, or a whole file system at once."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+#: Files flushed at the same time: the file system commits them in one go (docs/decisions/0010-stores.md).
+_FLUSHERS = 32
+#: From so many files on, flushing all of the file system is cheaper than flushing each of them.
+_MANY = 64
+#: File systems whose whole flush is known to write to the disk all that their files' own flush would.
+_FLUSHED_WHOLE = ("ext3", "ext4", "xfs", "btrfs", "tmpfs")
+#: From this Linux on, a whole flush tells of writes that failed since its descriptor was opened.
+_TELLS_ERRORS = (5, 8)
+
+
+def flush(path: Path | str) -> None:
+    """Waits until a file or folder has reached the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some mounted file systems cannot flush folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def flush_files(paths: Sequence[str], opened_before: int) -> None:
+    """Waits until all files have reached the disk. Raises OSError.
+
+    `opened_before` is a descriptor on their file system that was opened before they were written: a flush of
+    all tells of what has failed since.
+    """
+    if len(paths) >= _MANY and _whole_flush_is_sound(opened_before):
+        _flush_whole(opened_before)
+        return
+    with ThreadPoolExecutor(min(_FLUSHERS, max(1, len(paths)))) as flushers:
+        for _ in flushers.map(flush, paths):
+            pass
+
+
+def _flush_whole(descriptor: int) -> None:
+    if _libc().syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _whole_flush_is_sound(descriptor: int) -> bool:
+    if sys.platform != "linux" or not hasattr(_libc(), "syncfs"):
+        return False
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    if version is None or (int(version[1]), int(version[2])) < _TELLS_ERRORS:
+        return False
+    return _file_system(os.fstat(descriptor).st_dev) in _FLUSHED_WHOLE
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _file_system(device: int) -> str:
+    """The type of the mounted file system with this device number; "" where none is listed (proc(5), mountinfo)."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split()
+        if fields[2] == wanted:
+            return fields[fields.index("-") + 1]
+    return ""
