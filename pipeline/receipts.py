@@ -25,7 +25,7 @@ class Statistics:
     minimum: float
     maximum: float
     mean: float
-    #: Samples that equal another sample of their shard.
+    #: Samples that equal another sample of their shard; at least, where a shard has more than 4 million.
     repeated: int
     #: Samples whose values are all the same.
     constant: int

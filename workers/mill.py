@@ -2,10 +2,11 @@
 
     feeder thread      claims shards, draws latents and labels of their batches
     calling thread     predicts
-    writer thread      takes samples to the host, encodes, writes, puts the shard in place
+    writer thread      takes samples to the host, encodes, writes
+    placer thread      puts finished shards in place, with their receipts
 
-Two short queues lie between, so that memory is bounded by a few batches whatever a shard's size, and
-predict goes on while the shard before is put in place. Batches are aligned to the shard's start: the
+Short queues lie between, so that memory is bounded by a few batches whatever a shard's size, and predict
+goes on while the shard before is flushed and put in place. Batches are aligned to the shard's start: the
 bytes of a shard are the same whoever makes it.
 """
 
@@ -40,6 +41,8 @@ log = logging.getLogger("noisemill")
 
 #: Batches that wait between two stages.
 _WAITING = 2
+#: Shards that wait to be put in place, beside the one that is being put.
+_SHARDS_WAITING = 1
 
 _NOTHING = np.empty((0, 0), np.float32)
 
@@ -58,7 +61,7 @@ class Work:
     trouble: Exception | None = None
     #: Whether its lease went to another, who may have put the same files in place.
     lost: bool = False
-    draft: Draft | None = None
+    draft: _TimedDraft | None = None
     writer: ShardWriter | None = None
     statistics: ShardStatistics | None = None
 
@@ -106,6 +109,14 @@ class _Predicted:
     prediction: Prediction | None
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """A shard between writer and placer; not whole where the run ended in its midst."""
+
+    work: Work
+    whole: bool
+
+
 @dataclass
 class Clock:
     """Seconds that each stage was busy."""
@@ -146,26 +157,31 @@ class Mill:
         self._inputs = Inputs(spec, store)
         self._to_predict: queue.Queue[_Batch | None] = queue.Queue(_WAITING)
         self._to_write: queue.Queue[_Predicted | None] = queue.Queue(_WAITING)
+        self._to_place: queue.Queue[_Ended | None] = queue.Queue(_SHARDS_WAITING)
         self._broken: BaseException | None = None
 
     def run(self) -> None:
         """Makes shards until the shift has no more work or is stopping."""
         end_of_work = partial(self._to_predict.put, None)
-        feeder = threading.Thread(target=self._guarded, args=(self._feed, end_of_work), name="feeder", daemon=True)
         skip_the_rest = partial(_skip_to_end, self._to_write)
-        writer = threading.Thread(
-            target=self._guarded, args=(self._write_all, skip_the_rest), name="writer", daemon=True
-        )
-        feeder.start()
-        writer.start()
+        feeder = self._started("feeder", self._feed, end_of_work)
+        writer = self._started("writer", self._write_all, skip_the_rest)
+        placer = self._started("placer", self._place_all, self._clear_the_rest)
         self._guarded(self._predict_all, on_failure=lambda: None)
         self._to_write.put(None)
         writer.join()
+        self._to_place.put(None)
+        placer.join()
         while feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
             _empty(self._to_predict)
             feeder.join(0.05)
         if self._broken is not None:
             raise self._broken
+
+    def _started(self, name: str, stage: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(stage, on_failure), name=name, daemon=True)
+        thread.start()
+        return thread
 
     def _guarded(self, stage: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """Runs a stage. Its failure (not a shard's) ends the run; `on_failure` keeps the others from waiting."""
@@ -228,10 +244,10 @@ class Mill:
             except Exception as error:
                 current.trouble = current.trouble or error
             if predicted.batch.last:
-                self._close(current)
+                self._to_place.put(_Ended(current, whole=True))
                 current = None
         if current is not None:
-            self._close(current, whole=False)
+            self._to_place.put(_Ended(current, whole=False))
 
     def _write(self, predicted: _Predicted) -> None:
         batch, work = predicted.batch, predicted.batch.work
@@ -239,19 +255,19 @@ class Mill:
             return
         with self.clock.busy("predict"):
             samples = predicted.prediction.samples()
-        with self.clock.busy("encode"):
-            written = self.clock.seconds["write"]
-            check_finite(samples, batch.first)
-            stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
-            if stored.dtype == np.float16:
-                check_finite(stored, batch.first, "values that float16 cannot hold")
-            self._open(work)
-            assert work.writer is not None
-            assert work.statistics is not None
-            work.statistics.add(stored, batch.labels)
-            work.writer.write(stored, batch.labels)
+        start, stored_before = time.perf_counter(), 0.0 if work.draft is None else work.draft.seconds
+        check_finite(samples, batch.first)
+        stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
+        if stored.dtype == np.float16:
+            check_finite(stored, batch.first, "values that float16 cannot hold")
+        self._open(work)
+        assert work.draft is not None
+        assert work.writer is not None
+        assert work.statistics is not None
+        work.statistics.add(stored, batch.labels)
+        work.writer.write(stored, batch.labels)
         # The writer encodes and writes in one go; what went into the store is the store's time.
-        self.clock.add("encode", written - self.clock.seconds["write"])
+        self.clock.add("encode", time.perf_counter() - start - (work.draft.seconds - stored_before))
         work.samples += len(samples)
 
     def _open(self, work: Work) -> None:
@@ -263,26 +279,44 @@ class Mill:
         )
         work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
 
-    def _close(self, work: Work, *, whole: bool = True) -> None:
-        """Puts a shard in place, or clears away what there is of it."""
+    # -- placer ------------------------------------------------------------------------------------
+
+    def _place_all(self) -> None:
+        while (ended := self._to_place.get()) is not None:
+            if not self._place(ended):
+                self._clear_away(ended.work)
+                self._shift.gave_up(ended.work)
+
+    def _place(self, ended: _Ended) -> bool:
+        """Puts a shard in place, if it is whole and still ours."""
+        work = ended.work
+        if not ended.whole or work.trouble is not None or work.samples != work.shard.count:
+            return False
+        assert work.writer is not None
+        assert work.draft is not None
+        assert work.statistics is not None
         try:
-            if whole and work.trouble is None and work.samples == work.shard.count:
-                assert work.writer is not None
-                assert work.draft is not None
-                assert work.statistics is not None
-                work.writer.close()
-                if self._shift.still_ours(work):
-                    files = work.draft.commit()
-                    self._shift.made(work, files, work.statistics.result())
-                    return
+            work.writer.close()
+            if not self._shift.still_ours(work):
+                return False
+            self._shift.made(work, work.draft.commit(), work.statistics.result())
         except Exception as error:
-            work.trouble = work.trouble or error
-        if work.draft is not None:
-            try:
-                work.draft.discard(keep_placed=work.lost)
-            except Exception as error:
-                log.warning("shard %d: what its attempt left behind could not be removed: %s", work.shard.index, error)
-        self._shift.gave_up(work)
+            work.trouble = error
+            return False
+        return True
+
+    def _clear_away(self, work: Work) -> None:
+        """Removes what there is of a shard."""
+        if work.draft is None:
+            return
+        try:
+            work.draft.discard(keep_placed=work.lost)
+        except Exception as error:
+            log.warning("shard %d: what its attempt left behind could not be removed: %s", work.shard.index, error)
+
+    def _clear_the_rest(self) -> None:
+        while (ended := self._to_place.get()) is not None:
+            self._clear_away(ended.work)
 
     def _leaving(self) -> bool:
         return self._broken is not None or self._shift.stopping()
@@ -302,34 +336,50 @@ def _skip_to_end(waiting: queue.Queue[Any]) -> None:
         pass
 
 
-class _TimedSink:
-    """Counts the time that goes into a sink as the store's."""
-
-    def __init__(self, sink: Sink, clock: Clock) -> None:
-        self._sink, self._clock = sink, clock
-
-    def write(self, data: Any) -> int:
-        with self._clock.busy("write"):
-            return self._sink.write(data)
-
-
 class _TimedDraft:
-    """Counts the time that goes into a draft as the store's."""
+    """A draft whose time counts as the store's."""
 
     def __init__(self, draft: Draft, clock: Clock) -> None:
         self._draft, self._clock = draft, clock
+        #: Seconds that went into it so far.
+        self.seconds = 0.0
 
-    def sink(self, name: str) -> Sink:
-        with self._clock.busy("write"):
-            return _TimedSink(self._draft.sink(name), self._clock)
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.count(time.perf_counter() - start)
+
+    def sink(self, name: str) -> _TimedSink:
+        with self.busy():
+            return _TimedSink(self._draft.sink(name), self)
 
     def add(self, name: str, data: bytes) -> None:
-        with self._clock.busy("write"):
-            self._draft.add(name, data)
+        # Called for every sample of some formats: without the cost of a context manager.
+        start = time.perf_counter()
+        self._draft.add(name, data)
+        self.count(time.perf_counter() - start)
 
     def commit(self) -> list[StoredFile]:
-        with self._clock.busy("write"):
+        with self.busy():
             return self._draft.commit()
 
     def discard(self, *, keep_placed: bool = False) -> None:
         self._draft.discard(keep_placed=keep_placed)
+
+    def count(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._clock.add("write", seconds)
+
+
+class _TimedSink:
+    """A sink whose time counts as the store's."""
+
+    def __init__(self, sink: Sink, draft: _TimedDraft) -> None:
+        self._sink, self._draft = sink, draft
+
+    def write(self, data: Any) -> int:
+        with self._draft.busy():
+            return self._sink.write(data)

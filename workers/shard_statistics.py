@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.receipts import Statistics
+from workers.repeats import Repeats
 
 
 def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
@@ -22,11 +23,10 @@ def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity
 
 
 class ShardStatistics:
-    """Statistics of the stored samples of one shard, in 8 bytes of memory a sample."""
+    """Statistics of the stored samples of one shard, in bounded memory."""
 
     def __init__(self, count: int, classes: int | None) -> None:
-        self._hashes = np.empty(count, np.int64)
-        self._seen = 0
+        self._repeats = Repeats(count)
         self._minimum, self._maximum = math.inf, -math.inf
         self._sum = 0.0
         self._values = 0
@@ -43,20 +43,17 @@ class ShardStatistics:
             self._constant += int((least == most).sum())
         self._sum += float(rows.sum(dtype=np.float64))
         self._values += rows.size
-        for row in rows:
-            self._hashes[self._seen] = hash(row.tobytes())
-            self._seen += 1
+        self._repeats.add(row.tobytes() for row in rows)
         if self._classes is not None and labels is not None:
             self._classes += np.bincount(labels, minlength=len(self._classes))
 
     def result(self) -> Statistics:
         """Statistics of all that was taken in."""
-        _, counts = np.unique(self._hashes[: self._seen], return_counts=True)
         return Statistics(
             minimum=self._minimum,
             maximum=self._maximum,
             mean=self._sum / self._values,
-            repeated=int(counts[counts > 1].sum()),
+            repeated=self._repeats.count(),
             constant=self._constant,
             classes=None if self._classes is None else tuple(int(number) for number in self._classes),
         )

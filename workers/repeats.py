@@ -1,0 +1,50 @@
+"""Counts the samples of a shard that equal another, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Samples that all others are compared with. With 8 bytes each and as much to sort them, 64 MiB.
+MOST_KEPT = 2**22
+
+
+class Repeats:
+    """Counts samples by the hashes of their bytes.
+
+    Exact up to `most_kept` samples. Of more than that, each of the later ones is compared with the first
+    `most_kept` alone, so that the count is a lower bound: a generator that has collapsed to a few samples made
+    them among the first millions already.
+    """
+
+    def __init__(self, count: int, most_kept: int = MOST_KEPT) -> None:
+        self._hashes = np.empty(min(count, most_kept), np.int64)
+        self._seen = 0
+        #: The distinct hashes among those kept, and how often each came; from when no more are kept.
+        self._known: tuple[NDArray[np.int64], NDArray[np.intp]] | None = None
+
+    def add(self, samples: Iterable[bytes]) -> None:
+        """Takes in samples."""
+        fresh = np.fromiter(map(hash, samples), np.int64)
+        kept = fresh[: len(self._hashes) - self._seen]
+        self._hashes[self._seen : self._seen + len(kept)] = kept
+        self._seen += len(kept)
+        if len(kept) < len(fresh):
+            self._compare(fresh[len(kept) :])
+
+    def count(self) -> int:
+        """Samples that equal another."""
+        counts = self._counted()[1]
+        return int(counts[counts > 1].sum())
+
+    def _compare(self, later: NDArray[np.int64]) -> None:
+        self._known = known, counts = self._counted()
+        at = np.minimum(np.searchsorted(known, later), len(known) - 1)
+        np.add.at(counts, at[known[at] == later], 1)
+
+    def _counted(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        if self._known is not None:
+            return self._known
+        return np.unique(self._hashes[: self._seen], return_counts=True)
