@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,82 +15,187 @@ from pipeline import shards
 from pipeline.errors import DatasetError, UsageError
 from pipeline.formats import FORMATS
 from pipeline.inputs import Inputs
+from pipeline.reading import Rows
 from pipeline.receipts import Manifest, Receipt
+from pipeline.shards import Shard
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
+from pipeline.stores.store import Store
 
 _READERS = 16
 
+#: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
+_CACHE_BYTES = 256 * 2**20
+#: Samples that iteration reads at a time.
+_STRIDE = 1024
+
 
 class Dataset:
-    """Samples, labels, latents and records of the dataset at a destination.
+    """Samples, labels, latents and records of the dataset at a destination, of any format, local or in S3.
 
         dataset = Dataset("out")
         sample, label = dataset[123]
+        samples, labels = dataset[-100:]
 
+    It can be opened while its job still runs. Its length is that of the job, so that an index always means the
+    same sample; `available` tells how many are there, iteration yields those, and reading one that is not made
+    yet raises DatasetError. Arrays are the caller's own, with shapes and dtypes as stored.
+
+    May be used by several threads, pickled, and used on in a forked process: PyTorch's DataLoader does so.
+    At most `cache_bytes` of samples are kept where single ones are slow to read (S3, tar).
     Raises DatasetError if the destination holds no job, or what it holds is malformed.
     """
 
-    def __init__(self, destination: str | os.PathLike[str]) -> None:
-        self.store = open_store(destination)
+    def __init__(self, destination: str | os.PathLike[str], *, cache_bytes: int = _CACHE_BYTES) -> None:
+        store = open_store(destination)
         try:
-            text = self.store.read(shards.JOB)
+            text = store.read(shards.JOB)
         except (FileNotFoundError, NotADirectoryError):
-            raise DatasetError(f"{self.store.url} holds no dataset: there is no {shards.JOB}") from None
-        self.spec = JobSpec.from_json(text, source=f"{self.store.url}/{shards.JOB}")
+            raise DatasetError(f"{store.url} holds no dataset: there is no {shards.JOB}") from None
+        self.spec = JobSpec.from_json(text, source=f"{store.url}/{shards.JOB}")
         self.plan = self.spec.plan
         self._format = FORMATS[self.spec.format]
         try:
             self._format.check(self.spec.sample_type)
         except UsageError as error:
-            raise DatasetError(f"{self.store.url}/{shards.JOB}: {error}") from None
-        self._inputs = Inputs(self.spec, self.store)
+            raise DatasetError(f"{store.url}/{shards.JOB}: {error}") from None
+        self._cache_bytes = cache_bytes
+        #: Shards that were found made; what is made stays so.
+        self._made: set[int] = set()
+        self._all_made = False
+        self._open(store)
+
+    def _open(self, store: Store) -> None:
+        self._store = store
+        self._process = os.getpid()
+        self._readable_inputs = Inputs(self.spec, store)
+        self._readable_rows = Rows(self.spec, store, self._cache_bytes)
+
+    def _reopen_after_fork(self) -> None:
+        # Connections to S3 are not to be shared with the process that forked this one.
+        if self._process != os.getpid():
+            self._open(open_store(self._store.url))
+
+    def __reduce__(self) -> Any:
+        return _reopened, (self.url, self._cache_bytes)
+
+    @property
+    def store(self) -> Store:
+        """Where its files lie."""
+        self._reopen_after_fork()
+        return self._store
+
+    @property
+    def _inputs(self) -> Inputs:
+        self._reopen_after_fork()
+        return self._readable_inputs
+
+    @property
+    def _rows(self) -> Rows:
+        self._reopen_after_fork()
+        return self._readable_rows
 
     @property
     def url(self) -> str:
         """Where it lies."""
-        return self.store.url
+        return self._store.url
 
     def __len__(self) -> int:
         """Number of samples of the job, made or not."""
         return self.spec.count
 
-    def __getitem__(self, index: int) -> tuple[NDArray[Any], int | None]:
-        """Sample (shape and dtype as stored) and label of one index, negative ones from the end."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
-        sample = self.samples(index, 1)[0]
-        labels = self.labels(index, 1)
-        return sample, None if labels is None else int(labels[0])
+    @property
+    def available(self) -> int:
+        """Number of samples that can be read now: those of the finished shards."""
+        if self.whole:
+            return self.spec.count
+        return sum(self.plan[index].count for index in self.receipts())
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[NDArray[Any], NDArray[np.int32] | None]: ...
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], int | None]: ...
+
+    def __getitem__(self, index: Any) -> tuple[NDArray[Any], Any]:
+        """Sample and label of one index, negative ones from the end; of a slice, arrays of both.
+
+        Labels are None for a generator without classes. Raises IndexError, DatasetError.
+        """
+        if isinstance(index, slice):
+            return self._slice(range(*index.indices(len(self))))
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"sample {position} of {len(self)}")
+        samples, labels = self._slice(range(position % len(self), position % len(self) + 1))
+        return samples[0], None if labels is None else int(labels[0])
+
+    def _slice(self, indices: range) -> tuple[NDArray[Any], NDArray[np.int32] | None]:
+        if indices.step == 1:
+            return self.samples(indices.start, len(indices)), self.labels(indices.start, len(indices))
+        ascending = indices if indices.step > 0 else indices[::-1]
+        each = [self.samples(position, 1) for position in ascending]
+        samples = np.concatenate(each) if each else self.samples(0, 0)
+        labels = self.labels(ascending.start, ascending.stop - ascending.start) if each else self.labels(0, 0)
+        labels = None if labels is None else labels[:: ascending.step]
+        if indices.step > 0:
+            return samples, labels
+        return samples[::-1].copy(), None if labels is None else labels[::-1].copy()
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
+        """Samples and labels that are there, in order."""
+        for shard in self._readable():
+            for first in range(shard.first, shard.first + shard.count, _STRIDE):
+                count = min(_STRIDE, shard.first + shard.count - first)
+                samples, labels = self.samples(first, count), self.labels(first, count)
+                for row in range(count):
+                    yield samples[row], None if labels is None else int(labels[row])
 
     def samples(self, first: int, count: int) -> NDArray[Any]:
         """Samples `first` to `first + count - 1`, shape (count, *sample_shape), dtype as stored."""
         parts = []
         while count > 0:
             shard = self.plan[first // self.spec.shard_size]
-            start = first - shard.first
-            stop = min(shard.count, start + count)
-            labels = self._inputs.labels(shard.first, shard.count)
-            rows = slice(start, stop)
-            parts.append(self._format.read_rows(self.store, shard, self.spec.sample_type, labels, rows))
-            first, count = first + stop - start, count - (stop - start)
+            self._check_made(shard)
+            rows = range(first - shard.first, min(shard.count, first - shard.first + count))
+            parts.append(self._rows.read(shard, lambda shard=shard: self.labels(shard.first, shard.count), rows))  # type: ignore[misc]
+            first, count = first + len(rows), count - len(rows)
         if not parts:
             return np.empty((0, *self.spec.sample_shape), dtype=self.spec.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
-        """Labels by the plan, int32 of shape (count,); None for a generator without classes."""
-        return self._inputs.labels(first, count)
+    def labels(self, first: int = 0, count: int | None = None) -> NDArray[np.int32] | None:
+        """Labels by the plan, int32 of shape (count,), all by default; None for a generator without classes."""
+        return self._inputs.labels(first, len(self) - first if count is None else count)
 
-    def latents(self, first: int, count: int) -> NDArray[np.float32]:
+    def latents(self, first: int, count: int = 1) -> NDArray[np.float32]:
         """Latents, float32 of shape (count, *latent_shape)."""
         return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
 
     def shards(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int32] | None]]:
-        """Samples and labels of each shard, in order."""
-        for shard in self.plan:
+        """Samples and labels of each shard that is there, in order."""
+        for shard in self._readable():
             yield self.samples(shard.first, shard.count), self.labels(shard.first, shard.count)
+
+    def _readable(self) -> Iterator[Shard]:
+        """All shards of a whole dataset, so that damage shows; of a growing one those that are finished."""
+        if self.whole:
+            return iter(self.plan)
+        return (self.plan[index] for index in sorted(self.receipts()))
+
+    def _check_made(self, shard: Shard) -> None:
+        """Raises DatasetError unless the shard has been made; what it holds is another matter."""
+        if self._all_made or shard.index in self._made:
+            return
+        if self.whole:
+            self._all_made = True
+        elif self._sound_receipt(shard.index) is not None:
+            self._made.add(shard.index)
+        else:
+            raise DatasetError(
+                f"sample {shard.first} of {self.url} has not been made yet, nor the others of shard {shard.index}: "
+                f"`available` tells how many are there"
+            )
 
     def file_names(self, index: int) -> list[str]:
         """The files that a shard consists of, in the order in which they are written."""
@@ -174,3 +280,7 @@ class Dataset:
         except DatasetError:
             return False
         return manifest is not None and manifest.spec_sha256 == self.spec.sha256
+
+
+def _reopened(url: str, cache_bytes: int) -> Dataset:
+    return Dataset(url, cache_bytes=cache_bytes)

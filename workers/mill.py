@@ -30,12 +30,12 @@ from pipeline.formats.format import ShardWriter
 from pipeline.inputs import Inputs
 from pipeline.ledger import Claim
 from pipeline.receipts import Statistics
+from pipeline.shard_statistics import ShardStatistics, check_finite
 from pipeline.shards import Shard
 from pipeline.spec import JobSpec
 from pipeline.stores.store import Draft, Sink, Store, StoredFile
 from pipeline.values import to_stored
 from workers.engine import Engine, Prediction
-from workers.shard_statistics import ShardStatistics, check_finite
 
 log = logging.getLogger("noisemill")
 

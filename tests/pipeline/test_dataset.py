@@ -66,7 +66,7 @@ def test_what_was_made_is_read_back(form: str, tmp_path: Path) -> None:
 
 def test_a_dataset_can_be_walked_through(tmp_path: Path) -> None:
     dataset = Dataset(make_dataset(tmp_path / "d", make_spec(count=5)))
-    assert [label for _, label in dataset] == [0, 1, 2, 3, 0]  # type: ignore[attr-defined]
+    assert [label for _, label in dataset] == [0, 1, 2, 3, 0]
 
 
 def test_null_has_records_but_no_samples(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from pipeline.errors import SampleError
-from workers.shard_statistics import ShardStatistics, check_finite
+from pipeline.shard_statistics import ShardStatistics, check_finite
 
 
 @given(
