@@ -37,6 +37,7 @@ class ShardWriter(Protocol):
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
         """Takes the shard's next samples, (n, *shape) of the stored dtype, C-contiguous, with labels int32 (n,).
 
+        Neither must change before `close`, which may be what writes them.
         `labels` is None exactly where the samples have no classes. Raises ValueError for another
         shape, dtype or label, or for more samples than the shard has; StoreError.
         """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -27,24 +29,25 @@ _CHANNELS_OF_MODE = {"L": 1, "RGB": 3, "RGBA": 4}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, Image.DecompressionBombError)
 
 
-def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
+def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
     """PNG of each image, uint8 (n, height, width, channels) with 1, 3 or 4 channels.
 
     The same image always gives the same bytes, whatever its neighbours: no times, no text. Small ones are
     stored as they are, in the same bytes everywhere. Larger ones are compressed by as many threads as there
-    are cores, in bytes that depend on `encoder_versions`.
+    are cores, in bytes that depend on `encoder_versions`: the threads begin at once, and `images` must stay
+    as they are until the last file was taken.
     """
     stored = _stored_png(images.shape[1:])
     if stored.size_bytes <= MOST_STORED_BYTES:
-        return stored.encode(images)
+        return iter(stored.encode(images))
     stretch = max(1, _STRETCH_BYTES // math.prod(images.shape[1:]))
     stretches = [images[first : first + stretch] for first in range(0, len(images), stretch)]
-    return [data for compressed in _threads().map(_compress, stretches) for data in compressed]
+    return itertools.chain.from_iterable(_threads().map(_compress, stretches))
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """PNG of one image, uint8 (height, width, channels), as `encode_pngs` makes it."""
-    return encode_pngs(image[None])[0]
+    return next(encode_pngs(image[None]))
 
 
 def encoder_versions() -> dict[str, str]:

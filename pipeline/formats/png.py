@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -93,22 +93,30 @@ class PngWriter:
         self._shard = shard
         self._sample = sample
         self._intake = Intake(shard, sample)
+        #: Names and files of the last batch, perhaps still being encoded.
+        self._encoding: Iterable[tuple[str, bytes]] = ()
 
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
         """Adds the images."""
         first = self._intake.take(samples, labels)
         row = first - self._shard.first
         names = _image_names(self._shard, self._sample, labels, range(row, row + len(samples)))
-        for name, data in zip(names, encode_pngs(samples), strict=True):
-            self._draft.add(name, data)
+        # The batch before is written while this one is encoded.
+        encoding, self._encoding = self._encoding, zip(names, encode_pngs(samples), strict=True)
+        self._add_all(encoding)
 
     def close(self) -> None:
-        """Adds metadata.jsonl."""
+        """Adds what is left, and metadata.jsonl."""
         self._intake.finish()
+        self._add_all(self._encoding)
         classes = self._sample.class_names
         if classes is not None and _has_metadata(self._sample):
             lines = _metadata_lines(self._shard, classes, self._intake.labels)
             self._draft.add(_metadata_name(self._shard), "".join(lines).encode())
+
+    def _add_all(self, files: Iterable[tuple[str, bytes]]) -> None:
+        for name, data in files:
+            self._draft.add(name, data)
 
 
 def _check_classes(class_names: tuple[str, ...] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -90,23 +90,34 @@ class TarWriter:
         self._sink = draft.sink(_tar_name(shard))
         self._intake = Intake(shard, sample)
         self._size_bytes = 0
+        #: Pieces of the file that the last batch makes, perhaps still being encoded.
+        self._encoding: Iterable[bytes] = ()
 
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
         """Appends images and labels."""
         first = self._intake.take(samples, labels)
-        members: list[bytes] = []
-        for row, image in enumerate(encode_pngs(samples)):
-            stem = sample_stem(first + row)
-            members += _member_of(f"{stem}.png", image)
-            if labels is not None:
-                members += _member_of(f"{stem}.cls", b"%d" % labels[row])
-        self._size_bytes += self._sink.write(b"".join(members))
+        # The batch before is written while this one is encoded.
+        encoding, self._encoding = self._encoding, _members(first, encode_pngs(samples), labels)
+        self._append(encoding)
 
     def close(self) -> None:
         """Ends the file as tar does: two empty blocks, then zeros up to a whole record."""
         self._intake.finish()
+        self._append(self._encoding)
         end = self._size_bytes + 2 * _BLOCK_BYTES
         self._sink.write(bytes(2 * _BLOCK_BYTES + -end % _RECORD_BYTES))
+
+    def _append(self, pieces: Iterable[bytes]) -> None:
+        self._size_bytes += self._sink.write(b"".join(pieces))
+
+
+def _members(first: int, images: Iterable[bytes], labels: Labels | None) -> Iterator[bytes]:
+    """The files of samples from `first` on."""
+    for row, image in enumerate(images):
+        stem = sample_stem(first + row)
+        yield from _member_of(f"{stem}.png", image)
+        if labels is not None:
+            yield from _member_of(f"{stem}.cls", b"%d" % labels[row])
 
 
 def _member_of(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:

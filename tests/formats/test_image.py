@@ -36,12 +36,12 @@ def test_every_image_comes_back(image: np.ndarray) -> None:
 def test_a_batch_is_what_its_images_are_one_by_one(shape: tuple[int, ...]) -> None:
     """Of every size, stored or compressed, and across the pieces in which threads compress."""
     images = np.random.default_rng(0).integers(0, 30, (7, *shape), np.uint8)
-    files = encode_pngs(images)
+    files = list(encode_pngs(images))
     assert files == [encode_png(image) for image in images]
-    assert encode_pngs(images[::-1]) == files[::-1]
+    assert list(encode_pngs(images[::-1])) == files[::-1]
     for data, image in zip(files, images, strict=True):
         np.testing.assert_array_equal(decode_png(data), image)
-    assert encode_pngs(images[:0]) == []
+    assert list(encode_pngs(images[:0])) == []
 
 
 def test_small_images_are_the_same_bytes_on_every_machine() -> None:
