@@ -26,7 +26,9 @@ from pipeline.generators import Generator, find_generator
 from pipeline.launch import WorkerConfig
 from pipeline.ledger import Job, Ledger
 from pipeline.mending import withdraw_damaged
+from pipeline.receipts import EngineRecord
 from pipeline.request import JobRequest, Upload
+from pipeline.selection import Selection
 from pipeline.settings import Settings, load_settings
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
@@ -188,15 +190,19 @@ def enqueue(
     parallel: int = 0,
     schedule: str | None = None,
     webhook: str | None = None,
+    only: Selection | None = None,
+    made_by: EngineRecord | None = None,
 ) -> JobHandle:
     """Enters a prepared job in the ledger, with what lies at the destination, and sends its wake-ups.
 
-    A job that is live already is left as it is. `schedule` names the schedule that asks for it; `webhook` is a URL
-    that hears of its end (`pipeline.hooks`).
+    `schedule` names the schedule that asks for it; `webhook` is a URL that hears of its end (`pipeline.hooks`).
+    `only` leaves out all other shards. Engine and batch are those of `made_by`, else those of what lies there.
+    A job that is live already is left as it is. Raises DestinationOccupiedError where it makes other shards.
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
     if _is_live(ledger, job_id):
+        _refuse_other_selection(ledger.job(job_id), only)
         return handle
     dataset = Dataset(destination)
     if dataset.spec.sha256 != spec.sha256:
@@ -207,8 +213,11 @@ def enqueue(
     if problems := damaged_inputs(dataset):
         raise DatasetError(f"{destination}: {problems[0]}")
     dataset.store.sweep()
-    finished = dataset.finished()
-    first = next(iter(finished.values()), None)
+    if only is None:
+        # From here on all shards are wanted.
+        dataset.store.delete([shards.SELECTION])
+    finished = {index: receipt for index, receipt in dataset.finished().items() if only is None or index in only}
+    made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
     ledger.enter(
         job_id=job_id,
         spec=spec,
@@ -216,9 +225,10 @@ def enqueue(
         priority=priority,
         parallel=parallel,
         done=((index, receipt.count) for index, receipt in finished.items()),
-        engine=first.made_by.engine if first else None,
-        batch=first.made_by.batch if first else 0,
-        whole=len(finished) == len(spec.plan) and dataset.whole,
+        engine=made_by.engine if made_by else None,
+        batch=made_by.batch if made_by else 0,
+        whole=len(finished) == len(only) if only else len(finished) == len(spec.plan) and dataset.whole,
+        only=only,
         schedule=schedule,
         webhook=webhook,
     )
@@ -227,6 +237,15 @@ def enqueue(
     if not able and ledger.job(job_id).live:
         handle.warning = _nobody_up(spec, destination, some_hold_it=bool(ledger.workers(spec.digest)))
     return handle
+
+
+def _refuse_other_selection(job: Job, only: Selection | None) -> None:
+    wanted = None if only is None else str(only)
+    if job.selection != wanted:
+        raise DestinationOccupiedError(
+            f"job {job.id} makes {f'shards {job.selection}' if job.selection else 'all shards'} of {job.destination} "
+            f"now: wait for it ('noisemill watch {job.id}') or cancel it"
+        )
 
 
 def _is_live(ledger: Ledger, job_id: str) -> bool:
@@ -295,22 +314,29 @@ def make_here(
     workers: int = 1,
     device: str = "auto",
     watcher: Watcher | None = None,
+    only: Selection | None = None,
+    made_by: EngineRecord | None = None,
 ) -> Job | None:
-    """Makes what is missing of a prepared job with a private Valkey and local workers.
+    """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
     Answers the job's last state; None where there was nothing to make. Raises JobFailedError.
     """
     dataset = Dataset(destination)
-    if dataset.whole and len(dataset.finished()) == len(spec.plan):
+    if (only is not None or dataset.whole) and not _missing(dataset, only):
         return None
     with contextlib.ExitStack() as stack:
         settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
         local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
         ledger = Ledger(settings)
-        handle = enqueue(spec, destination, settings, ledger)
+        handle = enqueue(spec, destination, settings, ledger, only=only, made_by=made_by)
         job = wait_for(ledger, handle.id, watcher, check=local.check)
         raise_unless_done(job)
         return job
+
+
+def _missing(dataset: Dataset, only: Selection | None) -> bool:
+    finished = dataset.finished()
+    return any(index not in finished for index in only or range(len(dataset.plan)))
 
 
 def _configs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ from pipeline.formats import FORMATS
 from pipeline.inputs import Inputs
 from pipeline.reading import Rows
 from pipeline.receipts import Manifest, Receipt
+from pipeline.selection import Selection, selection_from_json
 from pipeline.shards import Shard
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
@@ -224,6 +225,17 @@ class Dataset:
         if [file.name for file in receipt.files] != expected:
             raise DatasetError(f"{self.store.url}/{name} names other files than the {len(expected)} that it must have")
         return receipt
+
+    def selection(self) -> Selection | None:
+        """The shards that are meant to be here, where that is not all. Raises DatasetError if it is malformed."""
+        try:
+            return selection_from_json(self.store.read(shards.SELECTION), self.plan, f"{self.url}/{shards.SELECTION}")
+        except FileNotFoundError:
+            return None
+
+    def made(self) -> Sequence[int]:
+        """The shards that are done, in order; of a whole dataset without looking at each."""
+        return range(len(self.plan)) if self.whole else sorted(self.finished())
 
     def manifest(self) -> Manifest | None:
         """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""

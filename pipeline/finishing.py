@@ -54,6 +54,7 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
     dataset.store.write(shards.SHARD_INDEX, index_text)
     if Dataset(destination).spec != dataset.spec:
         raise DatasetError(f"{dataset.url} has become another job's")
+    dataset.store.delete([shards.SELECTION])
     dataset.store.write(shards.MANIFEST, manifest.to_json().encode())
     return manifest
 

@@ -195,11 +195,21 @@ function operations.mark_done(arguments)
   return number('shards_done')
 end
 
+-- want(entry, shard, ...): the shards that are to be made, of a job whose cursor stands at the end: a selection.
+function operations.want(arguments)
+  if not is_entered_by(arguments[1]) then return 0 end
+  -- The retries' score is a time; a shard's index is one that is past, and keeps the order.
+  for position = 2, #arguments do redis.call('ZADD', job .. ':retry', arguments[position], arguments[position]) end
+  redis.call('EXPIRE', job .. ':retry', PREPARATION_S)
+  return #arguments - 1
+end
+
 -- open(entry, state): the job may be worked on from now ('queued'), or is whole already ('done'); 'stale'
 function operations.open(arguments)
   if not is_entered_by(arguments[1]) then return 'stale' end
   redis.call('PERSIST', job)
   redis.call('PERSIST', job .. ':done')
+  redis.call('PERSIST', job .. ':retry')
   redis.call('HSET', job, 'samples_found', field('samples_done'))
   enter(arguments[2])
   return arguments[2]

@@ -12,11 +12,13 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline.errors import LedgerError, UnknownJobError
 from pipeline.redis_connection import connect, redis_errors
+from pipeline.selection import Selection
 from pipeline.settings import Settings
 from pipeline.spec import JobSpec
 
@@ -25,6 +27,8 @@ LIVE_STATES = ("queued", "running")
 
 #: A worker that has not announced itself for so long is gone, seconds.
 WORKER_TTL_S = 20
+
+_Item = TypeVar("_Item")
 
 _LUA = Path(__file__).with_name("ledger.lua")
 
@@ -54,8 +58,11 @@ class Job:
     #: Name of the schedule that asked for it; None where a person did.
     schedule: str | None
     priority: int
+    #: Samples and shards of the job, or of its selection.
     count: int
     shards: int
+    #: The shards that are to be made, such as "17,20-25"; None for all.
+    selection: str | None
     shards_done: int
     shards_leased: int
     samples_done: int
@@ -198,6 +205,7 @@ class Ledger:
         whole: bool = False,
         schedule: str | None = None,
         webhook: str | None = None,
+        only: Selection | None = None,
     ) -> bool:
         """Enters a job, with the shards (index, samples) that lie at the destination already.
 
@@ -205,6 +213,8 @@ class Ledger:
         it (0: any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
         that the manifest lies there too: the job is done as it is. `schedule` names what asked for it; `webhook` is the
         URL that hears of its end. A job that is entered again keeps those it had.
+
+        Of a selection `only`, `done` are among it, and the others are not made; its last step makes no manifest.
         """
         fields: dict[str, str | int] = {
             "id": job_id,
@@ -221,13 +231,20 @@ class Ledger:
         fields |= {
             name: value for name, value in (("engine", engine), ("schedule", schedule), ("webhook", webhook)) if value
         }
+        if only is not None:
+            of_it = {"count": only.samples(spec.plan), "shards": len(only), "cursor": len(only)}
+            fields |= {**of_it, "selection": str(only)}
         fields["entry"] = entry = uuid.uuid4().hex
         with self._talk():
             if self._call(job_id, "begin", *(part for pair in fields.items() for part in pair)) != "new":
                 return False
             self._redis.zadd(self._key("jobs"), {job_id: time.time()})
-            for chunk in _chunks(done, 1000):
+            found: set[int] = set()
+            for chunk in _batched(done, 1000):
                 self._call(job_id, "mark_done", entry, *(number for pair in chunk for number in pair))
+                found.update(shard for shard, _ in chunk if only is not None)
+            for wanted in _batched((shard for shard in only or () if shard not in found), 1000):
+                self._call(job_id, "want", entry, *wanted)
             return bool(self._call(job_id, "open", entry, "done" if whole else "queued") != "stale")
 
     def cancel(self, job_id: str) -> str:
@@ -453,15 +470,11 @@ class Ledger:
         return state
 
 
-def _chunks(pairs: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    chunk: list[tuple[int, int]] = []
-    for pair in pairs:
-        chunk.append(pair)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _batched(items: Iterable[_Item], size: int) -> Iterator[tuple[_Item, ...]]:
+    """So many at a time. (Python 3.12 has it in itertools.)"""
+    rest = iter(items)
+    while batch := tuple(islice(rest, size)):
+        yield batch
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:
@@ -491,6 +504,7 @@ def _job(
         priority=int(fields["priority"]),
         count=int(fields["count"]),
         shards=int(fields["shards"]),
+        selection=fields.get("selection"),
         shards_done=int(fields["shards_done"]),
         shards_leased=leased,
         samples_done=int(fields["samples_done"]),

@@ -7,11 +7,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pipeline.errors import DatasetError
 from pipeline.shards import Shard
+from pipeline.sketch import WIDTH
 from pipeline.stores.store import StoredFile
 
 RECEIPT_VERSION = 1
@@ -31,6 +32,8 @@ class Statistics:
     constant: int
     #: Samples per class; None for an unconditional generator.
     classes: tuple[int, ...] | None
+    #: What the values are compared by from afar, see `pipeline.sketch`; empty where nobody took it.
+    sketch: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ class Receipt:
     worker: str
     #: Unix time.
     finished_at: float
+    #: Seconds that the stages of the mill were busy since the receipt before.
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -96,12 +101,14 @@ class Receipt:
         data = _object(text, source, {field.name for field in fields(cls)}, RECEIPT_VERSION)
         try:
             data["files"] = tuple(StoredFile(**file) for file in data["files"])
-            data["statistics"] = _statistics(data["statistics"])
-            data["made_by"] = _engine_record(data["made_by"])
+            data["statistics"] = statistics_of(data["statistics"])
+            data["made_by"] = engine_record(data["made_by"])
             receipt = cls(**data)
             _check(receipt, str, "samples_sha256", "worker")
             _check(receipt, int, "version", "shard", "first", "count", "attempt")
             _check(receipt, float, "finished_at")
+            if not isinstance(receipt.seconds, dict) or not all(map(_is_number, receipt.seconds.values())):
+                raise ValueError("seconds are no numbers")
             for file in receipt.files:
                 _check(file, str, "name", "sha256")
                 _check(file, int, "size_bytes")
@@ -118,6 +125,7 @@ class Receipt:
             "files": len(self.files),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
+            "sketch": self.statistics.sketch,
         }
         return json.dumps(line, sort_keys=True) + "\n"
 
@@ -154,8 +162,8 @@ class Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
         data = _object(text, source, {field.name for field in fields(cls)}, MANIFEST_VERSION)
         try:
-            data["statistics"] = _statistics(data["statistics"])
-            data["made_by"] = tuple(_engine_record(record) for record in data["made_by"])
+            data["statistics"] = statistics_of(data["statistics"])
+            data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
             manifest = cls(**data)
             _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
             _check(manifest, int, "version", "count", "shards", "size_bytes")
@@ -168,6 +176,7 @@ class Manifest:
 def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
     """Statistics of all samples together, from those of the shards."""
     each = [(receipt.statistics, receipt.count) for receipt in receipts]
+    sketches = [statistics.sketch for statistics, _ in each]
     per_class = [statistics.classes for statistics, _ in each if statistics.classes is not None]
     return Statistics(
         minimum=min(statistics.minimum for statistics, _ in each),
@@ -176,20 +185,26 @@ def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
         repeated=sum(statistics.repeated for statistics, _ in each),
         constant=sum(statistics.constant for statistics, _ in each),
         classes=tuple(sum(column) for column in zip(*per_class, strict=True)) if per_class else None,
+        sketch=tuple(map(math.fsum, zip(*sketches, strict=True))) if all(sketches) else (),
     )
 
 
-def _statistics(data: dict[str, Any]) -> Statistics:
+def statistics_of(data: dict[str, Any]) -> Statistics:
+    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
     classes = data["classes"]
-    statistics = Statistics(**{**data, "classes": None if classes is None else tuple(classes)})
+    sketch = tuple(data["sketch"])
+    statistics = Statistics(**{**data, "classes": None if classes is None else tuple(classes), "sketch": sketch})
     _check(statistics, float, "minimum", "maximum", "mean")
     _check(statistics, int, "repeated", "constant")
     if not all(type(number) is int and number >= 0 for number in statistics.classes or ()):
         raise ValueError("classes are not counted")
+    if not all(map(_is_number, sketch)) or len(sketch) not in (0, WIDTH):
+        raise ValueError(f"sketch is {str(sketch)[:60]!r}")
     return statistics
 
 
-def _engine_record(data: dict[str, Any]) -> EngineRecord:
+def engine_record(data: dict[str, Any]) -> EngineRecord:
+    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
     record = EngineRecord(**data)
     _check(record, str, "engine", "precision", "device", "device_name")
     _check(record, int, "batch")
@@ -203,13 +218,17 @@ def _check(record: object, kind: type, *names: str) -> None:
     for name in names:
         value: Any = getattr(record, name)
         if kind is float:
-            good = type(value) in (int, float) and abs(value) <= sys.float_info.max
+            good = _is_number(value)
         elif kind is int:
             good = type(value) is int and value >= 0
         else:
             good = type(value) is kind
         if not good:
             raise ValueError(f"{name} is {str(value)[:60]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _object(text: bytes, source: str, names: set[str], newest: int) -> dict[str, Any]:

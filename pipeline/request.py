@@ -69,7 +69,7 @@ class JobRequest:
         if self.latents is not None:
             if self.noise != "normal":
                 raise UsageError("--noise and --latents exclude each other: latents of your own are taken as they are")
-            uploads.append(_latents_upload(self.latents, interface.latent_shape))
+            uploads.append(latents_upload(self.latents, interface.latent_shape))
         latents_sha256 = uploads[0].sha256 if uploads else None
         count = self._count(_rows(uploads))
         labels, label_upload = self._labels(interface.classes, count)
@@ -116,7 +116,7 @@ class JobRequest:
         if self.labels is None:
             return "balanced", None
         if self.labels.endswith(_FILE_SUFFIXES):
-            upload = _labels_upload(self.labels, classes)
+            upload = labels_upload(self.labels, classes)
             return f"file:{upload.sha256}", upload
         return canonical_labels(self.labels, classes), None
 
@@ -138,7 +138,8 @@ def _rows(uploads: list[Upload]) -> int | None:
     return int(np.load(io.BytesIO(uploads[0].data), mmap_mode=None).shape[0]) if uploads else None
 
 
-def _latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
+def latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
+    """The user's latents as they lie at the destination: float32, (count, latent_dim). Raises UsageError."""
     array = _load_npy(path, "latents")
     if not np.issubdtype(array.dtype, np.floating):
         raise UsageError(f"latents {path} are {array.dtype}, not floating point")
@@ -152,7 +153,8 @@ def _latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
     return _upload(shards.LATENTS, rows)
 
 
-def _labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
+def labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
+    """The user's labels as they lie at the destination: int32, (count,). Raises UsageError."""
     array = _load_npy(path, "labels") if path.endswith(".npy") else _read_label_lines(path, classes)
     if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
         raise UsageError(f"labels {path} are {array.dtype} of shape {array.shape}, not whole numbers of shape (count,)")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.receipts import Statistics
+from pipeline.sketch import Sketch
 from workers.repeats import Repeats
 
 
@@ -25,8 +26,9 @@ def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity
 class ShardStatistics:
     """Statistics of the stored samples of one shard, in bounded memory."""
 
-    def __init__(self, count: int, classes: int | None) -> None:
+    def __init__(self, count: int, classes: int | None, *, first: int = 0) -> None:
         self._repeats = Repeats(count)
+        self._sketch = Sketch(first)
         self._minimum, self._maximum = math.inf, -math.inf
         self._sum = 0.0
         self._values = 0
@@ -39,6 +41,7 @@ class ShardStatistics:
         least, most = rows.min(axis=1), rows.max(axis=1)
         self._minimum = min(self._minimum, float(least.min()))
         self._maximum = max(self._maximum, float(most.max()))
+        self._sketch.add(rows)
         if rows.shape[1] > 1:
             self._constant += int((least == most).sum())
         self._sum += float(rows.sum(dtype=np.float64))
@@ -56,4 +59,5 @@ class ShardStatistics:
             repeated=self._repeats.count(),
             constant=self._constant,
             classes=None if self._classes is None else tuple(int(number) for number in self._classes),
+            sketch=self._sketch.result(),
         )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,8 +27,11 @@ class Report:
     """What a verification found."""
 
     destination: str
+    #: Samples and shards that should be there.
     count: int
     shards: int
+    #: Where that is not all of the plan: which shards.
+    selection: str | None = None
     #: Shards whose files were all there with the right hashes.
     shards_sound: int = 0
     samples_sound: int = 0
@@ -76,8 +79,13 @@ def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int
     """
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
-    receipts = _check_shards(dataset, report, progress)
-    _check_manifest(dataset, report, receipts)
+    selection = dataset.selection()
+    if selection is not None:
+        report.selection = str(selection)
+        report.count, report.shards = selection.samples(dataset.plan), len(selection)
+    receipts = _check_shards(dataset, report, selection or range(len(dataset.plan)), progress)
+    if selection is None:
+        _check_manifest(dataset, report, receipts)
     report.mendable = bool(report.problems)
     report.problems += damaged_inputs(dataset)
     _check_strangers(dataset, report, receipts)
@@ -87,13 +95,16 @@ def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int
     return report
 
 
-def _check_shards(dataset: Dataset, report: Report, progress: Callable[[int, int], None] | None) -> dict[int, Receipt]:
+def _check_shards(
+    dataset: Dataset, report: Report, indices: Iterable[int], progress: Callable[[int, int], None] | None
+) -> dict[int, Receipt]:
     """Hashes all files; answers the receipts of sound shards."""
     sound = {}
     missing = 0
-    for shard in dataset.plan:
+    for done, index in enumerate(indices):
+        shard = dataset.plan[index]
         if progress is not None:
-            progress(shard.index, len(dataset.plan))
+            progress(done, report.shards)
         try:
             receipt = dataset.receipt(shard.index)
             if receipt is None:
@@ -109,7 +120,7 @@ def _check_shards(dataset: Dataset, report: Report, progress: Callable[[int, int
         report.shards_sound += 1
         report.samples_sound += shard.count
     if missing:
-        report.problems.append(f"{missing} of {len(dataset.plan)} shards have not been made")
+        report.problems.append(f"{missing} of {report.shards} shards have not been made")
     return sound
 
 

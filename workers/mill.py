@@ -274,9 +274,8 @@ class Mill:
         if work.writer is not None:
             return
         work.draft = _TimedDraft(self._store.draft(), self.clock)
-        work.statistics = ShardStatistics(
-            work.shard.count, None if self._spec.classes is None else len(self._spec.classes)
-        )
+        classes = None if self._spec.classes is None else len(self._spec.classes)
+        work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
         work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
 
     # -- placer ------------------------------------------------------------------------------------

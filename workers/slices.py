@@ -211,6 +211,7 @@ class _Slice:
             self._forget(work)
             return
         assert self._engine is not None
+        assert self._mill is not None
         receipt = Receipt(
             samples_sha256=self._spec.samples_sha256,
             shard=work.shard.index,
@@ -222,6 +223,7 @@ class _Slice:
             attempt=work.claim.attempt,
             worker=self._worker.info.id,
             finished_at=time.time(),
+            seconds=self._mill.clock.take(),
         )
         self._dataset.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
         self._commit(work, receipt)
@@ -264,13 +266,15 @@ class _Slice:
         return True
 
     def _commit(self, work: Work, receipt: Receipt) -> None:
-        assert self._mill is not None
-        seconds = self._mill.clock.take()
         self._forget(work)
         answer = self._ledger.commit(
-            self._job, work.claim, samples=receipt.count, size_bytes=receipt.size_bytes, stage_seconds=seconds
+            self._job,
+            work.claim,
+            samples=receipt.count,
+            size_bytes=receipt.size_bytes,
+            stage_seconds=receipt.seconds,
         )
-        metrics.spent(seconds)
+        metrics.spent(receipt.seconds)
         if answer == "done":
             metrics.committed(receipt.count, receipt.size_bytes)
         log.info(
@@ -293,10 +297,10 @@ class _Slice:
             self._works.pop(work.shard.index, None)
 
     def _finish(self, claim: Claim) -> None:
-        """The last step of the job. Not made where shards were given up: the dataset is not whole then."""
+        """The last step of the job. Not made of a selection, or where shards were given up: it is not whole then."""
         state = self._ledger.job(self._job)
         try:
-            if not state.failed:
+            if not state.failed and state.selection is None:
                 finish_dataset(self._destination, self._job)
             answer = self._ledger.finish(self._job, claim)
             log.info("job %s is %s", self._job, answer, extra=about(self._job))

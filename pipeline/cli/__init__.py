@@ -31,6 +31,8 @@ _COMMANDS = {
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
+    "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
+    "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),
     "sample": ("samples", "Make one sample at once."),
     "interpolate": ("samples", "Draw the way between two samples."),
     "generators": ("generators", "List generators, or inspect one."),

@@ -42,7 +42,9 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
     else:
         if report.sound:
             click.echo(
-                f"{report.destination}: sound; {report.count:,} samples in {report.shards:,} shards, "
+                f"{report.destination}: sound; "
+                + (f"only shards {report.selection}, as they were asked for: " if report.selection else "")
+                + f"{report.count:,} samples in {report.shards:,} shards, "
                 f"{size(report.bytes_checked)} hashed"
             )
         if again := report.recomputed:

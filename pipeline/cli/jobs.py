@@ -85,7 +85,7 @@ def generate_command(
         return
     started = time.monotonic()
     store = prepare(spec, place, uploads)
-    with _interruptible(store.url), job_progress() as progress:
+    with interruptible(_resuming(store.url)), job_progress() as progress:
         job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
     _print_result(store.url, job, time.monotonic() - started, as_json)
 
@@ -271,7 +271,7 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
         raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
     started = time.monotonic()
     destination = spec_at(job_or_dest)[1]
-    with _interruptible(destination), job_progress() as progress:
+    with interruptible(_resuming(destination)), job_progress() as progress:
         job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
     assert not isinstance(job, JobHandle)
     _print_result(destination, job, time.monotonic() - started, as_json)
@@ -320,14 +320,18 @@ def extend_command(
         _print_queued(handle, as_json)
         return
     started = time.monotonic()
-    with _interruptible(plan.destination), job_progress() as progress:
+    with interruptible(_resuming(plan.destination)), job_progress() as progress:
         job = extend(plan.destination, count, here=True, workers=workers or 1, device=device, watcher=progress.show)
     assert not isinstance(job, JobHandle)
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 
 
+def _resuming(destination: str) -> str:
+    return f"'noisemill resume {shlex.quote(destination)}' makes what is missing"
+
+
 @contextmanager
-def _interruptible(destination: str) -> Iterator[None]:
+def interruptible(how_to_go_on: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the work cleanly, and the user hears how to go on."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -337,7 +341,7 @@ def _interruptible(destination: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        warn(f"interrupted; 'noisemill resume {shlex.quote(destination)}' makes what is missing")
+        warn(f"interrupted; {how_to_go_on}")
         raise click.exceptions.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -425,7 +429,8 @@ def _print_status(job: Job) -> None:
         ("samples", f"{job.samples_made:,} of {job.count:,}" + (f", {rate(job.rate)}" if job.rate else "")),
         (
             "shards",
-            f"{job.shards_done:,} of {job.shards:,}, {job.shards_leased} being made, {len(job.failed)} given up",
+            f"{job.shards_done:,} of {job.shards:,}, {job.shards_leased} being made, {len(job.failed)} given up"
+            + (f"; of the plan {job.selection} alone" if job.selection else ""),
         ),
         ("engine", f"{job.engine}, batch {job.batch}" if job.engine else "not settled yet"),
         ("priority", str(job.priority)),

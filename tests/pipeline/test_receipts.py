@@ -64,8 +64,9 @@ def test_a_shards_hash_is_what_sha256sum_prints(tmp_path: Path) -> None:
 def test_index_line() -> None:
     line = json.loads(receipt(1).index_line())
     assert line == {
-        "shard": 1, "first": 30, "count": 30, "files": 2, "size_bytes": 120, "sha256": receipt(1).sha256,
+        "shard": 1, "first": 30, "count": 30, "files": 2, "size_bytes": 120, "sha256": receipt(1).sha256, "sketch": [],
     }  # fmt: skip
+    assert json.loads(receipt(1, sketch=(1.0, -2.5, 0.0, 4.0)).index_line())["sketch"] == [1.0, -2.5, 0.0, 4.0]
     assert receipt().index_line().count("\n") == 1
 
 

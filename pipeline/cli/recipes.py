@@ -1,0 +1,177 @@
+"""Recipes: recipe, reproduce.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.options import device_option, json_option, redis_option
+from pipeline.cli.output import print_json, print_table, size, warn, write_file
+
+if TYPE_CHECKING:
+    from pipeline.reproduction import Reproduction
+
+#: Up to so many shards are told one by one.
+_MOST_ROWS = 40
+
+
+@click.command(
+    "recipe",
+    epilog="Examples: noisemill recipe out; noisemill recipe s3://bucket/clothes --generator s3://models/clothes.keras",
+)
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--output", "-o", metavar="FILE", help="Where to write it; - is stdout.  [default: DEST's name.recipe.json]"
+)
+@click.option("--generator", metavar="REF", help="Where others find the generator, if not where the job found it.")
+@json_option
+def recipe_command(destination: str, output: str | None, generator: str | None, as_json: bool) -> None:
+    """Write a whole dataset as a recipe: a small file from which `reproduce` makes it again elsewhere.
+
+    It holds what defines every sample, and for each shard what tells whether it came out the same. No shard is read.
+    """
+
+    from pipeline.dataset import Dataset
+    from pipeline.generators import find_generator
+    from pipeline.recipe import recipe_of
+
+    dataset = Dataset(destination)
+    if generator is not None:
+        found = find_generator(generator)
+        if found.digest != dataset.spec.digest:
+            raise click.UsageError(
+                f"generator {generator!r} is not the one that made {dataset.url}: its digest differs"
+            )
+        generator = found.reference
+    recipe = recipe_of(dataset, generator=generator)
+    text = recipe.to_json()
+    if output == "-":
+        click.echo(text, nl=False)
+        return
+    path = Path(output or f"{dataset.url.rstrip('/').rpartition('/')[2] or 'dataset'}.recipe.json")
+    write_file(path, text.encode())
+    manifest = dataset.manifest()
+    assert manifest is not None
+    recipe_bytes = len(text.encode())
+    if as_json:
+        told = {
+            "output": str(path),
+            "size_bytes": recipe_bytes,
+            "shards": len(dataset.plan),
+            "count": len(dataset),
+            "dataset_bytes": manifest.size_bytes,
+            "embedded": sorted(name for name, each in recipe.inputs.items() if each.data is not None),
+            "referenced": sorted(name for name, each in recipe.inputs.items() if each.data is None),
+            "generator": recipe.where,
+        }
+        print_json(told)
+        return
+    click.echo(
+        f"{path}: {size(recipe_bytes)} for {len(dataset):,} samples, {size(manifest.size_bytes)} "
+        f"in {len(dataset.plan):,} shards"
+    )
+    click.echo(f"generator: {recipe.spec.generator_name}, {recipe.where}")
+    for name, each in recipe.inputs.items():
+        if each.data is None:
+            warn(f"{name} ({size(each.size_bytes)}) is too large for a recipe: whoever uses it needs that file too")
+
+
+@click.command(
+    "reproduce",
+    epilog="Example: noisemill reproduce out.recipe.json again --shards 17,20-25",
+)
+@click.argument("recipe_file", metavar="RECIPE")
+@click.argument("destination", metavar="DEST")
+@click.option("--shards", "only", metavar="LIST", help="Make these shards alone: 17,20-25.")
+@click.option("--generator", metavar="REF", help="The generator, where it is not where the recipe says.")
+@click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, where the recipe does not hold them.")
+@click.option("--labels", metavar="FILE", help="The labels of the dataset, where the recipe does not hold them.")
+@click.option("--workers", "--parallel", "workers", type=click.IntRange(1, 1024), help="Workers.  [default: 1]")
+@device_option
+@redis_option
+@json_option
+def reproduce_command(
+    recipe_file: str,
+    destination: str,
+    only: str | None,
+    generator: str | None,
+    latents: str | None,
+    labels: str | None,
+    workers: int | None,
+    device: str,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Make a recipe's dataset again, or some of its shards, and say of each whether it is the same.
+
+    Bit-equal; within tolerance, which is told by four sums over all values; or different. Exit code 1 where any is.
+    With --redis or NOISEMILL_REDIS_URL the job is queued there and waited for, else it is made here and now.
+    """
+
+    from pipeline.cli.jobs import interruptible
+    from pipeline.cli.progress import job_progress
+    from pipeline.reproduction import read_recipe, reproduce
+    from pipeline.stores import normalise
+
+    recipe = read_recipe(recipe_file)
+    queued = redis_url is not None or bool(os.environ.get("NOISEMILL_REDIS_URL"))
+    place = normalise(destination)
+    again = f"noisemill reproduce {shlex.quote(recipe_file)} {shlex.quote(place)}"
+    again += f" --shards {only}" if only else ""
+    with interruptible(f"'{again}' goes on"), job_progress() as progress:
+        made = reproduce(
+            recipe,
+            place,
+            only=only,
+            generator=generator,
+            latents=latents,
+            labels=labels,
+            redis_url=redis_url,
+            here=not queued,
+            workers=workers or (0 if queued else 1),
+            device=device,
+            watcher=progress.show,
+        )
+    if as_json:
+        print_json(made.as_json())
+    else:
+        _print(made)
+    if not made.same:
+        raise click.exceptions.Exit(1)
+
+
+def _print(made: Reproduction) -> None:
+    from pipeline.recipe import CLOSE, DIFFERENT, IDENTICAL
+
+    counts = made.counts()
+    # All of a few; of many those that are worth a look.
+    told = (
+        made.shards if len(made.shards) <= _MOST_ROWS else [each for each in made.shards if each.verdict == DIFFERENT]
+    )
+    rows = [
+        [
+            str(each.shard),
+            f"{each.first:,} to {each.first + each.count - 1:,}",
+            each.verdict,
+            "unknown" if each.difference is None else f"{each.difference:.1e}" if each.difference else "0",
+        ]
+        for each in told[:_MOST_ROWS]
+    ]
+    if rows:
+        print_table(["SHARD", "SAMPLES", "IS", "DIFFERENCE"], rows, empty="")
+    if len(told) > _MOST_ROWS:
+        click.echo(f"and {len(told) - _MOST_ROWS:,} more; --json lists them all")
+    part = f"shards {made.selection} of {made.of:,}" if made.selection else f"{made.of:,} shards"
+    verdicts = ", ".join(f"{counts[name]:,} {name}" for name in (IDENTICAL, CLOSE, DIFFERENT) if counts[name])
+    click.echo(f"{made.destination}: {part}: {verdicts}")
+    if counts[CLOSE] or counts[DIFFERENT]:
+        click.echo(f"tolerance: {made.tolerance:.1e} of full scale, root mean square over a shard")
+        for condition in made.conditions:
+            click.echo(f"made otherwise: {condition}")

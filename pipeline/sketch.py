@@ -1,0 +1,78 @@
+"""Four numbers that stand for all values of a dataset, so that it can be compared with another that is elsewhere.
+
+Each is a sum over all values with random weights. Where two
+datasets differ by d, the square of the difference of such sums is on average the sum of the squares of d (as Alon,
+Matias and Szegedy, 1996, have it for random signs), whatever cancels in the mean of the values. So what is told from
+the sketches of two shards is the root mean square of their difference. Weights depend on the index of a sample and
+the position in it alone: sketches of shards add up to the dataset's, however it is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Sums of a sketch. One estimate in a hundred is a tenth of the truth, or less (measured).
+WIDTH = 4
+
+_BLOCK = 1024
+#: Keys of the two streams of weights, one of samples and one of the values in each, anew for each block of samples.
+_ROWS, _COLUMNS = 1, 2
+#: Sizes of weights: their mean square is 1.
+_LEAST, _MOST = 0.5, (math.sqrt(45) - 1) / 4
+
+
+class Sketch:
+    """The sketch of a range of samples, taken in batch by batch."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._sums = np.zeros(WIDTH)
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Takes in the next samples, flattened: (n, sample_size), of any dtype."""
+        taken = 0
+        while taken < len(rows):
+            block, start = divmod(self._next, _BLOCK)
+            part = rows[taken : taken + _BLOCK - start]
+            projected = part.astype(np.float64) @ _column_weights(block, rows.shape[1])
+            self._sums += (projected * _row_weights(block)[start : start + len(part)]).sum(axis=0)
+            self._next += len(part)
+            taken += len(part)
+
+    def result(self) -> tuple[float, ...]:
+        """The sums so far."""
+        return tuple(float(number) for number in self._sums)
+
+
+def difference(a: Sequence[float], b: Sequence[float], values: int) -> float:
+    """Root mean square of the difference of two arrays of so many values, estimated from their sketches."""
+    squares = math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    return math.sqrt(squares / (WIDTH * values))
+
+
+@lru_cache(maxsize=2)
+def _column_weights(block: int, size: int) -> NDArray[np.float64]:
+    """Weights of the values of a sample, (size, WIDTH), in a block of samples."""
+    return _weights(np.random.Philox(key=[_COLUMNS, block]).random_raw(size))
+
+
+@lru_cache(maxsize=2)
+def _row_weights(block: int) -> NDArray[np.float64]:
+    """Weights of the samples of a block, (_BLOCK, WIDTH)."""
+    return _weights(np.random.Philox(key=[_ROWS, block]).random_raw(_BLOCK))
+
+
+def _weights(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Four weights from the bits of each word: signs times numbers from 0.5 to 1.43, of variance 1.
+
+    With signs alone, two samples in each other's place would show in none of the sums once in 16 times.
+    """
+    parts = ((words[:, None] >> np.arange(WIDTH, dtype=np.uint64) * np.uint64(16)) & np.uint64(0xFFFF)).astype(np.int64)
+    sizes = _LEAST + (parts >> 1) / 2**15 * (_MOST - _LEAST)
+    return np.where(parts & 1, sizes, -sizes)
