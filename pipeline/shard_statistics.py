@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.receipts import Statistics
+from pipeline.repeats import Repeats
 from pipeline.sketch import Sketch
-from workers.repeats import Repeats
 
 
 def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
