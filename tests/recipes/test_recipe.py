@@ -120,7 +120,7 @@ def test_tolerance_by_dtype(folder: Path) -> None:
 @pytest.mark.parametrize(("offset", "verdict"), [(1e-7, "within tolerance"), (1e-4, "different")])
 def test_values_that_differ_a_little(folder: Path, tmp_path: Path, offset: float, verdict: str) -> None:
     """The same dataset with all values off by a share of full scale, as from another engine; made by hand."""
-    from workers.shard_statistics import ShardStatistics
+    from pipeline.shard_statistics import ShardStatistics
 
     made, dataset = recipe(folder), Dataset(folder)
     receipt = dataset.receipt(1)
