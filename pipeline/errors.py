@@ -10,6 +10,7 @@
     |-- StoreError (OSError)            reading or writing a store failed
     |   `-- StoreUnavailableError       for now: it may pass without anybody's doing
     |-- DatasetError (ValueError)       what lies at the destination is malformed or missing
+    |   `-- NewerVersionError           a newer noisemill wrote it
     |-- LedgerError                     Redis is absent, refuses us or is not Redis
     |-- SampleError                     the generator made a sample that must not be written
     |-- WorkerError                     a worker could not start or died
@@ -61,6 +62,10 @@ class StoreUnavailableError(StoreError):
 
 class DatasetError(NoisemillError, ValueError):
     """What lies at a destination is malformed or missing."""
+
+
+class NewerVersionError(DatasetError):
+    """A newer noisemill wrote it: not for this one to judge."""
 
 
 class LedgerError(NoisemillError):

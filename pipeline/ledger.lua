@@ -345,6 +345,13 @@ function operations.hold(arguments)
   return 'failed'
 end
 
+-- complain(message): why a worker leaves a live job to others; forgotten when a shard is committed, and not
+-- worth telling while others make it.
+function operations.complain(arguments)
+  if is_live(field('state') or '') and redis.call('ZCARD', job .. ':leases') == 0 then redis.call('HSET', job, 'error', arguments[1]) end
+  return field('state') or 'unknown'
+end
+
 -- cancel(): 'cancelled', or the state of a job that had ended.
 function operations.cancel()
   local state = field('state')
@@ -426,7 +433,7 @@ function operations.release_worker(arguments)
   return 'released'
 end
 
--- status(): {fields, failed, progress, leased, retrying, errors}
+-- status(): {fields, failed, progress, leased, retrying, errors, now}
 function operations.status()
   return {
     redis.call('HGETALL', job),
@@ -435,6 +442,7 @@ function operations.status()
     redis.call('ZCARD', job .. ':leases'),
     redis.call('ZCARD', job .. ':retry'),
     redis.call('HVALS', job .. ':errors'),
+    text(now_ms()),
   }
 end
 

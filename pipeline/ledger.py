@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -87,6 +87,8 @@ class Job:
     ended_at: float | None
     #: Since when its store has done nothing but fail; None while it works.
     held_at: float | None
+    #: When this was so, by the server's clock as the times above.
+    seen_at: float
     #: Seconds that the stages of the mill were busy, summed over workers.
     stage_seconds: Mapping[str, float]
     #: What the time went into.
@@ -107,7 +109,7 @@ class Job:
         """Samples per second since work began; None before."""
         if self.running_at is None:
             return None
-        elapsed = (self.ended_at or time.time()) - self.running_at
+        elapsed = (self.ended_at or self.seen_at) - self.running_at
         return (self.samples_made - self.samples_found) / elapsed if elapsed > 0 else None
 
     def as_json(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class WorkerInfo:
     rate: float
     #: Folders and buckets that it may write below.
     output_roots: tuple[str, ...]
-    #: Unix time.
+    #: Unix time, by the worker's own clock.
     started_at: float
     version: str
     #: Id of the job that it is making; None while idle.
@@ -147,6 +149,8 @@ class WorkerInfo:
     samples: int = 0
     #: Messages since it started that were no wake-ups.
     messages_refused: int = 0
+    #: For how long it has been up, seconds.
+    up_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -251,6 +255,14 @@ class Ledger:
         """Cancels a live job; answers the state that it is in now. Raises UnknownJobError."""
         with self._talk():
             return self._known(job_id, str(self._call(job_id, "cancel")))
+
+    def complain(self, job_id: str, message: str) -> None:
+        """Says why a worker leaves a live job to others.
+
+        Forgotten when a shard is committed; not heard while others make one.
+        """
+        with self._talk():
+            self._call(job_id, "complain", message)
 
     def abandon(self, job_id: str, message: str) -> None:
         """Ends a job that cannot be carried out at all."""
@@ -488,6 +500,7 @@ def _job(
     leased: int,
     _retrying: int,
     errors: Sequence[str],
+    now_ms: str,
 ) -> Job:
     def seconds(name: str) -> float | None:
         return int(fields[name]) / 1000 if name in fields else None
@@ -521,6 +534,7 @@ def _job(
         running_at=seconds("running_at"),
         ended_at=None if state in LIVE_STATES else seconds(f"{state}_at"),
         held_at=seconds("held_at"),
+        seen_at=int(now_ms) / 1000,
         stage_seconds=stages,
         verdict=verdict(stages),
     )
@@ -537,7 +551,9 @@ def verdict(stage_seconds: Mapping[str, float]) -> str | None:
 
 
 def _worker(data: dict[str, Any]) -> WorkerInfo:
+    """What a worker announced; fields that only a newer one has are left out."""
     for name in ("latent_shape", "sample_shape", "output_roots"):
         data[name] = tuple(data[name])
     data["classes"] = tuple(data["classes"]) if data["classes"] else None
-    return WorkerInfo(**data)
+    known = {known.name for known in fields(WorkerInfo)}
+    return WorkerInfo(**{name: value for name, value in data.items() if name in known})

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pipeline.counts import MAX_COUNT, MAX_SEED
-from pipeline.errors import DatasetError, UsageError, shown
+from pipeline.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.formats.format import SampleType
 from pipeline.shards import MAX_SHARDS, Plan, class_folder
 
@@ -119,7 +119,7 @@ class JobSpec:
             raise DatasetError(f"{source} is not a job: an object is expected")
         version = data.get("version")
         if isinstance(version, int) and version > SPEC_VERSION:
-            raise DatasetError(
+            raise NewerVersionError(
                 f"{source} was written by a newer noisemill (version {version}, known is {SPEC_VERSION}): upgrade"
             )
         names = {field.name for field in fields(cls)}

@@ -27,8 +27,8 @@ FAILURES = Counter(
 )
 LEASES_LOST = Counter("noisemill_leases_lost", "Leases that went to another while this worker made the shard.")
 REFUSED = Counter(
-    "noisemill_refused_messages",
-    "Wake-ups that this worker could not act on: of another generator, to be written where it may not write.",
+    "noisemill_refused_jobs",
+    "Slices left to others: the job is of a newer version, of another generator, or to go where this worker may not.",
     ["reason"],
 )
 SLICES = Counter("noisemill_slices", "Stretches of time spent on a job.")

@@ -127,11 +127,12 @@ def _load(config: WorkerConfig) -> SliceWorker:
 def _keep_announcing(worker: SliceWorker) -> None:
     told: Any = None
     run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
+    began = time.monotonic()
     while not worker.stop.is_set():
         try:
-            refused = messages_refused(run_folder)
+            up_s, refused = round(time.monotonic() - began, 1), messages_refused(run_folder)
             worker.ledger.announce(
-                replace(worker.info, job=worker.job, samples=worker.samples, messages_refused=refused)
+                replace(worker.info, job=worker.job, samples=worker.samples, messages_refused=refused, up_s=up_s)
             )
             told = None
         except NoisemillError as error:

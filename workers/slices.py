@@ -11,7 +11,15 @@ from typing import Any
 from pipeline import shards
 from pipeline.broker import Wakeups
 from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, GeneratorError, LedgerError, NoisemillError, StoreError, StoreUnavailableError
+from pipeline.errors import (
+    DatasetError,
+    GeneratorError,
+    LedgerError,
+    NewerVersionError,
+    NoisemillError,
+    StoreError,
+    StoreUnavailableError,
+)
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
 from pipeline.receipts import Receipt, Statistics
@@ -64,6 +72,10 @@ class SliceWorker:
         again = False
         try:
             again = self._work_on(job, token, holder)
+        except NewerVersionError as error:
+            self._refuse(job, "version", str(error))
+            time.sleep(_REFUSAL_S)
+            again = True
         except (DatasetError, GeneratorError) as error:
             # Another slice would find the same: only a person can mend it.
             log.error("job %s cannot be carried out: %s", job, error, extra=about(job))
@@ -105,7 +117,7 @@ class SliceWorker:
             self._refuse(job, "generator", f"it wants generator {spec.digest}, this worker holds {self.info.digest}")
             return False
         if not self.info.may_write(destination):
-            self._refuse(job, "destination", f"{destination} is below no --output-root of this worker")
+            self._refuse(job, "destination", f"{destination} is below none of its output roots")
             time.sleep(_REFUSAL_S)
             return True
         if self.ledger.job(job).held_at is not None:
@@ -115,9 +127,10 @@ class SliceWorker:
         return _Slice(self, job, spec, destination, token, holder).run(engine)
 
     def _refuse(self, job: str, reason: str, message: str) -> None:
-        """Says why this worker leaves a job to others."""
+        """Says, also to who asks for the job's status, why this worker leaves it to others."""
         metrics.REFUSED.labels(reason).inc()
         log.warning("job %s: %s", job, message, extra=about(job))
+        self.ledger.complain(job, f"worker {self.info.id}, noisemill {self.info.version}, cannot make it: {message}")
 
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first to ask decides."""

@@ -6,7 +6,6 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import click
@@ -118,7 +117,7 @@ def workers_command(redis_url: str | None, as_json: bool) -> None:
             rate(worker.rate),
             worker.job or "idle",
             f"{worker.samples:,}",
-            duration(time.time() - worker.started_at),
+            duration(worker.up_s),
         ]
         for worker in found
     ]

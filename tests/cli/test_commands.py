@@ -89,6 +89,7 @@ def _announce(settings: Settings, root: Path, **changes: Any) -> WorkerInfo:
         rate=50.0,
         output_roots=(os.path.realpath(root),),
         started_at=time.time() - 75,
+        up_s=75.0,
         version=VERSION,
     )
     info = replace(info, **changes)

@@ -685,3 +685,14 @@ def test_a_job_without_a_webhook_leaves_no_note(ledger: Ledger, raw: redis.Redis
     enter(ledger)
     ledger.cancel(JOB)
     assert not raw.exists(f"{settings.key_prefix}:webhooks")
+
+
+def test_a_complaint_is_told_until_somebody_makes_a_shard(ledger: Ledger) -> None:
+    enter(ledger)
+    ledger.complain(JOB, "nobody here can read it")
+    assert ledger.job(JOB).error == "nobody here can read it"
+    got = claim(ledger)
+    ledger.complain(JOB, "nor here")  # While others make it, that is nobody's concern.
+    assert ledger.job(JOB).error == "nobody here can read it"
+    commit(ledger, got)
+    assert ledger.job(JOB).error is None
