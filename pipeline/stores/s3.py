@@ -35,8 +35,9 @@ class S3Store:
         return io.BufferedReader(ObjectReader(self._bucket, self._key(name)), _READ_BUFFER_BYTES)
 
     def write(self, name: str, data: bytes) -> None:
-        """One PUT."""
+        """One PUT; then a look whether it is there."""
         self._bucket.put(self._key(name), data)
+        self._bucket.confirm(self._key(name), len(data))
 
     def exists(self, name: str) -> bool:
         """Whether there is an object."""

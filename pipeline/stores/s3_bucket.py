@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.stores.s3_errors import error_code, in_words
 
 if TYPE_CHECKING:
@@ -29,9 +27,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-_ATTEMPTS = 6
+#: How often botocore sends a request before it gives up, with pauses of at most 2 s in all: its "standard" mode, which
+#: spends a quota on them too, is made for callers that wait.
+_ATTEMPTS = 4
+#: How long a request that fails for reasons that may pass is begun again after that, seconds.
+_PATIENCE_S = 30.0
+_LONGEST_PAUSE_S = 8.0
 _CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 60
+#: A server that says nothing for so long is taken for stuck: with all attempts, for two minutes.
+_READ_TIMEOUT_S = 30
 _CONNECTIONS = 32
 
 #: Most keys that one request may delete.
@@ -43,7 +47,8 @@ _PIECE_BYTES = 8 * 2**20
 _ABSENT = ("404", "NoSuchKey")
 # NoSuchUpload is how rclone says that there are none.
 _CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
-_BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
+
+Answer = TypeVar("Answer")
 
 
 class Bucket:
@@ -65,40 +70,62 @@ class Bucket:
         """Turns boto3's errors into a StoreError about `key`."""
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise in_words(error, f"s3://{self.name}/{key}", self._endpoint) from error
 
     def put(self, key: str, data: bytes | bytearray) -> None:
         """Writes an object whole."""
-        with self.errors_in_words(key):
-            self.client.put_object(Bucket=self.name, Key=key, Body=_body(data))
+        self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data)))
 
     def get(self, key: str, first: int = 0, stop: int | None = None) -> bytes:
         """The object, or its bytes `first` to `stop - 1`. Raises FileNotFoundError if it is absent."""
         extra: dict[str, Any] = {} if stop is None else {"Range": f"bytes={first}-{stop - 1}"}
-        with self.errors_in_words(key), _absence(key):
-            for _ in range(_ATTEMPTS - 1):
-                # boto3 repeats requests by itself, but not once it has handed out the body.
-                try:
-                    return self.client.get_object(Bucket=self.name, Key=key, **extra)["Body"].read()
-                except _BROKEN_BODY:
-                    continue
+
+        def fetch() -> bytes:
             return self.client.get_object(Bucket=self.name, Key=key, **extra)["Body"].read()
+
+        data = self._ask(key, fetch)
+        if stop is not None and len(data) != stop - first:
+            raise self._lie(key, f"{len(data)} bytes came where {stop - first} were asked for")
+        return data
 
     def size_bytes(self, key: str) -> int:
         """Length of the object. Raises FileNotFoundError if it is absent."""
-        with self.errors_in_words(key), _absence(key):
-            return self.client.head_object(Bucket=self.name, Key=key)["ContentLength"]
+        return self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))["ContentLength"]
+
+    def confirm(self, key: str, size_bytes: int) -> None:
+        """Raises StoreUnavailableError unless the server has the object that it said to have stored, of this length."""
+        try:
+            found = self.size_bytes(key)
+        except FileNotFoundError:
+            raise self._lie(key, "it said that it had stored the object, and does not have it") from None
+        if found != size_bytes:
+            raise self._lie(key, f"it was sent {size_bytes} bytes, and says that it has {found}")
+
+    def holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+        """Whether the object is there and has these bytes: reads it."""
+        try:
+            if self.size_bytes(key) != size_bytes:
+                return False
+            hashed = hashlib.sha256()
+            for first in range(0, size_bytes, _PIECE_BYTES):
+                hashed.update(self.get(key, first, min(size_bytes, first + _PIECE_BYTES)))
+        except FileNotFoundError:
+            return False
+        return hashed.hexdigest() == sha256
 
     def objects(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Keys that begin with `prefix` and the lengths of their objects, sorted by key."""
-        pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix))
+        following: dict[str, Any] = {}
         while True:
-            with self.errors_in_words(prefix):
-                page = next(pages, None)
-            if page is None:
-                return
+            page = self._ask(
+                prefix,
+                lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **following),  # noqa: B023
+            )
             yield from ((each["Key"], each["Size"]) for each in page.get("Contents", []))
+            if not page.get("IsTruncated"):
+                return
+            following = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects, 1,000 with a request; absent ones are no error."""
@@ -114,24 +141,31 @@ class Bucket:
 
     def begin_upload(self, key: str) -> str:
         """Begins a multipart upload; returns its id."""
-        with self.errors_in_words(key):
-            return self.client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"]
+        return self._ask(key, lambda: self.client.create_multipart_upload(Bucket=self.name, Key=key))["UploadId"]
 
     def put_part(self, key: str, upload_id: str, number: int, data: bytes | bytearray) -> str:
         """Uploads part `number`, from 1; returns its tag."""
-        with self.errors_in_words(key):
-            answer = self.client.upload_part(
+        answer = self._ask(
+            key,
+            lambda: self.client.upload_part(
                 Bucket=self.name, Key=key, UploadId=upload_id, PartNumber=number, Body=_body(data)
-            )
-            return answer["ETag"]
+            ),
+        )
+        return answer["ETag"]
 
     def complete_upload(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
-        """Makes the object of the parts whose tags these are, by number."""
+        """Makes the object of the parts whose tags these are, by number.
+
+        Where it raises StoreUnavailableError the object may be there all the same: the answer was lost, or this was
+        asked again of a server that had done it and forgotten the upload.
+        """
         parts: list[CompletedPartTypeDef] = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
-        with self.errors_in_words(key):
-            self.client.complete_multipart_upload(
+        self._ask(
+            key,
+            lambda: self.client.complete_multipart_upload(
                 Bucket=self.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
-            )
+            ),
+        )
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Drops a multipart upload and its parts; no error if it is gone already."""
@@ -150,6 +184,24 @@ class Bucket:
                 key, upload_id = upload["Key"], upload["UploadId"]
                 if max([upload["Initiated"], *self._part_times(key, upload_id)]) < before:
                     yield key, upload_id
+
+    def _ask(self, key: str, request: Callable[[], Answer]) -> Answer:
+        """Carries out a request, with its errors in words; begins it again where its failure may pass."""
+        deadline = time.monotonic() + _PATIENCE_S
+        pause_s = 0.5
+        while True:
+            try:
+                with self.errors_in_words(key), _absence(key):
+                    return request()
+            except StoreUnavailableError as error:
+                if time.monotonic() + pause_s > deadline or _is_final(error):
+                    raise
+            # Many threads fail at once; at random, they do not come back at once.
+            time.sleep(random.uniform(0.5, 1) * pause_s)  # noqa: S311
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _lie(self, key: str, what: str) -> StoreUnavailableError:
+        return StoreUnavailableError(f"s3://{self.name}/{key}: the server cannot be relied on: {what}")
 
     def _part_times(self, key: str, upload_id: str) -> Iterator[datetime]:
         pages = self.client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload_id)
@@ -183,6 +235,15 @@ class ObjectReader(io.RawIOBase):
     def tell(self) -> int:
         """The position in bytes."""
         return self._position
+
+    def readall(self) -> bytes:
+        """The rest, in requests of 8 MiB; what Python inherits would ask for 8 KiB at a time."""
+        data = bytearray(max(0, self._size_bytes - self._position))
+        view = memoryview(data)
+        filled = 0
+        while read := self.readinto(view[filled:]):
+            filled += read
+        return bytes(data)
 
     def readinto(self, buffer: Any) -> int:
         """Reads up to 8 MiB with one request; 0 at the end."""
@@ -225,6 +286,11 @@ def _has_own_endpoint(core: botocore.session.Session) -> bool:
 def _body(data: bytes | bytearray) -> bytes:
     # boto3 sends a bytearray as it is; only its type stubs do not say so.
     return cast("bytes", data)
+
+
+def _is_final(error: StoreError) -> bool:
+    """Whether asking again cannot help: the upload that was asked about is gone."""
+    return isinstance(error.__cause__, ClientError) and error_code(error.__cause__) == "NoSuchUpload"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.stores.s3_bucket import Bucket
 from pipeline.stores.store import Digest, StoredFile, as_bytes, check_name
 from pipeline.stores.uploads import Uploads
@@ -67,10 +67,11 @@ class S3Draft:
     def discard(self, *, keep_placed: bool = False) -> None:
         """Aborts uploads, deletes objects; as far as the server lets us, the rest is left to `S3Store.sweep`."""
         self._stop_uploads()
-        with suppress(StoreError):
-            for sink in self._sinks:
+        for sink in self._sinks:
+            with suppress(StoreError):
                 sink.abort()
-            if not keep_placed:
+        if not keep_placed:
+            with suppress(StoreError):
                 self._bucket.delete(self._placed)
         self._forget()
 
@@ -132,12 +133,22 @@ class S3Sink:
             self._send_part()
 
     def place(self) -> None:
-        """Makes the object appear, once all its parts are there."""
+        """Makes the object appear, once all its parts are there, and looks whether it has."""
         if self._upload_id is None:
             self._bucket.put(self.key, self._buffer)
-            return
-        self._bucket.complete_upload(self.key, self._upload_id, self._tags)
-        self._upload_id = None
+        else:
+            self._complete(self._upload_id)
+            self._upload_id = None
+        self._bucket.confirm(self.key, self._digest.size_bytes)
+
+    def _complete(self, upload_id: str) -> None:
+        try:
+            self._bucket.complete_upload(self.key, upload_id, self._tags)
+        except StoreUnavailableError:
+            # Done or not? An earlier attempt may have left an object of the same key: only its bytes tell.
+            stored = self._digest.stored(self.key)
+            if not self._bucket.holds(self.key, stored.size_bytes, stored.sha256):
+                raise
 
     def abort(self) -> None:
         """Drops a multipart upload that has not been completed."""

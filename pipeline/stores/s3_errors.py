@@ -17,7 +17,7 @@ _REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to its regi
 _BUSY = "the server is overloaded or failing: try again later"
 _EXPIRED = "the session token is not valid or no longer: renew the AWS credentials"
 _FULL = "the server has no space left"
-_CUT = "the connection broke off again and again: check the network"
+_CUT = "the connection broke off again and again: check the server and the network"
 
 #: By the code of S3's answer; a HEAD's answer has no body, so its code is the HTTP status.
 _CODES = {
@@ -33,14 +33,15 @@ _CODES = {
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
     "AuthorizationHeaderMalformed": _REGION,
+    "BadDigest": _CUT,
     "ExpiredToken": _EXPIRED,
     "IncompleteBody": _CUT,
     "InternalError": _BUSY,
     "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
     "InvalidBucketName": "the bucket's name is not valid: check the destination",
     "InvalidToken": _EXPIRED,
-    "NoSuchUpload": "the server has dropped the upload: it is begun anew",
     "NoSuchBucket": "the bucket does not exist: create it, or check its name and AWS_ENDPOINT_URL",
+    "NoSuchUpload": "the server has dropped the upload: it is begun anew",
     "PermanentRedirect": _REGION,
     "QuotaExceeded": _FULL,
     "RequestTimeout": _BUSY,
@@ -50,6 +51,7 @@ _CODES = {
     "SlowDown": _BUSY,
     "Throttling": _BUSY,
     "TooManyRequests": _BUSY,
+    "XAmzContentSHA256Mismatch": _CUT,
     "XMinioStorageFull": _FULL,
 }
 
