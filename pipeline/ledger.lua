@@ -10,7 +10,8 @@
 --   <job>:leases     sorted set: shard -> expiry (server's milliseconds)
 --   <job>:holders    hash: shard -> fence|worker
 --   <job>:retry      sorted set: shard -> not before (milliseconds)
---   <job>:attempts   hash: shard -> claims so far
+--   <job>:attempts   hash: shard -> claims so far, but for those that a lost worker took with it;
+--                    shard:lost -> how many those were; shard:by -> worker|worker|..., who failed it
 --   <job>:errors     hash: shard -> last error
 --   <job>:failed     hash: shard -> error of a shard that was given up
 --   <job>:progress   hash: shard -> samples made under its lease
@@ -20,7 +21,10 @@
 -- every claim: what an old holder says after its lease went to another is recognised by it.
 
 local job, live, webhooks = KEYS[1], KEYS[2], KEYS[3]
-local MAX_ATTEMPTS = 3
+-- Errors, and crashes of the process that made a shard. A worker that is lost whole seldom is the shard's fault.
+local MAX_ATTEMPTS, MAX_LOSSES = 3, 5
+-- Shards that wait for another attempt, of which a worker looks for one that it has not failed itself.
+local MOST_LOOKED_AT = 20
 local FINALISE = '-1'
 local SUFFIXES = {':done', ':leases', ':holders', ':retry', ':attempts', ':errors', ':failed', ':progress', ':wakeups'}
 -- Who asked for the job and who is told of its end: a resume keeps both.
@@ -96,18 +100,45 @@ local function holds(shard, fence)
   return holder and split(holder)[1] == fence
 end
 
--- Puts a shard back, or gives it up after its last attempt.
-local function put_back(shard, message, delay_ms)
+local function holder_of(shard)
+  local holder = redis.call('HGET', job .. ':holders', shard)
+  return holder and split(holder)[2] or 'unknown'
+end
+
+local function tally(shard, kind)
+  return tonumber(redis.call('HGET', job .. ':attempts', shard .. (kind or '')) or '0')
+end
+
+local function forget_attempts(shard)
+  redis.call('HDEL', job .. ':attempts', shard, shard .. ':lost', shard .. ':by')
+  redis.call('HDEL', job .. ':errors', shard)
+end
+
+local function contains(list, wanted)
+  for _, each in ipairs(split(list)) do
+    if each == wanted then return true end
+  end
+  return false
+end
+
+-- Puts a shard back after an attempt, or gives it up after the last. `lost`: with its worker, whatever the reason.
+local function put_back(shard, worker, message, delay_ms, lost)
   release(shard)
   if shard == FINALISE then return 'retry' end
-  redis.call('HSET', job .. ':errors', shard, message)
-  local attempts = tonumber(redis.call('HGET', job .. ':attempts', shard) or '0')
-  if attempts >= MAX_ATTEMPTS then
+  if lost then
+    redis.call('HINCRBY', job .. ':attempts', shard, -1)
+    redis.call('HINCRBY', job .. ':attempts', shard .. ':lost', 1)
+  end
+  if tally(shard) >= MAX_ATTEMPTS or tally(shard, ':lost') >= MAX_LOSSES then
     redis.call('HSET', job .. ':failed', shard, message)
-    redis.call('HDEL', job .. ':attempts', shard)
-    redis.call('HDEL', job .. ':errors', shard)
+    forget_attempts(shard)
     return 'failed'
   end
+  local by = redis.call('HGET', job .. ':attempts', shard .. ':by')
+  if not by or not contains(by, worker) then
+    redis.call('HSET', job .. ':attempts', shard .. ':by', by and by .. '|' .. worker or worker)
+  end
+  redis.call('HSET', job .. ':errors', shard, message)
   redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
   return 'retry'
 end
@@ -123,11 +154,34 @@ end
 local function expire_leases()
   local expired = redis.call('ZRANGEBYSCORE', job .. ':leases', '-inf', text(now_ms()), 'LIMIT', 0, 100)
   for _, shard in ipairs(expired) do
-    local holder = redis.call('HGET', job .. ':holders', shard)
-    local worker = holder and split(holder)[2] or 'unknown'
+    local worker = holder_of(shard)
     redis.call('HINCRBY', job, 'leases_lost', 1)
-    put_back(shard, 'the worker ' .. worker .. ' was lost while it made this shard', 0)
+    put_back(shard, worker, 'the worker ' .. worker .. ' was lost while it made this shard', 0, true)
   end
+end
+
+-- Whether a worker has failed a shard, and one that has not is at work on this job.
+local function is_for_others(shard, worker)
+  local by = redis.call('HGET', job .. ':attempts', shard .. ':by')
+  if not by or not contains(by, worker) then return false end
+  for _, entry in ipairs(redis.call('HVALS', job .. ':wakeups')) do
+    local parts = split(entry)
+    local other = string.match(parts[5], '^(.*)/')
+    if tonumber(parts[4]) > now_ms() and other and not contains(by, other) then return true end
+  end
+  return false
+end
+
+-- The next shard that is to be tried again, or nil.
+local function next_retry(worker)
+  local due = redis.call('ZRANGEBYSCORE', job .. ':retry', '-inf', text(now_ms()), 'LIMIT', 0, MOST_LOOKED_AT)
+  for _, shard in ipairs(due) do
+    if not is_for_others(shard, worker) then
+      redis.call('ZREM', job .. ':retry', shard)
+      return shard
+    end
+  end
+  return nil
 end
 
 -- The next shard that was never claimed, or nil. The bitmap knows what a resume found done.
@@ -230,16 +284,11 @@ function operations.claim(arguments)
   local state = field('state')
   if not state or not is_live(state) then return {'stop', state or 'unknown'} end
   expire_leases()
-  local shard = redis.call('ZRANGEBYSCORE', job .. ':retry', '-inf', text(now_ms()), 'LIMIT', 0, 1)[1]
-  if shard then
-    redis.call('ZREM', job .. ':retry', shard)
-  else
-    shard = next_fresh()
-  end
+  local shard = next_retry(worker) or next_fresh()
   if shard then
     if state == 'queued' then enter('running') end
     local attempt = redis.call('HINCRBY', job .. ':attempts', shard, 1)
-    return {'shard', shard, lease(shard, worker, ttl_ms), text(attempt)}
+    return {'shard', shard, lease(shard, worker, ttl_ms), text(attempt + tally(shard, ':lost'))}
   end
   if shards_left() > 0 or redis.call('ZSCORE', job .. ':leases', FINALISE) then return {'wait'} end
   return {'finalise', lease(FINALISE, worker, ttl_ms)}
@@ -284,8 +333,7 @@ function operations.commit(arguments)
   release(shard)
   redis.call('SETBIT', job .. ':done', shard, 1)
   redis.call('HDEL', job, 'held_at', 'error')
-  redis.call('HDEL', job .. ':attempts', shard)
-  redis.call('HDEL', job .. ':errors', shard)
+  forget_attempts(shard)
   redis.call('HINCRBY', job, 'shards_done', 1)
   redis.call('HINCRBY', job, 'samples_done', samples)
   redis.call('HINCRBY', job, 'bytes_done', size)
@@ -299,7 +347,7 @@ end
 function operations.fail(arguments)
   local shard, fence = arguments[1], arguments[2]
   if not is_live(field('state') or '') or not holds(shard, fence) then return 'stale' end
-  return put_back(shard, arguments[3], tonumber(arguments[4]))
+  return put_back(shard, holder_of(shard), arguments[3], tonumber(arguments[4]), false)
 end
 
 -- give_back(shard, fence): the holder leaves before it is done; this was no attempt.
@@ -419,7 +467,8 @@ function operations.release_worker(arguments)
   for position = 1, #holders, 2 do
     if split(holders[position + 1])[2] == worker then
       redis.call('HINCRBY', job, 'leases_lost', 1)
-      put_back(holders[position], 'the worker ' .. worker .. ' died while it made this shard', 0)
+      local message = 'the process of worker ' .. worker .. ' died while it made this shard: a crash, or out of memory'
+      put_back(holders[position], worker, message, 0, false)
     end
   end
   local wakeups = redis.call('HGETALL', job .. ':wakeups')

@@ -32,6 +32,13 @@ _Item = TypeVar("_Item")
 
 _LUA = Path(__file__).with_name("ledger.lua")
 
+#: What enters a job: refused, whole, by a Redis that is full. What carries it out goes on there, and needs next to
+#: nothing (docs/decisions/0030-a-full-redis.md).
+_GROWING = ("begin", "mark_done")
+
+#: The oldest version of the protocol that knows scripts with flags.
+_OLDEST_REDIS = 7
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -190,7 +197,9 @@ class Ledger:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._redis = connect(settings.redis_url)
-        self._script = self._redis.register_script(_LUA.read_text(encoding="utf-8"))
+        lua = _LUA.read_text(encoding="utf-8")
+        self._growing = self._redis.register_script(f"#!lua\n{lua}")
+        self._going_on = self._redis.register_script(f"#!lua flags=allow-oom\n{lua}")
         self._prefix = settings.key_prefix
 
     # -- the life of a job -------------------------------------------------------------------------
@@ -444,6 +453,10 @@ class Ledger:
             info = self._redis.info("server")
         if "redis_version" not in info:
             raise LedgerError("the server answers, but does not tell its version as Redis does")
+        if int(str(info["redis_version"]).partition(".")[0]) < _OLDEST_REDIS:
+            raise LedgerError(
+                f"Redis {info['redis_version']} is too old: use Redis {_OLDEST_REDIS} or later, or Valkey"
+            )
         name = str(info.get("server_name", "redis"))
         return f"{name} {info.get('valkey_version') or info['redis_version']}"
 
@@ -473,7 +486,8 @@ class Ledger:
 
     def _call(self, job_id: str, operation: str, *arguments: str | int | float) -> Any:
         keys = [self._job_key(job_id), self._key("live"), self._key("webhooks")]
-        return self._script(keys=keys, args=[operation, *arguments])
+        script = self._growing if operation in _GROWING else self._going_on
+        return script(keys=keys, args=[operation, *arguments])
 
     @staticmethod
     def _known(job_id: str, state: str) -> str:

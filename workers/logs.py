@@ -21,12 +21,31 @@ def set_up_logging(level: str, form: str = "text", *, worker: str | None = None)
         handler.setFormatter(_JsonFormatter(worker))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if level != "debug":
+        handler.addFilter(_one_line)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     # Celery's pool of processes has a logger that hands nothing on to the root.
     logging.getLogger("multiprocessing").handlers[:] = [handler]
     # While somebody listens to this signal, Celery sets up no handlers of its own.
     signals.setup_logging.connect(_leave_it)
     logging.getLogger("noisemill").setLevel(level.upper())
+
+
+#: Loggers of libraries that tell of a lost connection with two pages of where it was noticed.
+_VERBOSE = ("celery.worker", "celery.bootsteps", "kombu", "multiprocessing", "billiard")
+_LONGEST = 300
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """What Celery has trouble with, in a line without a traceback; ours, and those of tasks, stay as they are."""
+    if record.name.startswith(_VERBOSE):
+        text = record.getMessage()
+        if record.exc_info and (error := record.exc_info[1]) is not None and str(error) not in text:
+            text += f" ({type(error).__name__}: {error})"
+        # Some quote a traceback in quotation marks of Python's.
+        record.msg = " ".join(text.partition('"""')[0].split())[:_LONGEST]
+        record.args, record.exc_info, record.exc_text = (), None, None
+    return True
 
 
 def _leave_it(**_: Any) -> None:

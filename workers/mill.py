@@ -183,6 +183,11 @@ class Mill:
         thread.start()
         return thread
 
+    @property
+    def broken(self) -> bool:
+        """Whether a stage has failed: nothing that is in hand will be finished."""
+        return self._broken is not None
+
     def _guarded(self, stage: Callable[[], None], on_failure: Callable[[], None]) -> None:
         """Runs a stage. Its failure (not a shard's) ends the run; `on_failure` keeps the others from waiting."""
         try:

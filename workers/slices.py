@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from shlex import quote
+from typing import Any, TypeVar
 
 from pipeline import shards
 from pipeline.broker import Wakeups
@@ -34,12 +36,18 @@ from workers.mill import Mill, Work
 
 log = logging.getLogger("noisemill")
 
+_Answer = TypeVar("_Answer")
+
 #: How often leases are renewed, progress is told and cancellation is looked for, seconds.
 _PULSE_S = 0.5
 #: Longest pause before a failed shard is tried again, seconds.
 _LONGEST_DELAY_S = 30.0
 #: How long a worker that may not write a job's destination keeps the wake-up from the others, seconds.
 _REFUSAL_S = 1.0
+#: Pause before Redis, which did not answer, is asked again, seconds.
+_AGAIN_S = 0.5
+#: How often it is looked whether a shard that must be made alone can be begun, seconds.
+_LOOK_S = 0.01
 
 
 @dataclass
@@ -64,8 +72,14 @@ class SliceWorker:
         """One wake-up: takes its token and spends a slice on the job."""
         self._slices += 1
         holder = f"{self.info.id}/{self._slices}"
-        if not self.ledger.take_wakeup(job, token, serial, holder):
-            return
+        try:
+            if self.ledger.take_wakeup(job, token, serial, holder):
+                self._spend(job, token, holder)
+        except LedgerError as error:
+            reason = _in_words(error)
+            log.warning("job %s: the slice ends, the reconciler sends another: %s", job, reason, extra=about(job))
+
+    def _spend(self, job: str, token: int, holder: str) -> None:
         self.job = job
         metrics.SLICES.inc()
         metrics.BUSY.set(1)
@@ -106,7 +120,7 @@ class SliceWorker:
                 self.wakeups.send(job, state.digest, state.priority, token, serial)
         except NoisemillError as error:
             log.warning(
-                "job %s: the end of a slice could not be told, the reconciler mends it: %s", job, error,
+                "job %s: the end of a slice could not be told, the reconciler mends it: %s", job, _in_words(error),
                 extra=about(job),
             )  # fmt: skip
 
@@ -190,7 +204,8 @@ class _Slice:
     def next_work(self) -> Work | None:
         """The next shard, while the slice lasts. What lies at the destination already is not made again."""
         while time.monotonic() < self._until and not self.stopping():
-            claim = self._ledger.claim(self._job, self._worker.info.id)
+            self._wait_while(self._has_suspect)
+            claim = self._patiently(lambda: self._ledger.claim(self._job, self._worker.info.id))
             self._waited = claim == "wait"
             if not isinstance(claim, Claim):
                 self._ended = self._ended or claim == "stop"
@@ -201,8 +216,11 @@ class _Slice:
             work = Work(claim=claim, shard=self._spec.plan[claim.shard])
             with self._lock:
                 self._works[claim.shard] = work
+            if claim.attempt == 1:
+                return work
             try:
-                if claim.attempt == 1 or not self._found_done(work):
+                if not self._found_done(work):
+                    self._wait_while(self._has_others, work)
                     return work
             except StoreError as error:
                 work.trouble = error
@@ -215,7 +233,7 @@ class _Slice:
 
     def still_ours(self, work: Work) -> bool:
         """Asks the ledger."""
-        self._renew()
+        self._patiently(self._renew)
         return not work.lost and not self._ended
 
     def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
@@ -245,30 +263,67 @@ class _Slice:
 
     def gave_up(self, work: Work) -> None:
         """Gives the shard back, or says what went wrong."""
-        if work.trouble is None:
+        if work.trouble is None or isinstance(work.trouble, LedgerError):
             if not work.lost:
                 self._give_back(work)
             self._forget(work)
             return
-        if isinstance(work.trouble, StoreError):
-            self._ended = True
-            self._forget(work)
-            self._worker.hold(self._job, work.trouble, work.claim)
-            return
-        message = _in_words(work.trouble)
-        delay_s = min(_LONGEST_DELAY_S, 0.5 * 4 ** (work.claim.attempt - 1))
         self._forget(work)
-        answer = self._ledger.fail(self._job, work.claim, message, delay_s=delay_s)
+        try:
+            self._tell_trouble(work, work.trouble)
+        except LedgerError as error:
+            log.warning(
+                "job %s shard %d: Redis could not be told what went wrong (%s): %s",
+                self._job, work.shard.index, _in_words(work.trouble), _in_words(error),
+                extra=self._about(work),
+            )  # fmt: skip
+
+    def _tell_trouble(self, work: Work, trouble: Exception) -> None:
+        if isinstance(trouble, StoreError):
+            self._ended = True
+            self._worker.hold(self._job, trouble, work.claim)
+            return
+        message = _in_words(trouble)
+        delay_s = min(_LONGEST_DELAY_S, 0.5 * 4 ** (work.claim.attempt - 1))
+        answer = self._patiently(lambda: self._ledger.fail(self._job, work.claim, message, delay_s=delay_s))
         if answer != "stale":
             metrics.FAILURES.labels(answer).inc()
         log.warning(
             "job %s shard %d attempt %d failed (%s): %s",
             self._job, work.shard.index, work.claim.attempt, answer, message,
-            exc_info=None if isinstance(work.trouble, NoisemillError) else work.trouble,
+            exc_info=None if isinstance(trouble, NoisemillError) else trouble,
             extra=self._about(work),
         )  # fmt: skip
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _patiently(self, call: Callable[[], _Answer]) -> _Answer:
+        """Repeats what Redis did not hear for as long as a lease lasts: its short absences cost no work."""
+        deadline = time.monotonic() + self._worker.settings.lease_s
+        while True:
+            try:
+                return call()
+            except LedgerError:
+                if self.stopping() or time.monotonic() > deadline:
+                    raise
+            time.sleep(_AGAIN_S)
+
+    def _wait_while(self, condition: Callable[..., bool], *arguments: Work) -> None:
+        """Waits while the writer is about to change something, which a mill that is broken never does."""
+        while condition(*arguments) and not self.stopping() and self._mill is not None and not self._mill.broken:
+            time.sleep(_LOOK_S)
+
+    def _has_suspect(self) -> bool:
+        """Whether a shard is in hand that an earlier attempt may have ended with a crash.
+
+        It is made alone. The next crash tells of this shard, and takes no others with it.
+        """
+        with self._lock:
+            return any(work.claim.attempt > 1 for work in self._works.values())
+
+    def _has_others(self, work: Work) -> bool:
+        with self._lock:
+            return any(other is not work for other in self._works.values())
 
     def _found_done(self, work: Work) -> bool:
         """Whether an earlier attempt got as far as its receipt, and died before the ledger heard of it."""
@@ -280,12 +335,14 @@ class _Slice:
 
     def _commit(self, work: Work, receipt: Receipt) -> None:
         self._forget(work)
-        answer = self._ledger.commit(
-            self._job,
-            work.claim,
-            samples=receipt.count,
-            size_bytes=receipt.size_bytes,
-            stage_seconds=receipt.seconds,
+        answer = self._patiently(
+            lambda: self._ledger.commit(
+                self._job,
+                work.claim,
+                samples=receipt.count,
+                size_bytes=receipt.size_bytes,
+                stage_seconds=receipt.seconds,
+            )
         )
         metrics.spent(receipt.seconds)
         if answer == "done":
@@ -301,7 +358,7 @@ class _Slice:
         except LedgerError as error:
             log.warning(
                 "job %s shard %d could not be given back, its lease will expire: %s",
-                self._job, work.shard.index, error,
+                self._job, work.shard.index, _in_words(error),
                 extra=self._about(work),
             )  # fmt: skip
 
@@ -315,7 +372,7 @@ class _Slice:
         try:
             if not state.failed and state.selection is None:
                 finish_dataset(self._destination, self._job)
-            answer = self._ledger.finish(self._job, claim)
+            answer = self._patiently(lambda: self._ledger.finish(self._job, claim))
             log.info("job %s is %s", self._job, answer, extra=about(self._job))
         except StoreError as error:
             self._worker.hold(self._job, error, claim)
@@ -327,11 +384,16 @@ class _Slice:
 
     def _pulse(self) -> None:
         """Renews leases, from a thread that does not depend on predict returning."""
+        told = False
         while not self._over.wait(_PULSE_S):
             try:
                 self._renew()
+                told = False
             except LedgerError as error:
-                log.warning("job %s: leases could not be renewed: %s", self._job, error, extra=about(self._job))
+                if not told:
+                    reason = _in_words(error)
+                    log.warning("job %s: leases could not be renewed: %s", self._job, reason, extra=about(self._job))
+                told = True
                 if time.monotonic() - self._renewed > self._worker.settings.lease_s:
                     self._lose_all()
 
@@ -344,6 +406,12 @@ class _Slice:
         renewal = self._ledger.renew(self._job, claims, token=self._token, holder=self._holder)
         self._renewed = time.monotonic()
         if renewal.state not in LIVE_STATES:
+            if renewal.state == "unknown" and not self._ended:
+                log.warning(
+                    "job %s: Redis knows nothing of it any more; 'noisemill resume %s' makes what is missing",
+                    self._job, quote(self._destination),
+                    extra=about(self._job),
+                )  # fmt: skip
             self._ended = True
         with self._lock:
             for index in renewal.lost & self._works.keys():
@@ -356,9 +424,10 @@ class _Slice:
                 self._mark_lost(work)
 
     def _mark_lost(self, work: Work) -> None:
-        if not work.lost:
-            metrics.LEASES_LOST.inc()
+        if work.lost:
+            return
         work.lost = True
+        metrics.LEASES_LOST.inc()
         log.warning("job %s shard %d: the lease went to another", self._job, work.shard.index, extra=self._about(work))
 
     def _about(self, work: Work) -> dict[str, Any]:

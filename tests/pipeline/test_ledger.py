@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.errors import UnknownJobError
+from pipeline.errors import LedgerError, UnknownJobError
 from pipeline.ledger import Claim, Ledger, WorkerInfo, output_allowed, verdict
 from pipeline.settings import Settings
 from tests.pipeline.making import make_spec
+from tests.servers import Valkey
 
 JOB = "tiny-0123456789"
 
@@ -364,12 +365,97 @@ def test_a_shard_is_given_up_after_three_attempts(ledger: Ledger) -> None:
     assert job.as_json()["failed"].keys() == {"0"}
 
 
-def test_lost_workers_count_as_attempts(ledger: Ledger, raw: redis.Redis) -> None:
+def test_a_lost_worker_is_seldom_its_shards_fault(ledger: Ledger, raw: redis.Redis) -> None:
     enter(ledger, shards=1)
-    for _ in range(3):
-        let_lapse(raw, ledger, claim(ledger, "weak"))
+    for attempt in range(1, 6):
+        got = claim(ledger, "weak")
+        # Who claims it looks whether the attempt before got as far as a receipt.
+        assert got.attempt == attempt
+        let_lapse(raw, ledger, got)
     assert claim(ledger).shard == -1
     assert ledger.job(JOB).failed == {0: "the worker weak was lost while it made this shard"}
+
+
+def test_losses_and_failures_are_counted_apart(ledger: Ledger, raw: redis.Redis) -> None:
+    enter(ledger, shards=1)
+    for number in range(2):
+        let_lapse(raw, ledger, claim(ledger, "weak"))
+        assert ledger.fail(JOB, claim(ledger), "boom", delay_s=0) == "retry"
+        assert ledger.job(JOB).failed == {}, number
+    got = claim(ledger)
+    assert got.attempt == 5
+    assert ledger.fail(JOB, got, "boom", delay_s=0) == "failed"
+
+
+def test_a_crash_of_the_process_is_an_attempt(ledger: Ledger) -> None:
+    enter(ledger, shards=1)
+    for _ in range(3):
+        assert ledger.job(JOB).failed == {}
+        claim(ledger, "w")
+        ledger.release_worker("w")
+    message = "the process of worker w died while it made this shard: a crash, or out of memory"
+    assert ledger.job(JOB).failed == {0: message}
+
+
+def test_a_shard_is_tried_by_others_before_who_failed_it_tries_again(ledger: Ledger) -> None:
+    enter(ledger, shards=1)
+    for worker, (token, serial) in zip("abc", ledger.missing_wakeups(JOB, workers=3, grace_s=5), strict=False):
+        assert ledger.take_wakeup(JOB, token, serial, f"{worker}/1")
+    ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
+    # One shard, one wake-up: a is alone at work, and tries again itself.
+    assert claim(ledger, "a").attempt == 2
+
+
+def test_who_failed_a_shard_leaves_it_to_others_that_are_at_work(settings: Settings) -> None:
+    ledger = Ledger(replace(settings, lease_s=0.4))
+    enter(ledger, shards=2)
+    for worker, (token, serial) in zip("ab", ledger.missing_wakeups(JOB, workers=2, grace_s=5), strict=True):
+        assert ledger.take_wakeup(JOB, token, serial, f"{worker}/1")
+    ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
+    assert commit(ledger, claim(ledger, "a")) == "done"
+    assert ledger.claim(JOB, "a") == "wait"
+    second = claim(ledger, "b")
+    assert (second.shard, second.attempt) == (0, 2)
+    ledger.fail(JOB, second, "boom", delay_s=0)
+    # Both have failed it: either may have the last try.
+    third = claim(ledger, "a")
+    ledger.give_back(JOB, third)
+    ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
+    assert ledger.job(JOB).failed == {0: "boom"}
+
+
+def test_nobody_waits_for_others_that_have_gone(settings: Settings) -> None:
+    ledger = Ledger(replace(settings, lease_s=0.3))
+    enter(ledger, shards=2)
+    for worker, (token, serial) in zip("ab", ledger.missing_wakeups(JOB, workers=2, grace_s=5), strict=True):
+        assert ledger.take_wakeup(JOB, token, serial, f"{worker}/1")
+    ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
+    assert commit(ledger, claim(ledger, "a")) == "done"
+    assert ledger.claim(JOB, "a") == "wait"
+    time.sleep(0.35)
+    assert claim(ledger, "a").shard == 0
+
+
+def test_a_full_redis_refuses_jobs_whole_and_lets_those_that_run_go_on() -> None:
+    with Valkey() as server, redis.Redis.from_url(server.url, decode_responses=True) as raw:
+        ledger = Ledger(Settings(redis_url=server.url, key_prefix="full"))
+        enter(ledger, shards=4)
+        got = claim(ledger)
+        raw.config_set("maxmemory", "1")
+        before = sorted(raw.scan_iter("*"))
+        with pytest.raises(LedgerError, match="is full: raise its maxmemory"):
+            ledger.enter(job_id="other", spec=make_spec(), destination="/y", priority=5, done=[(0, 10)])
+        assert sorted(raw.scan_iter("*")) == before
+        assert ledger.renew(JOB, {got.shard: (got.fence, 5)}).lost == set()
+        assert commit(ledger, got) == "done"
+        ledger.give_back(JOB, claim(ledger))
+        ledger.fail(JOB, claim(ledger), "boom", delay_s=0)
+        assert end(ledger) == "done"
+        with pytest.raises(LedgerError, match="is full"):  # Nor is one that has ended forgotten for its successor.
+            ledger.enter(job_id=JOB, spec=make_spec(), destination="/x", priority=5)
+        assert ledger.job(JOB).state == "done"
+        raw.config_set("maxmemory", "0")
+        assert ledger.enter(job_id="other", spec=make_spec(), destination="/y", priority=5, done=[(0, 10)])
 
 
 def test_a_failed_attempt_waits_its_delay(ledger: Ledger) -> None:
