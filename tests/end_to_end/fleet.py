@@ -81,7 +81,12 @@ class Fleet:
         return done.stdout.strip()
 
     def start_worker(
-        self, generator: str = TINY, *arguments: str, ready: bool = True, roots: Sequence[str | Path] = ()
+        self,
+        generator: str = TINY,
+        *arguments: str,
+        ready: bool = True,
+        roots: Sequence[str | Path] = (),
+        **environment: str,
     ) -> Worker:
         """Starts a worker that may write below `roots`, else anywhere in the fleet's folder; waits till it is up."""
         log = self.folder / f"worker-{len(self.workers)}.log"
@@ -89,7 +94,11 @@ class Fleet:
         command += [part for root in roots or [self.folder] for part in ("--output-root", str(root))]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=output
+                [*command, *arguments],
+                env={**self.environment, **environment},
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
             )
         worker = Worker(process, log)
         self.workers.append(worker)
