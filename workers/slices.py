@@ -309,7 +309,7 @@ class _Slice:
             time.sleep(_AGAIN_S)
 
     def _wait_while(self, condition: Callable[..., bool], *arguments: Work) -> None:
-        """Waits while the writer is about to change something, which a mill that is broken never does."""
+        """Waits for what the mill is about to finish, unless it is broken and never will."""
         while condition(*arguments) and not self.stopping() and self._mill is not None and not self._mill.broken:
             time.sleep(_LOOK_S)
 
