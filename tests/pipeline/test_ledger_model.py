@@ -426,7 +426,7 @@ class LedgerMachine(RuleBasedStateMachine):
         done = {str(shard) for shard in range(SHARDS) if self.raw.getbit(f"{key}:done", shard)}
         cursor = int(str(self.raw.hget(key, "cursor")))
         fresh = {str(shard) for shard in range(cursor, SHARDS)} - done
-        places = [held, retry, failed, done, fresh]
+        places: list[set[str]] = [{str(name) for name in place} for place in (held, retry, failed, done, fresh)]
         assert set().union(*places) == {str(shard) for shard in range(SHARDS)}
         assert sum(map(len, places)) == SHARDS
 
