@@ -10,6 +10,12 @@ from pipeline.errors import UsageError, shown
 #: seed 5 + 2**32 at block 0.
 MAX_SEED = 2**32 - 1
 
+#: Most samples of one forward pass.
+MAX_BATCH = 2**20
+
+#: Most samples of one shard: labels and receipt of a shard are held in memory.
+MAX_SHARD_SIZE = 10**7
+
 #: Block numbers fill one word too.
 MAX_COUNT = 10**12
 

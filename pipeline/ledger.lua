@@ -220,6 +220,7 @@ local operations = {}
 -- begin(field, value, ...): enters a job that is not live yet; answers 'new', or the state of a live one.
 -- Of two clients that enter it at the same time the later counts: the field 'entry' tells them apart.
 function operations.begin(arguments)
+  if redis.call('TYPE', job).ok ~= 'hash' then redis.call('DEL', job) end
   local state = field('state')
   if state and is_live(state) then return state end
   local kept = {}

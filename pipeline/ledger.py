@@ -7,6 +7,7 @@ truth about what has been made; the ledger can be lost whole and made again from
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +17,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.errors import LedgerError, UnknownJobError
+import redis
+
+from pipeline.counts import MAX_BATCH
+from pipeline.entries import DamagedEntryError, Fields, is_of_another_type, printable
+from pipeline.errors import LedgerError, UnknownJobError, shown
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.selection import Selection
 from pipeline.settings import Settings
 from pipeline.spec import JobSpec
+from pipeline.stores import is_canonical
 
 #: States in which a job can still be worked on.
 LIVE_STATES = ("queued", "running")
+
+_STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
 
 #: A worker that has not announced itself for so long is gone, seconds.
 WORKER_TTL_S = 20
@@ -171,8 +179,12 @@ class WorkerInfo:
 def output_allowed(destination: str, roots: Sequence[str]) -> bool:
     """Whether a worker with these output roots may write to a destination (both normalised).
 
-    Local folders must lie below a local root. S3 is free unless a root names a bucket.
+    Local folders must lie below a local root. S3 is free unless a root names a bucket. A destination with '..' in
+    it, or none that `normalise` would answer, is nobody's. Links are not looked at: where the paths are is another
+    machine's matter, and the worker resolves them when it writes.
     """
+    if not is_canonical(destination):
+        return False
     s3 = destination.startswith("s3://")
     candidates = [root for root in roots if root.startswith("s3://") == s3]
     if s3 and not candidates:
@@ -291,10 +303,11 @@ class Ledger:
     def job(self, job_id: str) -> Job:
         """The job's state. Raises UnknownJobError."""
         with self._talk():
-            fields, *rest = self._call(job_id, "status")
-        if not fields:
+            flat, *rest = self._call(job_id, "status")
+        entry = Fields(job_id, flat)
+        if not entry:
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
-        return _job(_pairs(fields), *rest)
+        return _job(job_id, entry, *rest)
 
     def spec(self, job_id: str) -> tuple[JobSpec, str]:
         """The job's spec and destination. Raises UnknownJobError."""
@@ -315,6 +328,8 @@ class Ledger:
             except UnknownJobError:
                 with self._talk():
                     self._redis.zrem(self._key("jobs"), job_id)
+            except DamagedEntryError as error:
+                found.append(_damaged_job(job_id, str(error)))
         return found
 
     def live_jobs(self) -> list[str]:
@@ -341,7 +356,13 @@ class Ledger:
         """Engine and batch of this job: those given, unless an earlier slice settled others."""
         with self._talk():
             settled_engine, settled_batch = self._call(job_id, "settle", engine, batch)
-        return str(settled_engine), int(settled_batch)
+        try:
+            settled = str(settled_engine), int(settled_batch)
+        except (TypeError, ValueError):
+            raise DamagedEntryError(job_id, f"batch is {shown(settled_batch)}") from None
+        if not re.fullmatch("[a-z_]{1,20}", settled[0]) or not 1 <= settled[1] <= MAX_BATCH:
+            raise DamagedEntryError(job_id, f"engine and batch are {shown(settled)}")
+        return settled
 
     def claim(self, job_id: str, worker: str) -> Claim | Literal["wait", "stop"]:
         """The next shard for a worker, or the job's last step.
@@ -352,6 +373,8 @@ class Ledger:
             answer = self._call(job_id, "claim", worker, self._lease_ms)
         match answer:
             case ["shard", shard, fence, attempt]:
+                if not re.fullmatch("[0-9]{1,9}", shard):
+                    raise DamagedEntryError(job_id, f"there is no shard {shown(shard)}")
                 return Claim(shard=int(shard), fence=str(fence), attempt=int(attempt))
             case ["finalise", fence]:
                 return Claim(shard=-1, fence=str(fence), attempt=0)
@@ -440,12 +463,12 @@ class Ledger:
         """Workers that are up, the oldest first; those that hold one generator where `digest` is given."""
         with self._talk():
             ids = [str(worker_id) for worker_id in self._redis.zrange(self._key("workers"), 0, -1)]
-            texts = self._redis.mget([self._key(f"worker:{worker_id}") for worker_id in ids]) if ids else []
+            texts: list[Any] = self._redis.mget([self._key(f"worker:{worker_id}") for worker_id in ids]) if ids else []
             gone = [worker_id for worker_id, text in zip(ids, texts, strict=True) if text is None]
             if gone:
                 self._redis.zrem(self._key("workers"), *gone)
-        found = [_worker(json.loads(text)) for text in texts if text is not None]
-        return [worker for worker in found if digest in (None, worker.digest)]
+        found = [_worker(str(text)) for text in texts if text is not None]
+        return [worker for worker in found if worker is not None and digest in (None, worker.digest)]
 
     def ping(self) -> str:
         """The server's name and version. Raises LedgerError if it does not answer as Redis does."""
@@ -487,7 +510,12 @@ class Ledger:
     def _call(self, job_id: str, operation: str, *arguments: str | int | float) -> Any:
         keys = [self._job_key(job_id), self._key("live"), self._key("webhooks")]
         script = self._growing if operation in _GROWING else self._going_on
-        return script(keys=keys, args=[operation, *arguments])
+        try:
+            return script(keys=keys, args=[operation, *arguments])
+        except redis.ResponseError as error:
+            if is_of_another_type(error):
+                raise DamagedEntryError(job_id, "a value is of another type than it has to be") from error
+            raise
 
     @staticmethod
     def _known(job_id: str, state: str) -> str:
@@ -503,12 +531,9 @@ def _batched(items: Iterable[_Item], size: int) -> Iterator[tuple[_Item, ...]]:
         yield batch
 
 
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
 def _job(
-    fields: dict[str, str],
+    job_id: str,
+    entry: Fields,
     failed: Sequence[str],
     progress: Sequence[str],
     leased: int,
@@ -516,42 +541,53 @@ def _job(
     errors: Sequence[str],
     now_ms: str,
 ) -> Job:
-    def seconds(name: str) -> float | None:
-        return int(fields[name]) / 1000 if name in fields else None
-
-    state = fields.get("state", "unknown")
-    stages = {name.removeprefix("seconds_"): float(value) for name, value in fields.items() if "seconds_" in name}
+    state = entry.choice("state", _STATES)
+    if entry.text("id") != job_id:
+        raise entry.damaged("id", entry.text("id"))
+    stages = entry.durations("seconds_")
     return Job(
-        id=fields["id"],
+        id=job_id,
         state=state,
-        destination=fields["destination"],
-        generator=fields["generator"],
-        digest=fields["digest"],
-        schedule=fields.get("schedule"),
-        priority=int(fields["priority"]),
-        count=int(fields["count"]),
-        shards=int(fields["shards"]),
-        selection=fields.get("selection"),
-        shards_done=int(fields["shards_done"]),
+        destination=entry.text("destination"),
+        generator=entry.text("generator"),
+        digest=entry.text("digest"),
+        schedule=entry.text("schedule", "") or None,
+        priority=entry.whole("priority", most=9),
+        count=entry.whole("count"),
+        shards=entry.whole("shards"),
+        selection=entry.text("selection", "", longest=2**20) or None,
+        shards_done=entry.whole("shards_done"),
         shards_leased=leased,
-        samples_done=int(fields["samples_done"]),
-        samples_found=int(fields.get("samples_found", 0)),
-        samples_in_flight=sum(int(samples) for samples in progress),
-        bytes_done=int(fields.get("bytes_done", 0)),
-        failed={int(shard): message for shard, message in _pairs(failed).items()},
-        errors=errors,
-        error=fields.get("error"),
-        leases_lost=int(fields.get("leases_lost", 0)),
-        engine=fields.get("engine"),
-        batch=int(fields.get("batch", 0)),
-        queued_at=seconds("queued_at"),
-        running_at=seconds("running_at"),
-        ended_at=None if state in LIVE_STATES else seconds(f"{state}_at"),
-        held_at=seconds("held_at"),
-        seen_at=int(now_ms) / 1000,
+        samples_done=entry.whole("samples_done"),
+        samples_found=entry.whole("samples_found", 0),
+        samples_in_flight=sum(entry.number("progress", samples) for samples in progress),
+        bytes_done=entry.whole("bytes_done", 0),
+        failed={
+            entry.number("failed", shard): printable(message)
+            for shard, message in zip(failed[::2], failed[1::2], strict=True)
+        },
+        errors=[printable(error) for error in errors],
+        error=entry.words("error"),
+        leases_lost=entry.whole("leases_lost", 0),
+        engine=entry.text("engine", "") or None,
+        batch=entry.whole("batch", 0),
+        queued_at=entry.seconds("queued_at"),
+        running_at=entry.seconds("running_at"),
+        ended_at=None if state in LIVE_STATES else entry.seconds(f"{state}_at"),
+        held_at=entry.seconds("held_at"),
+        seen_at=entry.number("seen_at", now_ms) / 1000,
         stage_seconds=stages,
         verdict=verdict(stages),
     )
+
+
+def _damaged_job(job_id: str, reason: str) -> Job:
+    """What stands in a list for a job whose entry cannot be read."""
+    nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(Job)), 0)
+    absent = ("schedule", "selection", "engine", "queued_at", "running_at", "ended_at", "held_at", "verdict")
+    nothing |= dict.fromkeys(absent)
+    nothing |= {"destination": "", "generator": "", "digest": "", "failed": {}, "errors": [], "stage_seconds": {}}
+    return Job(**{**nothing, "id": printable(job_id), "state": "damaged", "error": reason})
 
 
 #: What a user is told about the stage that bounded a run.
@@ -564,10 +600,23 @@ def verdict(stage_seconds: Mapping[str, float]) -> str | None:
     return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None
 
 
-def _worker(data: dict[str, Any]) -> WorkerInfo:
-    """What a worker announced; fields that only a newer one has are left out."""
-    for name in ("latent_shape", "sample_shape", "output_roots"):
-        data[name] = tuple(data[name])
-    data["classes"] = tuple(data["classes"]) if data["classes"] else None
-    known = {known.name for known in fields(WorkerInfo)}
-    return WorkerInfo(**{name: value for name, value in data.items() if name in known})
+def _worker(text: str) -> WorkerInfo | None:
+    """What a worker announced; None where it is none that a worker would write. A newer one's fields are left out."""
+    try:
+        data = json.loads(text)
+        known = {field.name: data[field.name] for field in fields(WorkerInfo) if field.name in data}
+        for name in ("latent_shape", "sample_shape", "output_roots"):
+            known[name] = tuple(known[name])
+        known["classes"] = tuple(known["classes"]) if known["classes"] else None
+        worker = WorkerInfo(**known)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    texts = (worker.id, worker.host, worker.generator, worker.digest, worker.device, worker.engine, worker.version)
+    numbers = (worker.batch, worker.rate, worker.started_at, worker.samples, worker.messages_refused)
+    words: list[Any] = [*texts, *worker.output_roots, *(worker.classes or ()), worker.job or ""]
+    is_sound = (
+        all(isinstance(word, str) and word.isprintable() for word in words)
+        and all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers)
+        and all(type(size) is int for size in (worker.pid, *worker.latent_shape, *worker.sample_shape))
+    )
+    return worker if is_sound else None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.errors import UsageError, shown
+from pipeline.files import open_regular, read_regular
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, planned_count
@@ -168,7 +169,7 @@ def labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
 
 def _load_npy(path: str, what: str) -> NDArray[Any]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
@@ -180,7 +181,7 @@ def _load_npy(path: str, what: str) -> NDArray[Any]:
 def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
     numbers = {name.lower(): number for number, name in enumerate(classes)}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = read_regular(Path(path)).decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.counts import MAX_COUNT, MAX_SEED
+from pipeline.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.formats.format import SampleType
 from pipeline.shards import MAX_SHARDS, Plan, class_folder
@@ -17,6 +17,9 @@ from pipeline.shards import MAX_SHARDS, Plan, class_folder
 #: Version of the spec's fields; a reader refuses a newer one.
 SPEC_VERSION = 1
 
+
+#: Most values of one batch, 8 GiB of float32.
+_MOST_VALUES = 2**31
 
 #: The largest float32; ends of a value range lie within it.
 _LARGEST = 3.4028234663852886e38
@@ -146,6 +149,14 @@ class JobSpec:
                 f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "
                 f"at most {MAX_SHARDS:,}, use a larger shard size"
             )
+        if min(self.count, self.shard_size) > MAX_SHARD_SIZE:
+            raise UsageError(
+                f"shard size {self.shard_size:,} is too large: a shard has at most {MAX_SHARD_SIZE:,} samples"
+            )
+        if self.batch * max(self.latent_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
+            raise UsageError(
+                f"batch {self.batch:,}: it would hold more than {_MOST_VALUES:,} values at a time, use a smaller one"
+            )
         self._check_plan()
         if (
             self.layout == "class"
@@ -189,7 +200,7 @@ class JobSpec:
             ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
             ("noise", _noise_text(self.noise), "a distribution"),
             ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
-            ("batch", _whole(self.batch, 0, 2**20), f"a whole number from 1 to {2**20:,}"),
+            ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
             ("latent_shape", _shape(self.latent_shape), "a shape"),
             ("sample_shape", _shape(self.sample_shape), "a shape"),
             ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),

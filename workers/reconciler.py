@@ -9,12 +9,17 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections.abc import Sequence
 
 from pipeline.broker import Wakeups
+from pipeline.entries import DamagedEntryError
 from pipeline.errors import NoisemillError, UnknownJobError
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, WorkerInfo
 
 log = logging.getLogger("noisemill")
+
+#: Damaged entries of which a worker remembers that it told of them.
+_REMEMBERED = 100
 
 
 class Reconciler:
@@ -27,6 +32,7 @@ class Reconciler:
         #: Wake-ups that it has sent so far.
         self.sent = 0
         self._stop = threading.Event()
+        self._told: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
     def start(self) -> None:
@@ -48,16 +54,25 @@ class Reconciler:
         sent = 0
         for job_id in self._ledger.live_jobs():
             try:
-                job = self._ledger.job(job_id)
+                sent += self._send_missing(job_id, mine, workers)
             except UnknownJobError:  # Redis lost it in part: no reason to keep the others waiting.
                 continue
-            if job.digest != mine.digest or not job.live:
-                continue
-            able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
-            if able:
-                sent += self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able)
+            except DamagedEntryError as error:
+                self._tell_once(job_id, str(error))
         self.sent += sent
         return sent
+
+    def _send_missing(self, job_id: str, mine: WorkerInfo, workers: Sequence[WorkerInfo]) -> int:
+        job = self._ledger.job(job_id)
+        if job.digest != mine.digest or not job.live:
+            return 0
+        able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
+        return self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able) if able else 0
+
+    def _tell_once(self, job_id: str, message: str) -> None:
+        if self._told.get(job_id) != message:
+            log.warning("%s", message)
+        self._told = dict(list(self._told.items())[-_REMEMBERED:]) | {job_id: message}
 
     def _run(self) -> None:
         told = ""

@@ -6,31 +6,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import Any, TypeVar
 
 from pipeline import shards
 from pipeline.broker import Wakeups
 from pipeline.dataset import Dataset
+from pipeline.entries import DamagedEntryError
 from pipeline.errors import (
     DatasetError,
+    DestinationError,
     GeneratorError,
     LedgerError,
     NewerVersionError,
     NoisemillError,
     StoreError,
     StoreUnavailableError,
+    UsageError,
+    shown,
 )
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
 from pipeline.receipts import Receipt, Statistics
 from pipeline.settings import Settings
 from pipeline.spec import JobSpec
-from pipeline.stores import open_store
+from pipeline.stores import is_canonical, normalise, open_store
 from pipeline.stores.store import StoredFile
+from pipeline.verification import damaged_inputs
 from workers import metrics
-from workers.engine import BATCHES, Calibration, Engine, EngineRoom
+from workers.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
 from workers.logs import about
 from workers.mill import Mill, Work
 
@@ -42,6 +47,8 @@ _Answer = TypeVar("_Answer")
 _PULSE_S = 0.5
 #: Longest pause before a failed shard is tried again, seconds.
 _LONGEST_DELAY_S = 30.0
+#: Jobs of which a worker remembers that it told of them, or that their inputs are right.
+_REMEMBERED = 100
 #: How long a worker that may not write a job's destination keeps the wake-up from the others, seconds.
 _REFUSAL_S = 1.0
 #: Pause before Redis, which did not answer, is asked again, seconds.
@@ -67,6 +74,10 @@ class SliceWorker:
     #: Samples that were made since the start.
     samples: int = 0
     _slices: int = field(default=0)
+    #: What was said of jobs that were refused.
+    _refused: dict[str, str] = field(default_factory=dict)
+    #: Jobs whose inputs were found to be what they should.
+    _checked: list[str] = field(default_factory=list)
 
     def run(self, *, job: str, token: int, serial: int) -> None:
         """One wake-up: takes its token and spends a slice on the job."""
@@ -90,7 +101,7 @@ class SliceWorker:
             self._refuse(job, "version", str(error))
             time.sleep(_REFUSAL_S)
             again = True
-        except (DatasetError, GeneratorError) as error:
+        except (DatasetError, DestinationError, GeneratorError, DamagedEntryError) as error:
             # Another slice would find the same: only a person can mend it.
             log.error("job %s cannot be carried out: %s", job, error, extra=about(job))
             self.ledger.abandon(job, str(error))
@@ -130,27 +141,56 @@ class SliceWorker:
         if spec.digest != self.info.digest:
             self._refuse(job, "generator", f"it wants generator {spec.digest}, this worker holds {self.info.digest}")
             return False
-        if not self.info.may_write(destination):
-            self._refuse(job, "destination", f"{destination} is below none of its output roots")
+        if not is_canonical(destination):
+            raise DestinationError(f"{shown(destination)} is no destination that noisemill writes down")
+        place = normalise(destination)
+        if not (self.info.may_write(destination) and self.info.may_write(place)):
+            through = "" if place == destination else f" (by a link it is {place})"
+            self._refuse(job, "destination", f"{destination}{through} is below no --output-root of this worker")
             time.sleep(_REFUSAL_S)
             return True
+        self._check_fit(spec)
         if self.ledger.job(job).held_at is not None:
             # Whether the store is back shows here within seconds, and without a shard's worth of work.
-            open_store(destination).check_writable()
+            open_store(place).check_writable()
+        if job not in self._checked:
+            self._check_inputs(place)
+            self._checked = [*self._checked[-_REMEMBERED:], job]
         engine = self._settled_engine(job, spec)
-        return _Slice(self, job, spec, destination, token, holder).run(engine)
+        return _Slice(self, job, spec, place, token, holder).run(engine)
+
+    def _check_fit(self, spec: JobSpec) -> None:
+        """Raises GeneratorError for a spec that says otherwise than the generator what goes in and comes out."""
+        told = (spec.latent_shape, spec.sample_shape, spec.classes)
+        if told != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
+            raise GeneratorError("the job's shapes or classes are not those of its generator")
+
+    def _check_inputs(self, place: str) -> None:
+        """Raises DatasetError where the user's own latents or labels are not those that the job was sent with."""
+        problems = damaged_inputs(Dataset(place))
+        if problems:
+            raise DatasetError(f"{place}: {problems[0]}")
 
     def _refuse(self, job: str, reason: str, message: str) -> None:
-        """Says, also to who asks for the job's status, why this worker leaves it to others."""
+        """Says, also to who asks for the job's status, why this worker leaves it to others; in the log but once."""
         metrics.REFUSED.labels(reason).inc()
-        log.warning("job %s: %s", job, message, extra=about(job))
+        if self._refused.get(job) != message:
+            log.warning("job %s: %s", job, message, extra=about(job))
+        self._refused = dict(list(self._refused.items())[-_REMEMBERED:]) | {job: message}
         self.ledger.complain(job, f"worker {self.info.id}, noisemill {self.info.version}, cannot make it: {message}")
 
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first to ask decides."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
         batch = spec.batch or min(self.calibration.batch, fitting)
-        engine = self.rooms.engine(*self.ledger.settle(job, self.calibration.engine, batch))
+        settled, batch = self.ledger.settle(job, self.calibration.engine, batch)
+        try:
+            replace(spec, batch=batch).check()
+        except UsageError as error:
+            raise DamagedEntryError(job, str(error)) from None
+        if settled not in ENGINES:
+            raise DamagedEntryError(job, f"engine is {shown(settled)}")
+        engine = self.rooms.engine(settled, batch)
         metrics.BATCH.set(engine.batch)
         return engine
 
@@ -210,6 +250,8 @@ class _Slice:
             if not isinstance(claim, Claim):
                 self._ended = self._ended or claim == "stop"
                 return None
+            if claim.shard >= len(self._spec.plan):
+                raise DamagedEntryError(self._job, f"there is no shard {claim.shard}")
             if claim.shard < 0:
                 self._final = claim
                 return None

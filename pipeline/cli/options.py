@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.counts import MAX_SEED, parse_count
+from pipeline.counts import MAX_BATCH, MAX_SEED, parse_count
 from pipeline.errors import UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -44,8 +44,8 @@ class Batch(click.ParamType[int, str]):
             return value
         if value == "auto":
             return 0
-        if not re.fullmatch("[0-9]{1,7}", value) or not 1 <= int(value) <= 2**20:
-            self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 to {2**20:,}", param, ctx)
+        if not re.fullmatch("[0-9]{1,7}", value) or not 1 <= int(value) <= MAX_BATCH:
+            self.fail(f"{value!r} is neither 'auto' nor a whole number from 1 to {MAX_BATCH:,}", param, ctx)
         return int(value)
 
 

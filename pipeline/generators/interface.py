@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import GeneratorError
+from pipeline.files import read_regular
 from pipeline.generators.structure import Port, Shape, Structure
 
 SIDECAR = "generator.toml"
@@ -91,7 +92,7 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
     if path is None:
         return Sidecar(summary="", latent={}, label={}, output={})
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_regular(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise GeneratorError(f"{path} cannot be read: {error}") from None
     tables = {name: data.pop(name, {}) for name in _KEYS}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import GeneratorError
+from pipeline.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
 from pipeline.generators.archive import read_config
 from pipeline.generators.inspection import structure_of
@@ -149,7 +150,7 @@ def content_sha256(kind: Kind, model: Path) -> str:
     digest = hashlib.sha256(f"{kind.name}\n".encode())
     try:
         for file in kind.files(model):
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     except OSError as error:
         raise GeneratorError(f"generator {model} cannot be read: {error.strerror}") from error

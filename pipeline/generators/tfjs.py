@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import GeneratorError
+from pipeline.files import read_regular
 from pipeline.generators.architecture import Architecture, NotUnderstoodError, read_architecture
 from pipeline.generators.archive import MOST_CONFIG_BYTES
 from pipeline.generators.inspection import survey
@@ -80,7 +81,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_CONFIG_BYTES:
             raise GeneratorError(f"generator {path} has more than {MOST_CONFIG_BYTES:,} bytes: that is no description")
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_regular(path))
     except OSError as error:
         raise GeneratorError(f"generator {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

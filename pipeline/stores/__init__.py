@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.stores.local import LocalStore
 from pipeline.stores.store import Draft, Entry, Sink, Store, StoredFile
 
-__all__ = ["Draft", "Entry", "Sink", "Store", "StoredFile", "normalise", "open_store"]
+__all__ = ["Draft", "Entry", "Sink", "Store", "StoredFile", "is_canonical", "normalise", "open_store"]
 
 #: S3 keys have at most 1,024 bytes; the rest is for the names below the prefix.
 _MAX_PREFIX_BYTES = 800
@@ -48,6 +48,22 @@ def normalise(destination: str | os.PathLike[str]) -> str:
             f"destination {name}://... cannot be written: use a folder, file:///folder or s3://bucket/prefix"
         )
     return _NORMALISERS[name](text)
+
+
+def is_canonical(destination: str) -> bool:
+    """Whether a text is what `normalise` answers, as far as that can be said without looking at any disk."""
+    if not destination.isprintable():
+        return False
+    if destination.startswith("s3://"):
+        try:
+            return _normalise_s3(destination) == destination
+        except UsageError:
+            return False
+    return (
+        destination.startswith("/")
+        and not destination.startswith("//")
+        and os.path.normpath(destination) == destination
+    )
 
 
 def _normalise_file(url: str) -> str:

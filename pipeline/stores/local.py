@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.files import open_regular
 from pipeline.stores.flushing import flush, flush_files
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
 
@@ -38,6 +39,7 @@ _IN_WORDS = {
     errno.ENOTDIR: "a file lies where a folder should be: remove it, or choose another destination",
     errno.EPERM: "permission denied: give this user the right to write there, or choose another destination",
     errno.EROFS: "the file system is read-only: choose another destination",
+    errno.ENOTSUP: "a pipe or a device lies where a file should be: remove it",
     errno.EXDEV: "a folder inside the destination lies on another file system: choose one file system",
 }
 
@@ -74,7 +76,7 @@ class LocalStore:
         path = self._inside(self._root / check_name(name))
         with _errors_in_words(path):
             try:
-                file = path.open("rb")
+                file = open_regular(path)
                 self._seen = True
                 return file
             except _ABSENT:
@@ -174,6 +176,7 @@ class LocalStore:
 
     def _make_root(self) -> None:
         """Raises OSError, of ENOENT where the folder has gone since it was last seen."""
+        self._inside(self._root)  # A link that was put there since would lead elsewhere what is written.
         if not self._root.is_dir() and not self._seen:
             self._root.mkdir(parents=True, exist_ok=True)
             flush(self._root.parent)

@@ -111,7 +111,7 @@ class Fleet:
         assert worker.process.poll() is None, worker.said()
         return any(one["pid"] == worker.process.pid for one in self.json("workers"))
 
-    def wait_until(self, true: Callable[[], bool], timeout_s: float = 60, told: Callable[[], str] = str) -> float:
+    def wait_until(self, true: Callable[[], object], timeout_s: float = 60, told: Callable[[], str] = str) -> float:
         """Waits for something to become true; answers how long that took, in seconds."""
         start = time.monotonic()
         while not true():

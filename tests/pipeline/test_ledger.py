@@ -720,9 +720,15 @@ def test_the_ledger_survives_a_server_that_forgot_its_script(ledger: Ledger, raw
 @pytest.mark.parametrize(("destination", "roots", "allowed"), [
     ("/data/x", ("/data",), True), ("/data", ("/data",), True), ("/data/x", ("/data/",), True), ("/x", ("/",), True),
     ("/database", ("/data",), False), ("/data", ("/data/x",), False), ("/data", (), False),
-    ("/data", ("s3://b",), False), ("s3://b/x", (), True), ("s3://b/x", ("/data",), True),
-    ("s3://b/x", ("s3://b",), True), ("s3://bc/x", ("s3://b",), False), ("s3://b/xy", ("s3://b/x",), False),
-    ("s3://b/x", ("/data", "s3://b/x"), True),
+    ("/data", ("s3://bucket",), False), ("s3://bucket/x", (), True), ("s3://bucket/x", ("/data",), True),
+    ("s3://bucket/x", ("s3://bucket",), True), ("s3://buckets/x", ("s3://bucket",), False),
+    ("s3://bucket/xy", ("s3://bucket/x",), False),
+    ("s3://bucket/x", ("/data", "s3://bucket/x"), True),
+    ("/data/../etc", ("/data",), False), ("/data/./x", ("/data",), False), ("/data//x", ("/data",), False),
+    ("/data/x/", ("/data",), False), ("//data/x", ("/",), False), ("data/x", ("/",), False), ("", ("/",), False),
+    ("/data/x\n", ("/data",), False), ("s3://bucket/../x", (), False), ("s3://bucket/x/", (), False),
+    ("s3://", (), False),
+    ("s3:/bucket/x", (), False), ("S3://bucket/x", ("/",), False), ("file:///data/x", ("/",), False),
 ])  # fmt: skip
 def test_output_roots(destination: str, roots: tuple[str, ...], allowed: bool) -> None:
     assert output_allowed(destination, roots) is allowed

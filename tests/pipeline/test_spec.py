@@ -46,8 +46,8 @@ def specs(draw: st.DrawFn) -> JobSpec:
         noise=draw(st.sampled_from(["normal", "uniform", "truncated:0.7", "normal:2.5"])),
         latents=draw(st.sampled_from([None, SHA])),
         batch=draw(st.integers(0, 2**20)),
-        latent_shape=tuple(draw(st.lists(st.integers(1, 50), max_size=3))),
-        sample_shape=tuple(draw(st.lists(st.integers(1, 50), max_size=4))),
+        latent_shape=tuple(draw(st.lists(st.integers(1, 12), max_size=3))),
+        sample_shape=tuple(draw(st.lists(st.integers(1, 12), max_size=3))),
         value_range=draw(st.sampled_from([None, (low, low + 1 + abs(low))])),
     )
 
@@ -167,6 +167,16 @@ def test_too_many_shards() -> None:
     make_spec(count=10**8, shard_size=1).check()
     with pytest.raises(UsageError, match=r"shard size 1 makes 100,000,001 shards.*larger shard size"):
         make_spec(count=10**8 + 1, shard_size=1).check()
+
+
+def test_a_shard_and_a_batch_fit_into_memory() -> None:
+    make_spec(count=10**12, shard_size=10**7).check()
+    make_spec(count=100, shard_size=10**12).check()
+    with pytest.raises(UsageError, match="a shard has at most 10,000,000 samples"):
+        make_spec(count=10**12, shard_size=10**7 + 1).check()
+    make_spec(batch=1024, sample_shape=(2**21,)).check()
+    with pytest.raises(UsageError, match="use a smaller one"):
+        make_spec(batch=1025, sample_shape=(2**21,)).check()
 
 
 def test_classes_need_folders_of_their_own_only_where_they_get_folders() -> None:

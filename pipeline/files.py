@@ -1,0 +1,29 @@
+"""Files that others named: opened only where they are files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """The file for reading in binary. Raises OSError, also for a folder, a pipe or a device: some never end."""
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.ENOTSUP, "it is a pipe or a device, not a file", os.fspath(path))
+    return file
+
+
+def read_regular(path: Path) -> bytes:
+    """The whole file; raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opening a pipe would wait for somebody to write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
