@@ -23,6 +23,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.generators import Generator, find_generator
+from pipeline.hooks import check_webhook
 from pipeline.launch import WorkerConfig
 from pipeline.ledger import Job, Ledger
 from pipeline.mending import withdraw_damaged
@@ -100,20 +101,24 @@ def submit(
     count: int | None = None,
     priority: int = 5,
     parallel: int = 0,
+    webhook: str | None = None,
     redis_url: str | None = None,
     **options: Any,
 ) -> JobHandle:
     """Queues a job in Redis for workers elsewhere; options as for `generate`.
 
-    Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open.
+    Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open. `webhook` is a URL that
+    is called when the job ends.
     """
     found = find_generator(generator)
     spec, uploads = JobRequest(count=count, **options).resolve(found)
+    if webhook is not None:
+        check_webhook(webhook)
     settings = load_settings(redis_url=redis_url)
     ledger = Ledger(settings)
     ledger.ping()
     store = prepare(spec, destination, uploads)
-    return enqueue(spec, store.url, settings, ledger, priority=priority, parallel=parallel)
+    return enqueue(spec, store.url, settings, ledger, priority=priority, parallel=parallel, webhook=webhook)
 
 
 def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Upload]) -> Store:

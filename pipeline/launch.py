@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-_VARIABLE = "NOISEMILL_WORKER"
+_WORKER, _SCHEDULER = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER"
 #: Folder in which a worker's parent and child leave word for each other.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
 _PR_SET_PDEATHSIG = 1
@@ -44,20 +44,55 @@ class WorkerConfig:
     #: Where Prometheus finds its metrics; 0 is nowhere.
     metrics_port: int = 0
 
+    @property
+    def title(self) -> str:
+        """What logs call it."""
+        return f"worker on {self.device}"
+
     def command(self) -> list[str]:
         """The command that runs this worker."""
         return [sys.executable, "-m", "workers.main"]
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment that carries this configuration, so that no secret shows in `ps`."""
-        return {**(os.environ if base is None else base), _VARIABLE: json.dumps(asdict(self))}
+        return {**(os.environ if base is None else base), _WORKER: json.dumps(asdict(self))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """What the scheduler is started with."""
+
+    redis_url: str
+    #: "info", "warning" and so on.
+    log_level: str = "info"
+    #: "text" or "json".
+    log_format: str = "text"
+
+    @property
+    def title(self) -> str:
+        """What logs call it."""
+        return "scheduler"
+
+    def command(self) -> list[str]:
+        """The command that runs the scheduler."""
+        return [sys.executable, "-m", "workers.scheduler"]
+
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment that carries this configuration, so that no secret shows in `ps`."""
+        return {**(os.environ if base is None else base), _SCHEDULER: json.dumps(asdict(self))}
 
 
 def config_from_environment() -> WorkerConfig:
-    """The configuration that `environment` carried."""
-    data = json.loads(os.environ[_VARIABLE])
+    """The worker's configuration that `environment` carried."""
+    data = json.loads(os.environ[_WORKER])
     data["output_roots"] = tuple(data["output_roots"])
     return WorkerConfig(**data)
+
+
+def scheduler_from_environment() -> SchedulerConfig | None:
+    """The scheduler's configuration that `environment` carried; None where it carried none."""
+    text = os.environ.get(_SCHEDULER)
+    return None if text is None else SchedulerConfig(**json.loads(text))
 
 
 def last_words(stderr: str) -> str:

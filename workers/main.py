@@ -22,6 +22,7 @@ from celery.exceptions import SecurityWarning
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
 from pipeline.generators import find_generator
+from pipeline.hooks import Webhooks
 from pipeline.launch import ERROR_PREFIX, RUN_FOLDER_VARIABLE, WorkerConfig, config_from_environment, die_with_parent
 from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
@@ -30,6 +31,7 @@ from workers.logs import set_up_logging
 from workers.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
 from workers.process import FATAL, worker_id
 from workers.reconciler import Reconciler
+from workers.webhook_caller import WebhookCaller
 
 log = logging.getLogger("noisemill")
 
@@ -53,6 +55,7 @@ def run(config: WorkerConfig) -> int:
     app.conf.imports = ("workers.tasks",)
     wakeups = Wakeups(settings, ledger)
     reconciler = Reconciler(ledger, wakeups, identity, settings.reconcile_s)
+    webhooks = WebhookCaller(Webhooks(settings), settings.reconcile_s)
     worker = app.Worker(
         hostname=identity,
         queues=[queue_name(generator.digest)],
@@ -81,9 +84,11 @@ def run(config: WorkerConfig) -> int:
             serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(children()), None))
         log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
         reconciler.start()
+        webhooks.start()
         worker.start()
     finally:
         reconciler.stop()
+        webhooks.stop()
         fatal = run_folder / FATAL
         reason = fatal.read_text(encoding="utf-8") if fatal.exists() else None
         shutil.rmtree(run_folder, ignore_errors=True)

@@ -1,4 +1,8 @@
-"""Runs one worker per GPU (or one for the CPU), and starts those that die again: `python -m workers.supervisor N`."""
+"""Runs processes and starts those that die again: `python -m workers.supervisor N`.
+
+One worker per GPU or one for the CPU (N of them, 0 for as many as fit, "none" for none), and the scheduler where the
+environment carries its configuration.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,31 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-from pipeline.launch import WorkerConfig, config_from_environment
+from pipeline.launch import SchedulerConfig, WorkerConfig, config_from_environment, scheduler_from_environment
 from workers.devices import list_gpus
 from workers.logs import set_up_logging
 
 log = logging.getLogger("noisemill")
 
-#: Pause before a worker is started again: doubled at each quick death, up to the longest, seconds.
+#: Pause before a process is started again: doubled at each quick death, up to the longest, seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-#: A worker that lived so long was well: its pause begins anew, seconds.
+#: One that lived so long was well: its pause begins anew, seconds.
 _WELL_S = 120.0
 _LEAVE_S = 60.0
 
 
-@dataclass
-class _Seat:
-    """The place of one worker, whoever fills it."""
+_Config = TypeVar("_Config", WorkerConfig, SchedulerConfig)
 
-    config: WorkerConfig
+
+@dataclass
+class _Seat(Generic[_Config]):
+    """The place of one process, whoever fills it."""
+
+    config: _Config
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = _FIRST_PAUSE_S
@@ -39,19 +48,19 @@ class _Seat:
         self.started_at = time.monotonic()
 
     def look(self) -> None:
-        """Starts the worker, or starts it again when its pause is over."""
+        """Starts the process, or starts it again when its pause is over."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is not None:
             code, self.process = self.process.returncode, None
             self.pause_s = _FIRST_PAUSE_S if now - self.started_at > _WELL_S else self.pause_s
             self.restart_at = now + self.pause_s
-            log.warning("worker on %s ended with %d, again in %.0f s", self.config.device, code, self.pause_s)
+            log.warning("%s ended with %d, again in %.0f s", self.config.title, code, self.pause_s)
             self.pause_s = min(_LONGEST_PAUSE_S, self.pause_s * 2)
         if self.process is None and now >= self.restart_at:
             self.start()
 
 
-def seats(config: WorkerConfig, wanted: int) -> list[_Seat]:
+def seats(config: WorkerConfig, wanted: int) -> list[_Seat[WorkerConfig]]:
     """One seat per GPU, in turn where more are wanted; for the CPU, cores shared evenly."""
     gpus = len(list_gpus())
     if gpus:
@@ -61,7 +70,7 @@ def seats(config: WorkerConfig, wanted: int) -> list[_Seat]:
     return [_Seat(replace(config, device="cpu", threads=threads)) for _ in range(workers)]
 
 
-def with_ports(places: list[_Seat], first: int) -> list[_Seat]:
+def with_ports(places: list[_Seat[WorkerConfig]], first: int) -> list[_Seat[WorkerConfig]]:
     """Each seat with a port of its own for metrics, from `first` on; 0 serves none."""
     if first:
         for number, place in enumerate(places):
@@ -69,12 +78,11 @@ def with_ports(places: list[_Seat], first: int) -> list[_Seat]:
     return places
 
 
-def supervise(config: WorkerConfig, wanted: int) -> None:
-    """Keeps workers up until SIGTERM or Ctrl-C, then lets them finish their batch."""
+def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
+    """Keeps processes up until SIGTERM or Ctrl-C, then lets them finish their batch."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    places = with_ports(seats(config, wanted), config.metrics_port)
     while not stop.is_set():
         for place in places:
             place.look()
@@ -92,9 +100,16 @@ def supervise(config: WorkerConfig, wanted: int) -> None:
 
 def main() -> None:
     """Exit code 0 after an orderly stop."""
-    config = config_from_environment()
-    set_up_logging(config.log_level, config.log_format)
-    supervise(config, int(sys.argv[1]))
+    places: list[_Seat[WorkerConfig] | _Seat[SchedulerConfig]] = []
+    scheduler = scheduler_from_environment()
+    if scheduler is not None:
+        set_up_logging(scheduler.log_level, scheduler.log_format)
+        places.append(_Seat(scheduler))
+    if sys.argv[1] != "none":
+        config = config_from_environment()
+        set_up_logging(config.log_level, config.log_format)
+        places += with_ports(seats(config, int(sys.argv[1])), config.metrics_port)
+    supervise(places)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ _COMMANDS = {
     "worker": ("workers", "Run a worker for one generator on one device."),
     "up": ("workers", "Run a worker per GPU, restarted if they die."),
     "workers": ("workers", "List the workers that are up."),
+    "schedule": ("schedule", "Have a job made again and again."),
+    "scheduler": ("workers", "Carry out the schedules."),
     "doctor": ("doctor", "Check Redis, storage, devices and generators."),
 }
 

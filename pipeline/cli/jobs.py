@@ -17,9 +17,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import shards
-from pipeline.cli.options import Count, Whole, device_option, examples, job_options, json_option, redis_option
+from pipeline.cli.options import (
+    Count,
+    Whole,
+    device_option,
+    examples,
+    job_options,
+    json_option,
+    priority_option,
+    redis_option,
+    sharing_option,
+    webhook_option,
+)
 from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
-from pipeline.errors import JobFailedError, UsageError
+from pipeline.errors import JobFailedError, UsageError, WorkerError
 from pipeline.generators import Generator, find_generator
 from pipeline.settings import load_settings
 from pipeline.stores import normalise
@@ -39,12 +50,8 @@ _POLL_S = 0.5
 _local_workers_option = click.option(
     "--workers", "--parallel", "workers", type=Whole(1, _MOST_WORKERS), help="Workers on this machine.  [default: 1]"
 )
-_sharing_option = click.option(
-    "--workers",
-    "--parallel",
-    "workers",
-    type=Whole(1, _MOST_WORKERS),
-    help="Most workers that share the job at a time.",
+_on_done_option = click.option(
+    "--on-done", metavar="COMMAND", help="Run by the shell when the job is done or has failed; see NOISEMILL_STATE."
 )
 
 
@@ -54,12 +61,14 @@ _sharing_option = click.option(
 @job_options
 @_local_workers_option
 @device_option
+@_on_done_option
 @json_option
 def generate_command(
     generator: str,
     destination: str,
     workers: int | None,
     device: str,
+    on_done: str | None,
     dry_run: bool,
     as_json: bool,
     **request: Any,
@@ -85,17 +94,19 @@ def generate_command(
         return
     started = time.monotonic()
     store = prepare(spec, place, uploads)
-    with interruptible(_resuming(store.url)), job_progress() as progress:
+    with _telling(on_done, store.url, spec.count), interruptible(_resuming(store.url)), job_progress() as progress:
         job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
     _print_result(store.url, job, time.monotonic() - started, as_json)
+    _tell_done(on_done, store.url, spec.count)
 
 
 @click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
-@_sharing_option
-@click.option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last.")
+@sharing_option
+@priority_option
+@webhook_option
 @redis_option
 @json_option
 def submit_command(
@@ -103,6 +114,7 @@ def submit_command(
     destination: str,
     workers: int | None,
     priority: int,
+    webhook: str | None,
     dry_run: bool,
     redis_url: str | None,
     as_json: bool,
@@ -125,7 +137,7 @@ def submit_command(
         _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json, queued=True)
         return
     store = prepare(spec, destination, uploads)
-    handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0)
+    handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0, webhook=webhook)
     _print_queued(handle, as_json)
 
 
@@ -250,9 +262,12 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @_local_workers_option
 @device_option
+@_on_done_option
 @redis_option
 @json_option
-def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url: str | None, as_json: bool) -> None:
+def resume_command(
+    job_or_dest: str, workers: int | None, device: str, on_done: str | None, redis_url: str | None, as_json: bool
+) -> None:
     """Make what is missing of a job: failed, cancelled, interrupted or damaged.
 
     With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made here and now. The
@@ -263,6 +278,8 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
     from pipeline.client import JobHandle, resume, spec_at
 
     if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
+        if on_done is not None:
+            raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
         handle = resume(job_or_dest, redis_url=redis_url, parallel=workers or 0)
         assert isinstance(handle, JobHandle)
         _print_queued(handle, as_json)
@@ -270,11 +287,41 @@ def resume_command(job_or_dest: str, workers: int | None, device: str, redis_url
     if "/" not in job_or_dest and not os.path.isdir(job_or_dest):
         raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
     started = time.monotonic()
-    destination = spec_at(job_or_dest)[1]
-    with interruptible(_resuming(destination)), job_progress() as progress:
+    spec, destination = spec_at(job_or_dest)
+    with _telling(on_done, destination, spec.count), interruptible(_resuming(destination)), job_progress() as progress:
         job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
     assert not isinstance(job, JobHandle)
     _print_result(destination, job, time.monotonic() - started, as_json)
+    _tell_done(on_done, destination, spec.count)
+
+
+@contextmanager
+def _telling(command: str | None, destination: str, count: int) -> Iterator[None]:
+    """Runs the user's command where the job fails; the failure is the answer, whatever the command says."""
+
+    from pipeline.hooks import run_on_done
+
+    try:
+        yield
+    except (JobFailedError, WorkerError) as error:
+        if command is not None:
+            code = run_on_done(command, state="failed", destination=destination, count=count, error=str(error))
+            if code:
+                warn(f"the --on-done command ended with {code}")
+        raise
+
+
+def _tell_done(command: str | None, destination: str, count: int) -> None:
+    """Runs the user's command after all is done. Exit code 1 where it fails: nothing of the data is lost by that."""
+
+    from pipeline.hooks import run_on_done
+
+    if command is None:
+        return
+    code = run_on_done(command, state="done", destination=destination, count=count)
+    if code:
+        warn(f"the dataset is whole, but the --on-done command ended with {code}")
+        raise click.exceptions.Exit(1)
 
 
 @click.command(

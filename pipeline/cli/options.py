@@ -66,6 +66,21 @@ class Whole(click.ParamType[int, str]):
         return int(digits)
 
 
+class Webhook(click.ParamType[str, str]):
+    """A URL that can be posted to."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # The module talks to Redis, which is slow to load.
+        from pipeline.hooks import check_webhook
+
+        try:
+            return check_webhook(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Device(click.ParamType[str, str]):
     """auto, cpu, gpu or gpu:N; whether it is there, the worker finds out."""
 
@@ -91,6 +106,15 @@ device_option = click.option(
     show_default=True,
     metavar="auto|cpu|gpu:N",
     help="What to compute on; auto takes the first GPU, else the CPU.",
+)
+sharing_option = click.option(
+    "--workers", "--parallel", "workers", type=Whole(1, 1024), help="Most workers that share the job at a time."
+)
+priority_option = click.option(
+    "--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."
+)
+webhook_option = click.option(
+    "--webhook", type=Webhook(), metavar="URL", help="Called when the job is done, has failed or was cancelled."
 )
 
 

@@ -1,4 +1,4 @@
-"""Workers: run one, run one per GPU, list those that are up.
+"""Workers: run one, run one per GPU, list those that are up; and the scheduler, which runs beside them.
 
 Imports inside the functions keep numpy, redis and Celery out of `--help`.
 """
@@ -13,7 +13,7 @@ import click
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
 from pipeline.generators import find_generator
-from pipeline.launch import WorkerConfig
+from pipeline.launch import SchedulerConfig, WorkerConfig
 from pipeline.settings import load_settings
 from pipeline.stores import normalise
 
@@ -71,15 +71,40 @@ def worker_command(generator: str, **options: Any) -> None:
 @click.command("up", epilog=examples("noisemill up fashion --output-root /data"))
 @click.argument("generator")
 @click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
+@click.option("--scheduler", is_flag=True, help="Run the scheduler as well.")
 @_roots_option
 @_metrics_option
 @redis_option
 @_log_option
 @_log_format_option
-def up_command(generator: str, workers: int | None, **options: Any) -> None:
+def up_command(generator: str, workers: int | None, scheduler: bool, **options: Any) -> None:
     """Run one worker per GPU, or one for the CPU; each is restarted if it dies."""
     config = _config(generator, **options)
     command = [config.command()[0], "-m", "workers.supervisor", str(workers or 0)]
+    environment = config.environment()
+    if scheduler:
+        beside = SchedulerConfig(redis_url=config.redis_url, log_level=config.log_level, log_format=config.log_format)
+        environment = beside.environment(environment)
+    os.execve(command[0], command, environment)  # noqa: S606
+
+
+@click.command("scheduler", epilog=examples("noisemill scheduler --redis redis://host:6379/0"))
+@redis_option
+@_log_option
+@_log_format_option
+def scheduler_command(redis_url: str | None, log_level: str, log_format: str) -> None:
+    """Carry out the schedules, until SIGTERM or Ctrl-C.
+
+    It needs no GPU, but must reach the destinations, and the generators' files. Of several schedulers one is
+    active, and another takes over where it dies. See 'noisemill schedule --help'.
+    """
+
+    from pipeline.ledger import Ledger
+
+    settings = load_settings(redis_url=redis_url)
+    Ledger(settings).ping()
+    config = SchedulerConfig(redis_url=settings.redis_url, log_level=log_level, log_format=log_format)
+    command = [config.command()[0], "-m", "workers.supervisor", "none"]
     os.execve(command[0], command, config.environment())  # noqa: S606
 
 

@@ -1,0 +1,347 @@
+"""Schedules: add, list, show, pause, resume, run, remove.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import (
+    Whole,
+    examples,
+    job_options,
+    json_option,
+    priority_option,
+    redis_option,
+    sharing_option,
+    webhook_option,
+)
+from pipeline.cli.output import print_json, print_table, warn
+from pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipeline.schedule import Run, Schedule
+    from pipeline.schedule_book import ScheduleBook
+
+#: How many runs, and how many skipped moments, `show` tells to people.
+_TOLD = 20
+
+_name_argument = click.argument("name")
+
+
+@click.group("schedule", no_args_is_help=True)
+def schedule_command() -> None:
+    """Have a job made again and again, each time with other samples at another place.
+
+    'noisemill scheduler' carries the schedules out, or 'noisemill up GENERATOR --scheduler'.
+    """
+
+
+@schedule_command.command(
+    "add",
+    epilog=examples(
+        'noisemill schedule add nightly fashion s3://bucket/clothes/{date} -n 100k --cron "0 2 * * *" --keep 7',
+        "noisemill schedule add probe fashion /data/probe/{run} -n 1k --every 15m --priority 1",
+    ),
+)
+@_name_argument
+@click.argument("generator")
+@click.argument("destination", metavar="DEST")
+@click.option("--cron", metavar="LINE", help='Minute, hour, day, month, day of the week; for example "0 2 * * *".')
+@click.option("--every", metavar="TIME", help="So often, from now on: 90s, 15m, 6h, 1d, 2w.")
+@click.option("--timezone", metavar="ZONE", help="Whose clock --cron, {date} and {time} go by.  [default: UTC]")
+@click.option("--keep", type=Whole(1, 100_000), help="Delete the oldest verified datasets beyond so many.")
+@click.option(
+    "--overlap",
+    type=click.Choice(["skip", "queue"]),
+    default="skip",
+    show_default=True,
+    help="While a run is going, the next is skipped, or waits for it.",
+)
+@click.option(
+    "--catch-up",
+    type=click.Choice(["one", "none"]),
+    default="one",
+    show_default=True,
+    help="What is made of runs that no scheduler was up for.",
+)
+@click.option("--replace", "replacing", is_flag=True, help="Take the place of the schedule of this name.")
+@job_options
+@sharing_option
+@priority_option
+@webhook_option
+@redis_option
+@json_option
+def add_command(
+    name: str,
+    generator: str,
+    destination: str,
+    cron: str | None,
+    every: str | None,
+    timezone: str | None,
+    keep: int | None,
+    overlap: str,
+    catch_up: str,
+    replacing: bool,
+    workers: int | None,
+    priority: int,
+    webhook: str | None,
+    dry_run: bool,
+    redis_url: str | None,
+    as_json: bool,
+    **request: Any,
+) -> None:
+    """Add a schedule. With --cron or --every; the options of a job are those of 'submit'.
+
+    DEST has {date}, {time} or {run} in it, so that each run goes to a place of its own: 2026-11-24, 020000, 000001.
+    The seed of each run is one more than that of the run before it. The first run is the next time that it is due;
+    'noisemill schedule run NAME' makes one at once.
+    """
+
+    from pipeline.schedule import new_schedule
+
+    schedule = new_schedule(
+        name=name,
+        generator=generator,
+        destination=destination,
+        request=request,
+        cron=cron,
+        every=every,
+        timezone=timezone,
+        keep=keep,
+        overlap=overlap,
+        catch_up=catch_up,
+        priority=priority,
+        parallel=workers or 0,
+        webhook=webhook,
+        now=time.time(),
+    )
+    if dry_run:
+        _print_plan(schedule, as_json)
+        return
+    book = _book(redis_url)
+    book.add(schedule, replacing=replacing)
+    _warn_without_scheduler(book)
+    if as_json:
+        print_json(_as_json(schedule, book))
+    else:
+        click.echo(f"{name}: {schedule.recurrence}, next {_moment(schedule.next_run(time.time()), schedule)}")
+
+
+@schedule_command.command("list", epilog=examples("noisemill schedule list"))
+@redis_option
+@json_option
+def list_command(redis_url: str | None, as_json: bool) -> None:
+    """List schedules: when each is due next, and what came of its last run."""
+    book = _book(redis_url)
+    schedules = book.schedules()
+    if as_json:
+        print_json([_as_json(schedule, book) for schedule in schedules])
+        return
+    rows = []
+    for schedule in schedules:
+        last = next(reversed(book.runs(schedule.name)), None)
+        rows.append(
+            [
+                schedule.name,
+                str(schedule.recurrence),
+                _moment(schedule.next_run(time.time()), schedule, otherwise="paused"),
+                _moment(last.due_at if last else None, schedule),
+                f"run {last.number} {last.state}" if last else "-",
+                schedule.destination,
+            ]
+        )
+    columns = ["SCHEDULE", "WHEN", "NEXT", "LAST", "STATE", "DESTINATION"]
+    print_table(columns, rows, empty="no schedules: add one with 'noisemill schedule add'")
+    if rows:
+        _warn_without_scheduler(book)
+
+
+@schedule_command.command("show", epilog=examples("noisemill schedule show nightly"))
+@_name_argument
+@redis_option
+@json_option
+def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
+    """Show a schedule and its history: runs, and times at which nothing was made."""
+    book = _book(redis_url)
+    schedule = book.get(name)
+    if as_json:
+        print_json(_as_json(schedule, book, history=True))
+        return
+    for fact, value in _facts(schedule, book):
+        click.echo(f"  {fact + ':':<16}{value}")
+    rows = [
+        [
+            str(run.number),
+            _moment(run.due_at, schedule),
+            run.state + (" (by hand)" if run.by_hand else ""),
+            f"{run.samples:,}",
+            str(run.seed),
+            run.job or "-",
+            run.destination + (f"  {run.error}" if run.error else ""),
+        ]
+        for run in book.runs(name)[-_TOLD:]
+    ]
+    click.echo()
+    print_table(["RUN", "DUE", "STATE", "SAMPLES", "SEED", "JOB", "DESTINATION"], rows, empty="no runs yet")
+    skipped = book.skipped(name)[-_TOLD:]
+    if skipped:
+        click.echo()
+        rows = [
+            [_moment(one.due_at, schedule), _moment(one.until, schedule), str(one.times), one.reason] for one in skipped
+        ]
+        print_table(["SKIPPED FROM", "TO", "TIMES", "BECAUSE"], rows, empty="")
+
+
+@schedule_command.command("pause", epilog=examples("noisemill schedule pause nightly"))
+@_name_argument
+@redis_option
+@json_option
+def pause_command(name: str, redis_url: str | None, as_json: bool) -> None:
+    """Make nothing until 'resume'. A run that is going goes on."""
+    book = _book(redis_url)
+    schedule = book.pause(name)
+    _print_change(schedule, book, "paused", as_json)
+
+
+@schedule_command.command("resume", epilog=examples("noisemill schedule resume nightly"))
+@_name_argument
+@redis_option
+@json_option
+def resume_command(name: str, redis_url: str | None, as_json: bool) -> None:
+    """End a pause. What was due meanwhile is not made up for."""
+    book = _book(redis_url)
+    schedule = book.resume(name, time.time())
+    _warn_without_scheduler(book)
+    _print_change(schedule, book, f"next {_moment(schedule.next_run(time.time()), schedule)}", as_json)
+
+
+@schedule_command.command("run", epilog=examples("noisemill schedule run nightly"))
+@_name_argument
+@redis_option
+@json_option
+def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
+    """Make a run at once, also where the schedule is paused."""
+    book = _book(redis_url)
+    run = book.fire_by_hand(name, time.time())
+    _warn_without_scheduler(book)
+    if as_json:
+        print_json(_run_as_json(run))
+    else:
+        click.echo(f"{name}: run {run.number} goes to {run.destination}")
+
+
+@schedule_command.command("remove", epilog=examples("noisemill schedule remove nightly"))
+@_name_argument
+@redis_option
+@json_option
+def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
+    """Forget a schedule and its history. Its jobs go on, its datasets stay."""
+    book = _book(redis_url)
+    book.remove(name)
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"{name}: removed; its jobs and datasets stay")
+
+
+def _book(redis_url: str | None) -> ScheduleBook:
+    from pipeline.schedule_book import ScheduleBook
+
+    return ScheduleBook(load_settings(redis_url=redis_url))
+
+
+def _warn_without_scheduler(book: ScheduleBook) -> None:
+    if book.scheduler() is None:
+        warn("no scheduler is up: start one with\n  noisemill scheduler")
+
+
+def _print_change(schedule: Schedule, book: ScheduleBook, told: str, as_json: bool) -> None:
+    if as_json:
+        print_json(_as_json(schedule, book))
+    else:
+        click.echo(f"{schedule.name}: {told}")
+
+
+def _print_plan(schedule: Schedule, as_json: bool) -> None:
+    """The next three runs, as they would be."""
+    plan: list[dict[str, Any]] = []
+    moment = time.time()
+    for number in (1, 2, 3):
+        moment = schedule.recurrence.next_after(moment)
+        destination = schedule.destination_of(number, moment)
+        plan.append({"due_at": moment, "seed": schedule.seed_of(number), "destination": destination})
+    if as_json:
+        print_json(plan)
+        return
+    rows = [[_moment(run["due_at"], schedule), str(run["seed"]), run["destination"]] for run in plan]
+    print_table(["DUE", "SEED", "DESTINATION"], rows, empty="")
+
+
+def _facts(schedule: Schedule, book: ScheduleBook) -> list[tuple[str, str]]:
+    from pipeline.hooks import shown_webhook
+
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(schedule.request.items()))
+    return [
+        ("schedule", schedule.name),
+        ("generator", schedule.generator),
+        ("destination", schedule.destination),
+        ("when", str(schedule.recurrence)),
+        ("next", _moment(schedule.next_run(time.time()), schedule, otherwise="paused")),
+        ("job", options),
+        ("priority", str(schedule.priority)),
+        ("overlap", schedule.overlap),
+        ("catch up", schedule.catch_up),
+        ("keep", "all" if schedule.keep is None else f"{schedule.keep} datasets"),
+        *([("webhook", shown_webhook(schedule.webhook))] if schedule.webhook else []),
+        ("scheduler", book.scheduler() or "none is up"),
+    ]
+
+
+def _as_json(schedule: Schedule, book: ScheduleBook, *, history: bool = False) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from pipeline.hooks import shown_webhook
+
+    runs = book.runs(schedule.name)
+    document: dict[str, Any] = {
+        "name": schedule.name,
+        "generator": schedule.generator,
+        "destination": schedule.destination,
+        "cron": schedule.recurrence.cron,
+        "every_s": schedule.recurrence.every_s,
+        "timezone": schedule.recurrence.timezone,
+        "next_run_at": schedule.next_run(time.time()),
+        "request": dict(schedule.request),
+        "priority": schedule.priority,
+        "parallel": schedule.parallel,
+        "webhook": shown_webhook(schedule.webhook) if schedule.webhook else None,
+        "keep": schedule.keep,
+        "overlap": schedule.overlap,
+        "catch_up": schedule.catch_up,
+        "paused": schedule.paused,
+        "added_at": schedule.added_at,
+        "last_run": _run_as_json(runs[-1]) if runs else None,
+        "scheduler": book.scheduler(),
+    }
+    if history:
+        document["runs"] = [_run_as_json(run) for run in runs]
+        document["skipped"] = [asdict(one) for one in book.skipped(schedule.name)]
+    return document
+
+
+def _run_as_json(run: Run) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(run).items() if name not in ("placed", "spec_sha256")}
+
+
+def _moment(at: float | None, schedule: Schedule, otherwise: str = "-") -> str:
+    if at is None:
+        return otherwise
+    return f"{datetime.fromtimestamp(at, UTC).astimezone(schedule.recurrence.zone):%Y-%m-%d %H:%M:%S %Z}"

@@ -1,0 +1,234 @@
+"""Sees to the runs of schedules: makes jobs of those that are due, follows them, and keeps the newest datasets.
+
+Runs in threads of the scheduler that is active. All that it does can be done again: a run's destination and seed are
+in the book, so that a second try asks for the same job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pipeline.client import enqueue, prepare, read_spec
+from pipeline.dataset import Dataset
+from pipeline.errors import DatasetError, DestinationOccupiedError, LedgerError, NoisemillError, StoreError, shown
+from pipeline.generators import find_generator
+from pipeline.ledger import Job, Ledger
+from pipeline.removal import remove_dataset
+from pipeline.request import JobRequest
+from pipeline.schedule import Run, Schedule
+from pipeline.schedule_book import ScheduleBook
+from pipeline.stores import open_store
+from pipeline.verification import verify
+from workers.logs import about
+
+log = logging.getLogger("noisemill")
+
+#: Pause between two looks at the book, seconds.
+_LOOK_S = 0.5
+#: Pause before a run whose store failed is tried again, and how long that goes on, seconds.
+_RETRY_S, _GIVE_UP_S = 10.0, 3600.0
+#: Of runs that failed or were cancelled so many are still watched: a person may resume them.
+_WATCHED = 3
+
+
+class Steward:
+    """Two threads over the book: one for jobs, one for `--keep`, whose reading may take long."""
+
+    def __init__(self, book: ScheduleBook) -> None:
+        self._book = book
+        self._ledger = Ledger(book.settings)
+        self._stop = threading.Event()
+        self._not_before: dict[tuple[str, int], float] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(self.attend,), name="steward", daemon=True),
+            threading.Thread(target=self._run, args=(self.keep,), name="keeper", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begins at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends it after the step that is under way, or leaves that to the end of the process."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=3)
+
+    # -- jobs ----------------------------------------------------------------------------------------
+
+    def attend(self, schedule: Schedule) -> None:
+        """Follows the jobs of a schedule's runs, and makes one of the next that waits."""
+        runs = self._book.runs(schedule.name)
+        ended = [run for run in runs if run.state in ("failed", "cancelled") and run.job]
+        for run in [run for run in runs if run.going and run.job] + ended[-_WATCHED:]:
+            self._follow(schedule, run)
+        if any(run.going and run.job for run in runs):
+            return
+        waiting = next((run for run in runs if run.going), None)
+        if waiting is not None and time.monotonic() >= self._not_before.get((schedule.name, waiting.number), 0.0):
+            self._ask(schedule, waiting)
+
+    def _follow(self, schedule: Schedule, run: Run) -> None:
+        assert run.job is not None
+        try:
+            job = self._ledger.job(run.job)
+        except NoisemillError as error:
+            if isinstance(error, LedgerError):
+                raise
+            if run.going:
+                self._end(schedule, run, "failed", "Redis has lost its job")
+            return
+        if job.state in ("done", "failed", "cancelled"):
+            if job.state != run.state:
+                self._end(schedule, run, job.state, _why(job), samples=job.samples_done, ended_at=job.ended_at)
+        elif job.state in ("queued", "running") and (job.state, job.samples_done) != (run.state, run.samples):
+            self._book.update(
+                schedule.name, run.number, state=job.state, samples=job.samples_done, error=None, ended_at=None
+            )
+
+    def _ask(self, schedule: Schedule, run: Run) -> None:
+        """What `submit` does. A store that fails is asked again for an hour; all else that fails ends the run."""
+        try:
+            self._submit(schedule, run)
+        except LedgerError:
+            raise
+        except StoreError as error:
+            if time.time() - run.fired_at > _GIVE_UP_S:
+                self._end(schedule, run, "failed", str(error))
+                return
+            self._not_before[schedule.name, run.number] = time.monotonic() + _RETRY_S
+            if run.error != str(error):
+                log.warning("schedule %s: run %d waits for its store: %s", schedule.name, run.number, error)
+                self._book.update(schedule.name, run.number, error=str(error))
+        except Exception as error:
+            # Whatever it is, the other schedules must go on.
+            expected = isinstance(error, NoisemillError)
+            log.warning("schedule %s: run %d failed", schedule.name, run.number, exc_info=None if expected else error)
+            self._end(
+                schedule, run, "failed", str(error) if expected else f"{type(error).__name__}: {shown(str(error))}"
+            )
+
+    def _submit(self, schedule: Schedule, run: Run) -> None:
+        generator = find_generator(schedule.generator)
+        spec, uploads = JobRequest(**{**schedule.request, "seed": run.seed}).resolve(generator)
+        if not run.placed:
+            store = open_store(run.destination)
+            if read_spec(store) is not None:
+                raise DestinationOccupiedError(
+                    f"{store.url} holds a job that this schedule did not make: move it away, or change the template"
+                )
+            self._book.update(schedule.name, run.number, placed=True)
+        prepare(spec, run.destination, uploads)
+        handle = enqueue(
+            spec,
+            run.destination,
+            self._book.settings,
+            self._ledger,
+            priority=schedule.priority,
+            parallel=schedule.parallel,
+            schedule=schedule.name,
+            webhook=schedule.webhook,
+        )
+        self._book.update(
+            schedule.name,
+            run.number,
+            state="queued",
+            job=handle.id,
+            spec_sha256=spec.sha256,
+            error=(handle.warning or "").partition(": start one")[0] or None,
+        )
+        log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
+
+    def _end(
+        self,
+        schedule: Schedule,
+        run: Run,
+        state: str,
+        error: str | None,
+        *,
+        samples: int = 0,
+        ended_at: float | None = None,
+    ) -> None:
+        self._not_before.pop((schedule.name, run.number), None)
+        self._book.update(
+            schedule.name, run.number, state=state, error=error, samples=samples, ended_at=ended_at or time.time()
+        )
+        level = logging.INFO if state == "done" else logging.WARNING
+        log.log(level, "schedule %s: run %d is %s%s", schedule.name, run.number, state, f": {error}" if error else "")
+
+    # -- datasets ------------------------------------------------------------------------------------
+
+    def keep(self, schedule: Schedule) -> None:
+        """Verifies what was done, and deletes the oldest of the datasets that are sound, beyond those to be kept."""
+        if schedule.keep is None:
+            return
+        for run in self._book.runs(schedule.name):
+            if run.state == "done" and run.verified is None and not self._stop.is_set():
+                self._verify(schedule, run)
+        sound = [run for run in self._book.runs(schedule.name) if run.state == "done" and run.verified]
+        surplus = sound[: -schedule.keep]
+        if not surplus:
+            return
+        # Who deleted a newer one by hand does not want the older gone for it.
+        gone = [run for run in sound[-schedule.keep :] if not Dataset(run.destination).whole]
+        for run in gone:
+            self._book.update(schedule.name, run.number, verified=False, error="it is not whole any more")
+        if not gone:
+            for run in surplus:
+                self._remove(schedule, run)
+
+    def _verify(self, schedule: Schedule, run: Run) -> None:
+        try:
+            report = verify(run.destination)
+            problems = report.problems
+        except DatasetError as error:
+            problems = [str(error)]
+        if problems:
+            log.warning("schedule %s: run %d does not count as kept: %s", schedule.name, run.number, problems[0])
+        self._book.update(schedule.name, run.number, verified=not problems, error=problems[0] if problems else None)
+
+    def _remove(self, schedule: Schedule, run: Run) -> None:
+        assert run.spec_sha256 is not None
+        try:
+            remove_dataset(run.destination, run.spec_sha256)
+        except DatasetError as error:
+            log.warning("schedule %s: run %d: %s", schedule.name, run.number, error)
+            self._book.update(schedule.name, run.number, verified=False, error=str(error))
+            return
+        self._book.update(schedule.name, run.number, state="removed")
+        log.info("schedule %s: run %d is removed from %s", schedule.name, run.number, run.destination)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _run(self, step: Callable[[Schedule], None]) -> None:
+        told: dict[str, str] = {}
+        while not self._stop.wait(_LOOK_S):
+            try:
+                schedules = self._book.schedules(unreadable=[])
+            except LedgerError:
+                continue  # The main thread sees it too, and says so.
+            for schedule in schedules:
+                if self._stop.is_set():
+                    return
+                try:
+                    step(schedule)
+                    told.pop(schedule.name, None)
+                except Exception as error:
+                    # One schedule's trouble must not end the others'; said once, tried again.
+                    if told.get(schedule.name) != str(error):
+                        expected = isinstance(error, NoisemillError)
+                        log.warning("schedule %s: %s", schedule.name, error, exc_info=None if expected else error)
+                    told[schedule.name] = str(error)
+
+
+def _why(job: Job) -> str | None:
+    if job.state != "failed":
+        return None
+    if job.error:
+        return job.error
+    shard, reason = min(job.failed.items(), default=(0, "no reason given"))
+    return f"shard {shard}: {reason}"
