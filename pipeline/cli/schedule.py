@@ -34,7 +34,7 @@ _TOLD = 20
 _name_argument = click.argument("name")
 
 
-@click.group("schedule", no_args_is_help=True)
+@click.group("schedule", no_args_is_help=True, epilog=examples("noisemill schedule list"))
 def schedule_command() -> None:
     """Have a job made again and again, each time with other samples at another place.
 
