@@ -45,8 +45,8 @@ def schedule_command() -> None:
 @schedule_command.command(
     "add",
     epilog=examples(
-        'noisemill schedule add nightly fashion s3://bucket/clothes/{date} -n 100k --cron "0 2 * * *" --keep 7',
-        "noisemill schedule add probe fashion /data/probe/{run} -n 1k --every 15m --priority 1",
+        'noisemill schedule add nightly fashion /data/{date} -n 9k --cron "0 2 * * *"',
+        "noisemill schedule add probe fashion s3://bucket/{run} -n 1k --every 15m",
     ),
 )
 @_name_argument
