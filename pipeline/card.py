@@ -6,26 +6,21 @@ import json
 import time
 
 from pipeline.receipts import Manifest
+from pipeline.snippets import Snippet, checking, making, reading
 from pipeline.spec import JobSpec
-
-_READERS = {
-    "npy": (
-        "```python\n"
-        "import numpy as np\n\n"
-        'samples = np.load("shards/00000000.npy", mmap_mode="r")  # {shape}, {dtype}\n'
-        "{labels}"
-        "```\n"
-    ),
-    "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
-    "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
-    "null": "Nothing was written: the job measured speed only.\n",
-}
 
 _PROVENANCE = (
     "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
     "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n"
 )
-_NO_LABELS = {"png": "no file, since the generator has no classes"}
+#: What loaders of dataset hubs are pointed to; they have none for .npy.
+_DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
+#: What is to be known beside the code.
+_NOTES = {
+    "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
+    "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
+    "null": "Nothing was written: the job measured speed only.\n",
+}
 
 
 def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str:
@@ -39,8 +34,9 @@ def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str
         "## Read it\n",
         _reading(spec),
         "## Check it, make it again\n",
-        "```\nnoisemill verify .\nnoisemill verify . --recompute 100\n```\n",
+        *(_code(snippet) for snippet in (checking("."), making(spec, "."))),
         _PROVENANCE,
+        "The licence of the samples is a matter of the generator and of what it was trained on.\n",
     ]
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -51,7 +47,11 @@ def _metadata(spec: JobSpec) -> str:
     lines = ["---", f"pretty_name: {name}", "tags:", "- synthetic", "- noisemill"]
     if spec.classes:
         lines += ["task_categories:", "- image-classification"]
-    lines += ["size_categories:", f"- {_size_category(spec.count)}", "---", ""]
+    lines += ["size_categories:", f"- {_size_category(spec.count)}"]
+    if (spec.format, spec.layout) in _DATA_FILES:
+        files = _DATA_FILES[spec.format, spec.layout]
+        lines += ["configs:", "- config_name: default", "  data_files:", "  - split: train", f'    path: "{files}"']
+    lines += ["---", ""]
     return "\n".join(lines)
 
 
@@ -91,15 +91,16 @@ def _cell(text: str) -> str:
 
 def _reading(spec: JobSpec) -> str:
     where = {
-        "npy": 'labels = np.load("shards/00000000.labels.npy")\n',
         "png": "`metadata.jsonl` beside them" if spec.layout == "flat" else "the folders' names",
         "tar": " and `<index>.cls`",
     }
-    return _READERS[spec.format].format(
-        shape=f"(n, {', '.join(map(str, spec.sample_shape))})",
-        dtype=spec.dtype,
-        labels=where.get(spec.format, "") if spec.classes else _NO_LABELS.get(spec.format, ""),
-    )
+    without = {"png": "no file, since the generator has no classes"}
+    labels = (where if spec.classes else without).get(spec.format, "")
+    return "\n".join([_NOTES.get(spec.format, "").format(labels=labels), *map(_code, reading(spec))])
+
+
+def _code(snippet: Snippet) -> str:
+    return f"{snippet.title}:\n\n```{snippet.language}\n{snippet.code}\n```\n"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

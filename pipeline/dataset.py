@@ -180,9 +180,7 @@ class Dataset:
 
     def _readable(self) -> Iterator[Shard]:
         """All shards of a whole dataset, so that damage shows; of a growing one those that are finished."""
-        if self.whole:
-            return iter(self.plan)
-        return (self.plan[index] for index in sorted(self.receipts()))
+        return (self.plan[index] for index in self.made())
 
     def _check_made(self, shard: Shard) -> None:
         """Raises DatasetError unless the shard has been made; what it holds is another matter."""
@@ -234,8 +232,8 @@ class Dataset:
             return None
 
     def made(self) -> Sequence[int]:
-        """The shards that are done, in order; of a whole dataset without looking at each."""
-        return range(len(self.plan)) if self.whole else sorted(self.finished())
+        """The shards that are there, in order; of a whole dataset without looking at each."""
+        return range(len(self.plan)) if self.whole else sorted(self.receipts())
 
     def manifest(self) -> Manifest | None:
         """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""

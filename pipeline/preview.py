@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ _BACKGROUND = (255, 255, 255)
 _INK = (60, 60, 60)
 _COLUMNS = 12
 _ROWS = 10
+_MOST_CLASSES = 40
 #: How many stretches of how many labels are looked through for samples of each class.
 _LOOKS, _LOOK = 1024, 1024
 
@@ -29,16 +32,21 @@ _LOOKS, _LOOK = 1024, 1024
 def contact_sheet(dataset: Dataset) -> bytes | None:
     """PNG of samples from the start of the dataset, one row per class where there are classes.
 
-    None where the samples are no images, or were not written.
+    Of a growing dataset, of the samples that are there. None where there are none yet, where the samples are no
+    images, or were not written.
     """
     spec = dataset.spec
     if spec.format == "null" or not is_image(spec.sample_shape):
         return None
+    made = dataset.made()
+    if not made:
+        return None
     if spec.classes is None:
-        count = min(spec.count, _COLUMNS * _ROWS)
-        rows = [("", list(range(first, min(first + _COLUMNS, count)))) for first in range(0, count, _COLUMNS)]
+        first_ones = list(islice(indices_of(dataset, made), _COLUMNS * _ROWS))
+        rows = [("", first_ones[first : first + _COLUMNS]) for first in range(0, len(first_ones), _COLUMNS)]
     else:
-        rows = _class_rows(dataset)
+        found = class_members(dataset, made, _COLUMNS)
+        rows = [(spec.classes[label], members) for label, members in found.items() if members][:_MOST_CLASSES]
     height, width = spec.sample_shape[:2]
     scale = max(1, round(_CELL / max(height, width))) if max(height, width) <= _CELL_LIMIT else 1
     shrink = min(1.0, _CELL_LIMIT / max(height, width))
@@ -59,22 +67,28 @@ def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> I
     return Image.fromarray(sample[:, :, 0] if sample.shape[2] == 1 else sample)
 
 
-def _class_rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
-    """For each class its name and some samples of it, looked for from the start and then all over the dataset."""
-    names = dataset.spec.classes or ()
-    found: dict[int, list[int]] = {label: [] for label in range(len(names))}
-    count = dataset.spec.count
-    looks = np.unique(np.linspace(0, max(0, count - _LOOK), _LOOKS).astype(np.int64)).tolist()
-    for first in looks:
-        labels = dataset.labels(first, min(_LOOK, count - first))
+def indices_of(dataset: Dataset, made: Sequence[int]) -> Iterator[int]:
+    """The samples of these shards, in order."""
+    return (shard.first + row for index in made for shard in [dataset.plan[index]] for row in range(shard.count))
+
+
+def class_members(dataset: Dataset, made: Sequence[int], most: int) -> dict[int, list[int]]:
+    """For each label up to so many samples of these shards, looked for from the start and then all over them."""
+    found: dict[int, list[int]] = {label: [] for label in range(len(dataset.spec.classes or ()))}
+    size = dataset.spec.shard_size
+    looks = np.unique(np.linspace(0, max(0, len(made) * size - _LOOK), _LOOKS).astype(np.int64)).tolist()
+    for place in looks:
+        shard = dataset.plan[made[place // size]]
+        first = min(shard.first + place % size, shard.first + shard.count - 1)
+        labels = dataset.labels(first, min(_LOOK, shard.first + shard.count - first))
         assert labels is not None
         for label in np.unique(labels):
             members = found[int(label)]
             fresh = [index for index in (np.flatnonzero(labels == label) + first).tolist() if index not in members]
-            members += fresh[: _COLUMNS - len(members)]
-        if all(len(members) >= _COLUMNS for members in found.values()):
+            members += fresh[: most - len(members)]
+        if all(len(members) >= most for members in found.values()):
             break
-    return [(names[label], members) for label, members in found.items() if members][:40]
+    return found
 
 
 def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, int]) -> bytes:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "extend": ("jobs", "Make a dataset larger: only the new samples."),
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
+    "report": ("report", "Write one HTML page about a dataset."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
     "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
     "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),

@@ -81,6 +81,8 @@ def preview_command(destination: str, output: Path | None) -> None:
 
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
+    if sheet is None and not dataset.made():
+        raise UsageError(f"{dataset.url} holds no samples yet: look again when the first shard is done")
     if sheet is None:
         raise UsageError(
             f"{dataset.url} holds no images: samples are {dataset.spec.sample_shape}, {dataset.spec.format}"

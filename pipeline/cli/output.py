@@ -11,6 +11,9 @@ from typing import Any
 import click
 
 from pipeline.errors import StoreError
+from pipeline.words import duration as duration
+from pipeline.words import rate as rate
+from pipeline.words import size as size
 
 
 def print_json(data: Any) -> None:
@@ -39,30 +42,6 @@ def write_file(path: Path, data: bytes) -> None:
 def warn(message: str) -> None:
     """A warning on stderr."""
     click.echo(f"noisemill: {message}", err=True)
-
-
-def size(count: float) -> str:
-    """Bytes for people: 31.4 MB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Time for people: 42 s, 3 min 5 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def rate(samples_per_s: float | None) -> str:
-    """Samples per second for people."""
-    return "-" if samples_per_s is None else f"{samples_per_s:,.0f}/s"
 
 
 def is_terminal() -> bool:

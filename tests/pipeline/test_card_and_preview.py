@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def test_every_card_tells_what_it_is_and_how_to_read_it(form: str, tmp_path: Pat
     assert ("task_categories" in head) == (spec.classes is not None)
     assert "# 100 samples of `tiny`" in text
     assert spec.digest in text
-    assert "{" not in text
+    assert not re.search(r"{[a-z]", text)
+    wanted = {"png": "shards/**", "png-class": "images/**", "tar": "shards/*.tar"}.get(form)
+    files = [{"split": "train", "path": wanted}]
+    assert head.get("configs") == (None if wanted is None else [{"config_name": "default", "data_files": files}])
     assert ("preview.png" in text) == (tmp_path / "d/preview.png").exists()
 
 
@@ -111,6 +115,19 @@ def test_cells_show_the_samples(tmp_path: Path) -> None:
         cell = pixels[2 + row * 58 :, 2 + column * 58 :][:56:14, :56:14, 0]
         expected = np.rint((dataset.samples(row * 12 + column, 1)[0, :, :, 0] + 1) / 2 * 255)
         assert np.abs(cell - expected).max() <= 1
+
+
+@pytest.mark.parametrize("classes", [None, ("circle", "square", "star", "cross")])
+def test_the_sheet_of_a_growing_dataset_shows_what_is_there(tmp_path: Path, classes: tuple[str, ...] | None) -> None:
+    spec = make_spec(classes=classes, labels=classes and "balanced")
+    folder = make_dataset(tmp_path / "d", spec, finished=False)
+    for index in (0, 2):
+        (folder / f"receipts/{index:08d}.json").unlink()
+        (folder / f"shards/{index:08d}.npy").unlink()
+    assert contact_sheet(Dataset(folder)) is not None
+    (folder / "receipts/00000001.json").unlink()
+    (folder / "receipts/00000003.json").unlink()
+    assert contact_sheet(Dataset(folder)) is None
 
 
 def test_no_sheet_where_there_are_no_images(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Report: one HTML page about a dataset.
+
+Imports inside the function keep numpy and Pillow out of `--help`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import shards
+from pipeline.cli.options import examples
+from pipeline.cli.output import size, write_file
+
+
+@click.command(
+    "report", epilog=examples("noisemill report out", "noisemill report s3://bucket/clothes -o clothes.html")
+)
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here instead of to DEST."
+)
+def report_command(destination: str, output: Path | None) -> None:
+    """Write one HTML page about a dataset, whole or growing: report.html at DEST.
+
+    Samples, classes, values, samples that are alike, speed, provenance, how to read it and how to make it again. All
+    is inside the page: it needs no network, no server and no script.
+    """
+
+    from pipeline.dataset import Dataset
+    from pipeline.report import look_at, page
+
+    dataset = Dataset(destination)
+    text = page(look_at(dataset)).encode()
+    if output is None:
+        dataset.store.write(shards.REPORT, text)
+    else:
+        write_file(output, text)
+    click.echo(f"{output or f'{dataset.url}/{shards.REPORT}'} ({size(len(text))})")
