@@ -84,6 +84,11 @@ class JobFailedError(NoisemillError):
     """A job ended without being whole."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, without its line breaks: for logs and the ledger."""
+    return " ".join(str(error).split())
+
+
 #: Most characters of a bad value in a message.
 _SHOWN = 60
 

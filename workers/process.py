@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.broker import Wakeups
-from pipeline.errors import NoisemillError
+from pipeline.errors import LedgerError, NoisemillError, one_line
 from pipeline.generators import find_generator
 from pipeline.launch import RUN_FOLDER_VARIABLE, WorkerConfig
 from pipeline.ledger import Ledger, WorkerInfo
@@ -33,6 +33,8 @@ _LOADS = "loads"
 _MOST_LOADS = 3
 
 _ANNOUNCE_S = 5.0
+#: Pause before Redis, which did not answer, is asked again, seconds.
+_AGAIN_S = 1.0
 
 
 def worker_id(parent_pid: int) -> str:
@@ -112,7 +114,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         info.id, info.generator, info.digest[:19], device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
     metrics.started(info)
-    ledger.release_worker(info.id)
+    _release(ledger, info.id)
     return SliceWorker(
         settings=settings,
         ledger=ledger,
@@ -122,6 +124,19 @@ def _load(config: WorkerConfig) -> SliceWorker:
         info=info,
         stop=threading.Event(),
     )
+
+
+def _release(ledger: Ledger, worker: str) -> None:
+    """Puts back what the process before this one held; waits for a Redis that is away just now."""
+    told = False
+    while True:
+        try:
+            return ledger.release_worker(worker)
+        except LedgerError as error:
+            if not told:
+                log.warning("%s", one_line(error))
+            told = True
+        time.sleep(_AGAIN_S)
 
 
 def _keep_announcing(worker: SliceWorker) -> None:
@@ -137,6 +152,6 @@ def _keep_announcing(worker: SliceWorker) -> None:
             told = None
         except NoisemillError as error:
             if told != str(error):
-                log.warning("%s", error)
+                log.warning("%s", one_line(error))
             told = str(error)
         worker.stop.wait(_ANNOUNCE_S)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pipeline.broker import Wakeups
 from pipeline.entries import DamagedEntryError
-from pipeline.errors import NoisemillError, UnknownJobError
+from pipeline.errors import NoisemillError, UnknownJobError, one_line
 from pipeline.ledger import Ledger, WorkerInfo
 
 log = logging.getLogger("noisemill")
@@ -84,7 +84,7 @@ class Reconciler:
                     log.info("sent %d wake-ups that were missing", sent)
             except NoisemillError as error:
                 if str(error) != told:
-                    log.warning("%s", error)
+                    log.warning("%s", one_line(error))
                 told = str(error)
             # Many workers are started together; spread, they reconcile one after the other.
             self._stop.wait(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311

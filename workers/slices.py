@@ -25,6 +25,7 @@ from pipeline.errors import (
     StoreUnavailableError,
     UsageError,
     shown,
+    one_line,
 )
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
@@ -478,5 +479,5 @@ class _Slice:
 
 def _in_words(error: Exception) -> str:
     """An error in one line, for the ledger."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, NoisemillError) else f"{type(error).__name__}: {text}"[:500]

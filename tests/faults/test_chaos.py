@@ -17,18 +17,17 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.dataset import Dataset
 from pipeline.ledger import Job, Ledger
 from pipeline.settings import Settings
 from tests.end_to_end.fleet import TINY, Fleet, Worker, environment
 from tests.faults.cable import Cable
 from tests.faults.plugin import faulty
+from tests.faults.same import SHARD, assert_same, make_quietly, size
 from tests.servers import Valkey
 
 EVENTS = int(os.environ.get("NOISEMILL_CHAOS_EVENTS", "25"))
 SEED = int(os.environ.get("NOISEMILL_CHAOS_SEED", "1"))
 WORKERS = 3
-SHARD = 100
 #: Shards for each event, and how long a device takes for one, seconds: so that the job outlasts the events.
 SHARDS_PER_EVENT = 20
 PACE_S = 0.4
@@ -40,8 +39,8 @@ CLOCKS = (0, 3600, -3600)
 class Chaos:
     """What happens to a fleet, from a seed. Its workers reach Valkey by a cable, the test itself does not."""
 
-    def __init__(self, fleet: Fleet, valkey: Valkey, cable: Cable, seed: int) -> None:
-        self.fleet, self.valkey, self.cable = fleet, valkey, cable
+    def __init__(self, fleet: Fleet, valkey: Valkey, cable: Cable, workers: int, seed: int) -> None:
+        self.fleet, self.valkey, self.cable, self.workers = fleet, valkey, cable, workers
         self.random = random.Random(seed)
         self.happened: Counter[str] = Counter()
         self._started = 0
@@ -52,8 +51,16 @@ class Chaos:
         self._started += 1
         self.fleet.start_worker(ready=False, **faulty(clock=clock, pace_s=PACE_S))
 
+    def replace_the_dead(self) -> None:
+        """As `up` and systemd do: a worker that found no Redis at its start, or died thrice while it loaded, has left."""
+        left = sum(worker.process.poll() is None for worker in self.fleet.workers)
+        for _ in range(self.workers - left):
+            self.happened["workers that left and were replaced"] += 1
+            self.start_worker()
+
     def one(self) -> None:
         """One event."""
+        self.replace_the_dead()
         event = self.random.choice([
             self.kill_child, self.kill_worker, self.sleep_past_lease, self.restart_valkey, self.cut_connections,
             self.dead_connections,
@@ -107,24 +114,23 @@ def survive(folder: Path, valkey: Valkey, cache: Path, *, workers: int, events: 
     shards = events * SHARDS_PER_EVENT
     prefix = f"chaos-{uuid.uuid4().hex[:6]}"
     quiet = Fleet(folder, environment(valkey.url, prefix, cache))
-    size = ["--count", str(shards * SHARD), "--shard-size", str(SHARD), "--seed", "9"]
     assert valkey.port
     with Cable(valkey.port) as cable:
         fleet = Fleet(folder, environment(f"redis://127.0.0.1:{cable.port}/0", prefix, cache))
-        chaos = Chaos(fleet, valkey, cable, seed)
+        chaos = Chaos(fleet, valkey, cable, workers, seed)
         try:
-            done = quiet.run("generate", TINY, "quiet", *size, timeout_s=1200)
-            assert done.returncode == 0, done.stderr
+            make_quietly(quiet, shards)
             for _ in range(workers):
                 chaos.start_worker()
             ledger = Ledger(Settings(redis_url=valkey.url, key_prefix=prefix))
             quiet.wait_until(lambda: len(ledger.workers()) == workers, timeout_s=120)
-            job = quiet.submit(TINY, str(folder / "chaos"), *size)
+            job = quiet.submit(TINY, str(folder / "chaos"), *size(shards))
             start = time.monotonic()
             for number in range(events):
                 time.sleep(chaos.random.uniform(0.2, 2))
                 assert _state(ledger, job).live, f"the job ended after {number} of {events} events"
                 chaos.one()
+            chaos.replace_the_dead()
             disturbed_s = time.monotonic() - start
             made = _state(ledger, job).shards_done
             watched = quiet.run("watch", job, timeout_s=1200)
@@ -136,7 +142,7 @@ def survive(folder: Path, valkey: Valkey, cache: Path, *, workers: int, events: 
         finally:
             cable.recover()
             fleet.stop()
-    _assert_same(quiet, folder / "quiet", folder / "chaos", shards)
+    assert_same(quiet, folder / "quiet", folder / "chaos")
     return (
         f"{events} events in {disturbed_s:.0f} s ({_told(chaos.happened)}); {made:,} of {shards:,} shards meanwhile, "
         f"{state.leases_lost} leases lost; the same bytes"
@@ -162,30 +168,6 @@ def _assert_nothing_is_left(valkey: Valkey, prefix: str) -> None:
         left = [key for key in client.scan_iter(f"{prefix}:job:*")
                 if key.endswith((":leases", ":holders", ":progress", ":wakeups", ":retry", ":attempts"))]  # fmt: skip
     assert left == []
-
-
-def _assert_same(fleet: Fleet, quiet: Path, chaos: Path, shards: int) -> None:
-    first, second = Dataset(quiet), Dataset(chaos)
-    assert _hashes(first) == _hashes(second)
-    assert len(second.receipts()) == shards
-    assert sorted(_files(quiet)) == sorted(_files(chaos))
-    # Receipts, card and manifest tell who made what and when; all else is the same.
-    different = [
-        name for name in _files(quiet)
-        if not name.startswith("receipts/") and (quiet / name).read_bytes() != (chaos / name).read_bytes()
-    ]  # fmt: skip
-    assert set(different) <= {"manifest.json", "README.md"}
-    verified = fleet.run("verify", "chaos", timeout_s=600)
-    assert verified.returncode == 0, verified.stderr
-
-
-def _files(folder: Path) -> list[str]:
-    """All of them, hidden ones too."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-
-
-def _hashes(dataset: Dataset) -> dict[int, list[str]]:
-    return {index: [file.sha256 for file in receipt.files] for index, receipt in dataset.receipts().items()}
 
 
 @pytest.mark.faults
