@@ -24,8 +24,8 @@ from pipeline.errors import (
     StoreError,
     StoreUnavailableError,
     UsageError,
-    shown,
     one_line,
+    shown,
 )
 from pipeline.finishing import finish_dataset
 from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo

@@ -52,7 +52,7 @@ class Chaos:
         self.fleet.start_worker(ready=False, **faulty(clock=clock, pace_s=PACE_S))
 
     def replace_the_dead(self) -> None:
-        """As `up` and systemd do: a worker that found no Redis at its start, or died thrice while it loaded, has left."""
+        """As `up` and systemd do. Who found no Redis at its start, or died thrice while it loaded, has left."""
         left = sum(worker.process.poll() is None for worker in self.fleet.workers)
         for _ in range(self.workers - left):
             self.happened["workers that left and were replaced"] += 1
