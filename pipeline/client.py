@@ -24,7 +24,7 @@ from pipeline.errors import (
 )
 from pipeline.generators import Generator, find_generator
 from pipeline.hooks import check_webhook
-from pipeline.launch import WorkerConfig
+from pipeline.launch import WorkerConfig, share_cores
 from pipeline.ledger import Job, Ledger
 from pipeline.mending import withdraw_damaged
 from pipeline.receipts import EngineRecord
@@ -347,17 +347,15 @@ def _missing(dataset: Dataset, only: Selection | None) -> bool:
 def _configs(
     generator: Generator, settings: Settings, destination: str, workers: int, device: str
 ) -> list[WorkerConfig]:
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
     config = WorkerConfig(
         generator=generator.reference,
         redis_url=settings.redis_url,
         device=device,
         output_roots=(destination,),
-        threads=threads,
         embedded=True,
         log_level="warning",
     )
-    return [config] * workers
+    return share_cores([config] * workers)
 
 
 def resume(

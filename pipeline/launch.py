@@ -10,8 +10,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 _WORKER, _SCHEDULER = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER"
 #: Folder in which a worker's parent and child leave word for each other.
@@ -35,6 +36,10 @@ class WorkerConfig:
     output_roots: tuple[str, ...] = ()
     #: Threads of the CPU for the forward pass; 0 leaves it to TensorFlow.
     threads: int = 0
+    #: Cores to stay on where it computes on the CPU; none named is any.
+    cores: tuple[int, ...] = ()
+    #: How many workers a GPU takes.
+    per_gpu: int = 1
     #: Dies with the process that started it.
     embedded: bool = False
     #: "info", "warning" and so on.
@@ -85,7 +90,7 @@ class SchedulerConfig:
 def config_from_environment() -> WorkerConfig:
     """The worker's configuration that `environment` carried."""
     data = json.loads(os.environ[_WORKER])
-    data["output_roots"] = tuple(data["output_roots"])
+    data |= {name: tuple(data[name]) for name in ("output_roots", "cores")}
     return WorkerConfig(**data)
 
 
@@ -93,6 +98,24 @@ def scheduler_from_environment() -> SchedulerConfig | None:
     """The scheduler's configuration that `environment` carried; None where it carried none."""
     text = os.environ.get(_SCHEDULER)
     return None if text is None else SchedulerConfig(**json.loads(text))
+
+
+def share_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
+    """The same workers with the cores that this process may use divided among them, and a thread for each core.
+
+    One worker alone is left to TensorFlow. Where there are more workers than cores, each has one thread on any core.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if len(configs) < 2:
+        return list(configs)
+    if len(cores) < len(configs):
+        return [replace(config, threads=config.threads or 1) for config in configs]
+    bounds = [len(cores) * number // len(configs) for number in range(len(configs) + 1)]
+    shares = [tuple(cores[first:last]) for first, last in pairwise(bounds)]
+    return [
+        replace(config, cores=share, threads=config.threads or len(share))
+        for config, share in zip(configs, shares, strict=True)
+    ]
 
 
 def last_words(stderr: str) -> str:

@@ -29,6 +29,8 @@ class Settings:
     store_patience_s: float = 600.0
     #: Where calibrations and what was learnt about generators are kept.
     cache_dir: Path = Path("~/.cache/noisemill")
+    #: Where workers lock the GPUs that they have; containers on one host must share it.
+    lock_dir: Path = Path("/tmp/noisemill-locks")  # noqa: S108 - the one place that all users of a machine share
     #: Address that workers serve their metrics at; 0.0.0.0 is every one, as containers need it.
     metrics_host: str = "127.0.0.1"
     #: Largest generator that is fetched from S3, millions of bytes.
@@ -47,7 +49,8 @@ def load_settings(**overrides: object) -> Settings:
         if value is None:
             value = default if text is None or text == "" else _parse(name, text, type(default))
         values[name] = value
-    values["cache_dir"] = Path(str(values["cache_dir"])).expanduser()
+    for name in ("cache_dir", "lock_dir"):
+        values[name] = Path(str(values[name])).expanduser()
     return Settings(**values)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
 from pipeline.receipts import EngineRecord
 from pipeline.version import VERSION
-from workers.devices import Device
+from workers.devices import Device, confirm_device
 from workers.generators import Forward, load_generator
 from workers.tensorflow_start import start_tensorflow
 
@@ -127,7 +127,7 @@ class EngineRoom:
 
     def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
         start_tensorflow()
-        self.generator, self.device = generator, device
+        self.generator, self.device = generator, confirm_device(device)
         self._forward = load_generator(generator)
         self._engines: dict[tuple[str, int], Engine] = {}
         self._cache_dir = cache_dir

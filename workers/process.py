@@ -83,9 +83,9 @@ def _load(config: WorkerConfig) -> SliceWorker:
     generator = find_generator(config.generator)
 
     # The device is pinned before TensorFlow is imported, which the engine room does.
-    from workers.devices import pin_device
+    from workers.devices import pin_own_device
 
-    device = pin_device(config.device, config.threads)
+    device = pin_own_device(config, settings.lock_dir)
     from workers.engine import EngineRoom
 
     rooms = EngineRoom(generator, device, settings.cache_dir)
@@ -101,7 +101,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         latent_shape=generator.interface.latent_shape,
         sample_shape=generator.interface.sample_shape,
         classes=generator.interface.classes,
-        device=device.name,
+        device=rooms.device.name,
         engine=calibration.engine,
         batch=calibration.batch,
         rate=calibration.rate,
@@ -111,7 +111,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
     )
     log.info(
         "worker %s holds %s (%s) on %s: %s, batch %d, %.0f samples/s",
-        info.id, info.generator, info.digest[:19], device.name, info.engine, info.batch, info.rate,
+        info.id, info.generator, info.digest[:19], rooms.device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
     metrics.started(info)
     _release(ledger, info.id)

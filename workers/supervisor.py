@@ -7,7 +7,6 @@ environment carries its configuration.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from pipeline.launch import SchedulerConfig, WorkerConfig, config_from_environment, scheduler_from_environment
+from pipeline.errors import UsageError
+from pipeline.launch import (
+    ERROR_PREFIX,
+    SchedulerConfig,
+    WorkerConfig,
+    config_from_environment,
+    scheduler_from_environment,
+    share_cores,
+)
 from workers.devices import list_gpus
 from workers.logs import set_up_logging
 
@@ -61,13 +68,20 @@ class _Seat(Generic[_Config]):
 
 
 def seats(config: WorkerConfig, wanted: int) -> list[_Seat[WorkerConfig]]:
-    """One seat per GPU, in turn where more are wanted; for the CPU, cores shared evenly."""
+    """`per_gpu` seats for each GPU, or as many as are wanted; without GPUs on the CPU, cores shared evenly.
+
+    Raises UsageError where more are wanted than the GPUs take.
+    """
     gpus = len(list_gpus())
+    room = gpus * config.per_gpu
+    if wanted > room > 0:
+        raise UsageError(
+            f"{wanted} workers are too many for {gpus} GPUs with {config.per_gpu} each: raise --per-gpu, if they fit"
+        )
     if gpus:
-        return [_Seat(replace(config, device=f"gpu:{number % gpus}")) for number in range(wanted or gpus)]
-    workers = wanted or 1
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
-    return [_Seat(replace(config, device="cpu", threads=threads)) for _ in range(workers)]
+        return [_Seat(replace(config, device=f"gpu:{number % gpus}")) for number in range(wanted or room)]
+    log.info("no GPU that could be used: workers use the CPU")
+    return [_Seat(one) for one in share_cores([replace(config, device="cpu")] * (wanted or 1))]
 
 
 def with_ports(places: list[_Seat[WorkerConfig]], first: int) -> list[_Seat[WorkerConfig]]:
@@ -108,7 +122,11 @@ def main() -> None:
     if sys.argv[1] != "none":
         config = config_from_environment()
         set_up_logging(config.log_level, config.log_format)
-        places += with_ports(seats(config, int(sys.argv[1])), config.metrics_port)
+        try:
+            places += with_ports(seats(config, int(sys.argv[1])), config.metrics_port)
+        except UsageError as error:
+            print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
+            sys.exit(error.exit_code)
     supervise(places)
 
 

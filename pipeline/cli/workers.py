@@ -72,6 +72,13 @@ def worker_command(generator: str, **options: Any) -> None:
 @click.argument("generator")
 @click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
 @click.option("--scheduler", is_flag=True, help="Run the scheduler as well.")
+@click.option(
+    "--per-gpu",
+    type=Whole(1, 64),
+    default=1,
+    show_default=True,
+    help="Workers on each GPU, where small generators fit.",
+)
 @_roots_option
 @_metrics_option
 @redis_option
