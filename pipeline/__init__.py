@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.client import JobHandle, generate, resume, submit
     from pipeline.dataset import Dataset
     from pipeline.errors import NoisemillError
+    from pipeline.exporting import export
     from pipeline.extending import extend
 
 #: Public names and the modules that they come from, loaded when they are first asked for:
@@ -24,12 +25,13 @@ _SOURCES = {
     "JobHandle": "pipeline.client",
     "NoisemillError": "pipeline.errors",
     "extend": "pipeline.extending",
+    "export": "pipeline.exporting",
     "generate": "pipeline.client",
     "resume": "pipeline.client",
     "submit": "pipeline.client",
 }
 
-__all__ = ["Dataset", "JobHandle", "NoisemillError", "extend", "generate", "resume", "submit"]
+__all__ = ["Dataset", "JobHandle", "NoisemillError", "export", "extend", "generate", "resume", "submit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,14 +23,17 @@ _NOTES = {
 }
 
 
-def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool) -> str:
-    """Markdown with a YAML head: what this is, how to read it, how to make it again."""
+def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool, exported_from: str | None = None) -> str:
+    """Markdown with a YAML head: what this is, how to read it, how to make it again.
+
+    `exported_from` is the dataset that it was made of, where it was not made by a job.
+    """
     paragraphs = [
         _metadata(spec),
         f"# {spec.count:,} samples of `{spec.generator_name}`\n",
         "Synthetic data: every sample is the output of a generator, none is a photograph or a record.\n",
         "![Contact sheet](preview.png)\n" if has_preview else "",
-        _facts(spec, manifest),
+        _facts(spec, manifest, exported_from),
         "## Read it\n",
         _reading(spec),
         "## Check it, make it again\n",
@@ -61,7 +64,7 @@ def _size_category(count: int) -> str:
     return next((name for bound, name in bounds if count < bound), "n>1B")
 
 
-def _facts(spec: JobSpec, manifest: Manifest) -> str:
+def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
     statistics = manifest.statistics
     facts = [
         ("Generator", f"`{spec.generator_name}`, `{spec.digest}`"),
@@ -77,6 +80,8 @@ def _facts(spec: JobSpec, manifest: Manifest) -> str:
         ),
         ("Finished", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.finished_at))),
     ]
+    if exported_from is not None:
+        facts.append(("Exported from", f"`{exported_from}`"))
     table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in facts)
     if spec.classes and statistics.classes:
         rows = zip(range(len(spec.classes)), spec.classes, statistics.classes, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -242,6 +243,16 @@ class Dataset:
             return Manifest.from_json(self.store.read(shards.MANIFEST), source=source)
         except FileNotFoundError:
             return None
+
+    @property
+    def exported_from(self) -> str | None:
+        """The dataset that it was made of by `export`; None where a job made it, or what tells it is damaged."""
+        try:
+            told = json.loads(self.store.read(shards.ORIGIN))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        source = told.get("exported_from") if isinstance(told, dict) else None
+        return source if isinstance(source, str) else None
 
     def finished(self) -> dict[int, Receipt]:
         """The shards that are done, by index: a sound receipt, and files of the sizes that it names.

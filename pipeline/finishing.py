@@ -50,7 +50,8 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
     sheet = contact_sheet(dataset)
     if sheet is not None:
         dataset.store.write(shards.PREVIEW, sheet)
-    dataset.store.write(shards.CARD, dataset_card(dataset.spec, manifest, has_preview=sheet is not None).encode())
+    card = dataset_card(dataset.spec, manifest, has_preview=sheet is not None, exported_from=dataset.exported_from)
+    dataset.store.write(shards.CARD, card.encode())
     dataset.store.write(shards.SHARD_INDEX, index_text)
     if Dataset(destination).spec != dataset.spec:
         raise DatasetError(f"{dataset.url} has become another job's")

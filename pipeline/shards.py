@@ -22,6 +22,8 @@ REPORT = "report.html"
 SELECTION = "selection.json"
 LATENTS = "latents.npy"
 LABELS = "labels.npy"
+#: Where an exported dataset comes from; absent where a job made it.
+ORIGIN = "export.json"
 SHARDS = "shards"
 RECEIPTS = "receipts"
 IMAGES = "images"

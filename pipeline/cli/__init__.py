@@ -31,6 +31,7 @@ _COMMANDS = {
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "report": ("report", "Write one HTML page about a dataset."),
+    "export": ("exports", "Write a dataset in another form."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
     "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
     "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline import shards
+from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import (
     Count,
     Whole,
@@ -375,23 +374,6 @@ def extend_command(
 
 def _resuming(destination: str) -> str:
     return f"'noisemill resume {shlex.quote(destination)}' makes what is missing"
-
-
-@contextmanager
-def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the work cleanly, and the user hears how to go on."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        warn(f"interrupted; {how_to_go_on}")
-        raise click.exceptions.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _print_queued(handle: JobHandle, as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -86,6 +88,34 @@ class _Lines:
 def _held(job: Job) -> str:
     """What a job waits for whose store fails; nothing where it does not."""
     return f"held, {job.error}" if job.live and job.held_at else ""
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of something that is counted: gives what is to be called with (done, total), from any thread."""
+    if not is_terminal():
+        yield _CountedLines(what)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, told="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, told=f"{done:,}/{total:,}  {rate(speed)}")
+
+        yield show
+
+
+class _CountedLines:
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._told_at >= _LINE_S:
+            self._told_at = time.monotonic()
+            click.echo(f"{self._what}: {done:,} of {total:,}", err=True)
 
 
 def _line(job: Job) -> str:

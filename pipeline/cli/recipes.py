@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, json_option, redis_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
 
@@ -115,7 +116,6 @@ def reproduce_command(
     With --redis or NOISEMILL_REDIS_URL the job is queued there and waited for, else it is made here and now.
     """
 
-    from pipeline.cli.jobs import interruptible
     from pipeline.cli.progress import job_progress
     from pipeline.reproduction import read_recipe, reproduce
     from pipeline.stores import normalise

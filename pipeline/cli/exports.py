@@ -1,0 +1,69 @@
+"""Exports: one dataset in another form.
+
+Imports inside the functions keep numpy and boto3 out of `--help`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+import click
+
+from pipeline.cli.interruption import interruptible
+from pipeline.cli.options import Count, examples, json_option
+from pipeline.cli.output import duration, print_json, rate, size
+
+
+@click.command(
+    "export",
+    epilog=examples(
+        "noisemill export out pictures --to png --layout class",
+        "noisemill export s3://bucket/clothes s3://bucket/clothes-tar --to tar --shard-size 10k",
+        "noisemill export out fashion.npz --to npz",
+    ),
+)
+@click.argument("destination", metavar="DEST")
+@click.argument("out", metavar="OUT")
+@click.option("--to", "form", required=True, metavar="npy|png|tar|npz", help="What to write.")
+@click.option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: as it is; images: uint8]")
+@click.option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]")
+@click.option("--shard-size", type=Count(), help="Samples per shard.  [default: as it is]")
+@json_option
+def export_command(
+    destination: str,
+    out: str,
+    form: str,
+    dtype: str | None,
+    layout: str | None,
+    shard_size: int | None,
+    as_json: bool,
+) -> None:
+    """Write a whole dataset in another form, with its labels; each end a folder or s3://bucket/prefix.
+
+    OUT is new or empty, or the same export that was interrupted, which goes on. It is a dataset like any other;
+    only npz is one file, OUT.npz, as FID tools read it: arr_0 uint8 (n, height, width, channels), arr_1 labels.
+    Floats become uint8 by the generator's range. Precision never goes up: from uint8 there are no floats.
+    """
+
+    from pipeline.cli.progress import counted
+    from pipeline.exporting import export
+
+    started = time.monotonic()
+    options = f"--to {form}" + (f" --dtype {dtype}" if dtype else "") + (f" --layout {layout}" if layout else "")
+    options += f" --shard-size {shard_size}" if shard_size else ""
+    again = f"noisemill export {shlex.quote(destination)} {shlex.quote(out)} {options}"
+    with interruptible(f"'{again}' {'starts again' if form == 'npz' else 'goes on'}"), counted("export") as progress:
+        done = export(destination, out, to=form, dtype=dtype, layout=layout, shard_size=shard_size, progress=progress)
+    seconds = time.monotonic() - started
+    made = done.count - done.count_found
+    if as_json:
+        print_json({**done.as_json(), "seconds": round(seconds, 3), "rate": made / seconds})
+        return
+    files = "one file" if form == "npz" else f"{done.shards:,} shards"
+    click.echo(f"{done.count:,} samples in {files}, {size(done.size_bytes)}: {done.out}")
+    if made == 0:
+        click.echo("all of it was there already")
+        return
+    share = f" ({made:,} written now)" if done.count_found else ""
+    click.echo(f"{rate(made / seconds)}{share}; {duration(seconds)} in all")
