@@ -3,7 +3,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults compat train bench lint types docs wheel clean
+.PHONY: help setup demo test faults compat readers train bench lint types docs wheel clean
 
 help:  ## this list
 	@echo 'make TARGET [PYTHON=python3.12]'; echo
@@ -36,6 +36,15 @@ faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 
 compat: setup  ## other servers, versions and readers of the datasets (minutes)
 	$(RUN) pytest -m compat
+
+readers: setup .venv-readers/.ready  ## PyTorch, torchvision, Hugging Face and webdataset read datasets (5.5 GB on disk)
+	$(RUN) pytest -m compat tests/compat/readers
+
+.venv-readers/.ready: requirements-readers.txt
+	@echo 'Installing what requirements-readers.txt pins (5.5 GB on disk, most of it CUDA, which PyTorch brings)'
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-readers
+	@$(BIN)/uv pip install --quiet --system-certs --python .venv-readers/bin/python -r requirements-readers.txt
+	@touch $@
 
 train: setup  ## train the built-in generator again (an hour or more on two cores)
 	$(RUN) training.train

@@ -19,7 +19,7 @@ from pipeline.cli.output import duration, print_json, rate, size
     "export",
     epilog=examples(
         "noisemill export out pictures --to png --layout class",
-        "noisemill export s3://bucket/clothes s3://bucket/clothes-tar --to tar --shard-size 10k",
+        "noisemill export s3://bucket/clothes s3://bucket/tars --to tar",
         "noisemill export out fashion.npz --to npz",
     ),
 )

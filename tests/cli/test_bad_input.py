@@ -423,7 +423,7 @@ def test_destinations(run: Run, world: Path, redis: Any, monkeypatch: pytest.Mon
     assert Ledger(redis).jobs() == []
 
 
-_READERS = ("verify", "preview", "latents --index 0", "resume", "extend --count 200")
+_READERS = ("verify", "preview", "latents --index 0", "resume", "extend --count 200", "export new --to png")
 
 
 @pytest.mark.parametrize("command", _READERS)
@@ -477,6 +477,46 @@ def test_datasets_that_cannot_be_extended(
         assert_clear(run("extend", "./other", f"--count={count}", *more), 2, says)
     assert_clear(run("extend", "./other"), 2, "--count")
     assert tree(world) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("./other ./other --to png", 2, "is the dataset itself"),
+        ("./other ./other/pngs --to png", 2, "lies inside the dataset"),
+        ("./other ./full --to png", 1, "is not empty"),
+        ("./other ./file --to png", 1, "file"),
+        ("./other ./new --to jpg", 2, "did you mean png?"),
+        ("./other ./new", 2, "Missing option '--to'"),
+        ("./other ./new --to npz", 2, "must end in .npz"),
+        ("./other ./full/notes.txt/a.npz --to npz", 1, "notes.txt"),
+        ("./other ./new --to npy --dtype float64", 2, "float64"),
+        ("./other ./new --to npy --dtype 16", 2, "'16'"),
+        ("./other ./new --to tar --layout class", 2, "tar has no layout 'class'"),
+        ("./other ./new --to tar --layout tree", 2, "layout 'tree'"),
+        ("./other ./new --to png --shard-size 0", 2, "0"),
+        ("./other '' --to png", 2, "the destination is empty"),
+        ("./other ftp://host/x --to png", 2, "ftp://"),
+        ("./other", 2, "Missing argument 'OUT'"),
+    ],
+)
+def test_exports_that_cannot_be(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, words: str, code: int, says: str
+):
+    monkeypatch.chdir(world)
+    before = tree(world)
+    assert_clear(run("export", *shlex.split(words)), code, says)
+    assert tree(world) == before
+
+
+def test_an_export_of_a_truncated_shard(run: Run, dataset: Path, tmp_path: Path):
+    path = dataset / "shards" / "00000002.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    for to, out in (("png", "pngs"), ("npz", "a.npz")):
+        assert_clear(
+            run("export", dataset, tmp_path / out, "--to", to), 1, "00000002.npy is damaged", "noisemill resume"
+        )
+    assert not (tmp_path / "a.npz").exists()
 
 
 # -- S3 -----------------------------------------------------------------------------------------------------

@@ -49,6 +49,9 @@ VERIFY_KEYS = {
 EXTENSION_KEYS = {
     "destination", "count_before", "count", "shards", "shards_kept", "samples_to_make", "size_bytes", "estimated",
 }  # fmt: skip
+EXPORT_KEYS = {
+    "source", "out", "form", "dtype", "count", "shards", "size_bytes", "count_found", "seconds", "rate",
+}  # fmt: skip
 RESULT_KEYS = {
     "destination", "count", "shards", "size_bytes", "made", "seconds", "rate", "verdict", "preview", "job",
 }  # fmt: skip
@@ -320,6 +323,37 @@ def test_extend_tells_what_it_would_make(run: Run, dataset: Path):
     assert (document["count_before"], document["samples_to_make"]) == (100, 115)
     assert run("extend", dataset, "--count", "100", "--dry-run").out.endswith(": nothing to make\n")
     assert tree(dataset) == before
+
+
+def test_export(run: Run, dataset: Path, tmp_path: Path):
+    outcome = run("export", dataset, tmp_path / "pictures", "--to", "png", "--layout", "class")
+    assert (outcome.code, outcome.err) == (0, "")
+    first, second = outcome.out.splitlines()
+    assert re.fullmatch(rf"100 samples in 4 shards, [0-9.]+ kB: {os.path.realpath(tmp_path / 'pictures')}", first)
+    assert re.fullmatch(r"[0-9,]+/s; [0-9.]+ s in all", second)
+    assert run("verify", tmp_path / "pictures").code == 0
+    again = run("export", dataset, tmp_path / "pictures", "--to", "png", "--layout", "class")
+    assert again.out.splitlines()[1] == "all of it was there already"
+    document = _json(run, "export", dataset, tmp_path / "a.npz", "--to", "npz", keys=EXPORT_KEYS)
+    assert (document["count"], document["shards"], document["form"]) == (100, 1, "npz")
+    assert document["size_bytes"] == (tmp_path / "a.npz").stat().st_size
+
+
+def test_an_export_that_is_interrupted_says_how_to_go_on(
+    run: Run, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipeline.stores.local import LocalDraft
+
+    def interrupt(_draft: LocalDraft) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalDraft, "commit", interrupt)
+        outcome = run("export", dataset, tmp_path / "o ut", "--to", "png", "--shard-size", "25")
+    assert (outcome.code, outcome.out) == (130, "")
+    command = f"noisemill export {dataset} '{tmp_path / 'o ut'}' --to png --shard-size 25"
+    assert outcome.err == f"noisemill: interrupted; '{command}' goes on\n"
+    assert run(*shlex.split(command)[1:]).code == 0
 
 
 def test_verify(run: Run, dataset: Path):

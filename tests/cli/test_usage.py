@@ -1,4 +1,4 @@
-"""docs/usage.md says what is so: help, environment, examples, and how to read each format."""
+"""docs/usage.md and docs/datasets.md say what is so: help, environment, examples, and how to read each format."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import noisemill
-from pipeline.generators import find_generator
-from pipeline.request import JobRequest
 from pipeline.settings import Settings
-from tests.cli.conftest import TINY
 from tests.cli.help_pages import PAGE, commands, embedded
 from tests.cli.running import Run
+from tests.compat.readers.examples import make_examples
 from tests.data.described import write_described
-from tests.pipeline.making import make_dataset
 
 USAGE = PAGE.read_text(encoding="utf-8")
 README = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
 PAGES = embedded(USAGE)
-PYTHON = re.findall(r"```python\n(.*?)```", USAGE, re.DOTALL)
-EXAMPLES = sorted(set(re.findall(r"^    (noisemill [^#\n]*)", README + USAGE, re.MULTILINE)))
+DATASETS = (PAGE.parent / "datasets.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", DATASETS, re.DOTALL)
+EXAMPLES = sorted(set(re.findall(r"^    (noisemill [^#\n]*)", README + USAGE + DATASETS, re.MULTILINE)))
 
 
 def test_every_command_has_its_page():
@@ -59,12 +57,7 @@ def test_examples_are_understood(line: str):
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Datasets of the names that the page reads."""
-    folder = tmp_path_factory.mktemp("examples")
-    forms = {"out": ("npy", None), "pictures": ("png", "class"), "flat": ("png", "flat"), "tars": ("tar", None)}
-    for name, (format_, layout) in forms.items():
-        request = JobRequest(count=20, shard_size=8, format=format_, layout=layout)
-        make_dataset(folder / name, request.resolve(find_generator(str(TINY)))[0])
-    return folder
+    return make_examples(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[-1].strip()[:40])
@@ -73,7 +66,7 @@ def test_reading(examples: Path, monkeypatch: pytest.MonkeyPatch, code: str):
     names: dict = {}
     exec(code, names)
     # The last name of each loop is there, so it went round.
-    assert {"labels", "size", "entry", "data"} & set(names)
+    assert {"labels", "entry", "data"} & set(names)
 
 
 def test_toml_example_is_a_generator(run: Run, tmp_path: Path):

@@ -52,8 +52,15 @@ def test_requirements_cover_pyproject():
         assert all(wanted.specifier.contains(spec.version) for spec in pin.specifier), f"{text} against {pin}"
 
 
-def _requirements() -> list[str]:
-    return (ROOT / "requirements.txt").read_text().splitlines()
+def test_readers_are_pinned_too():
+    pinned = {Requirement(line).name: Requirement(line) for line in _requirements("requirements-readers.txt")}
+    for text in PROJECT["dependency-groups"]["readers"]:
+        wanted = Requirement(text)
+        assert all(wanted.specifier.contains(spec.version) for spec in pinned[wanted.name].specifier), text
+
+
+def _requirements(name: str = "requirements.txt") -> list[str]:
+    return (ROOT / name).read_text().splitlines()
 
 
 def test_changelog_knows_the_version():

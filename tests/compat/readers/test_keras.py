@@ -1,0 +1,42 @@
+"""Keras and tf.data read datasets as docs/datasets.md says; in a process of their own, as users have them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.dataset import Dataset
+from tests.compat.readers.blocks import answers, block, blocks_of
+from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples
+
+KERAS = """{
+    "names": names,
+    "paths": [path.rpartition("/")[2] for path in images.file_paths],
+    "labels": [int(label) for _, labels in images for label in labels],
+    "sums": sorted(float(image.numpy().sum()) for batch, _ in images for image in batch),
+}"""
+TF_DATA = """{
+    "labels": [int(label) for _, labels in batches for label in labels],
+    "sums": sorted(float(image.numpy().astype("float64").sum()) for images, _ in batches for image in images),
+    "in_order": [int(label) for _, labels in shards for label in labels],
+}"""
+
+
+def test_keras_and_tf_data(tmp_path: Path) -> None:
+    folder = make_examples(tmp_path / "examples")
+    pieces = [(block("keras", "image_dataset_from_directory"), KERAS), (block("keras", "from_generator"), TF_DATA)]
+    assert len(pieces) == len(blocks_of("keras"))
+    keras, tf_data = answers(Path(sys.executable), folder, pieces, tmp_path)
+    assert keras["names"] == sorted(CLASSES)
+    assert sorted(keras["paths"]) == [f"{index:012d}.png" for index in range(COUNT)]
+    by_name = Counter(keras["names"][label] for label in keras["labels"])
+    assert by_name == Counter(CLASSES[label] for label in LABELS)
+    pixels = Dataset(folder / "pictures").samples(0, COUNT)
+    assert np.allclose(keras["sums"], sorted(pixels.reshape(COUNT, -1).sum(axis=1)))
+    assert Counter(tf_data["labels"]) == Counter(LABELS)
+    assert tf_data["in_order"] == LABELS
+    floats = Dataset(folder / "out").samples(0, COUNT).astype(np.float64)
+    assert np.allclose(tf_data["sums"], sorted(floats.reshape(COUNT, -1).sum(axis=1)))

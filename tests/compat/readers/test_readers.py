@@ -1,0 +1,121 @@
+"""torchvision, PyTorch's DataLoader, Hugging Face datasets and webdataset read datasets as docs/datasets.md says.
+
+They are in an environment of their own, `.venv-readers`, which `make readers` makes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset import Dataset
+from pipeline.stores import open_store
+from tests.compat.readers.blocks import ROOT, answers, block, blocks_of
+from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples
+from tests.servers import S3Server, s3_or_skip
+
+pytestmark = [pytest.mark.compat, pytest.mark.timeout(600)]
+
+PYTHON = ROOT / ".venv-readers" / "bin" / "python"
+
+FOLDER = """{
+    "names": names,
+    "pairs": [[path.rpartition("/")[2], label] for path, label in images.samples],
+    "sums": sorted(float(image[0].sum()) * 255 for image, _ in images),
+}"""
+LOADER = """{
+    "labels": [int(label) for _, labels in loader for label in labels],
+    "sums": sorted(float(sample.double().sum()) for samples, _ in loader for sample in samples),
+}"""
+BY_SHARD = """{
+    "labels": [row["label"] for row in images],
+    "classes": [row["class"] for row in images],
+    "sums": [sum(row["image"].getdata()) for row in images],
+}"""
+BY_CLASS = """{
+    "names": names,
+    "labels": [row["label"] for row in images],
+    "sums": sorted(sum(row["image"].getdata()) for row in images),
+}"""
+TARS = """{
+    "labels": [label for _, label in samples],
+    "sums": [float(image[:, :, 0].sum()) for image, _ in samples],
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not PYTHON.exists():
+        pytest.skip("no .venv-readers: make readers")
+    return make_examples(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture(scope="module")
+def pixels(folder: Path) -> list[float]:
+    """Sum of each sample's pixels, in order."""
+    return [float(total) for total in Dataset(folder / "flat").samples(0, COUNT).reshape(COUNT, -1).sum(axis=1)]
+
+
+def test_every_piece_of_the_page_is_run() -> None:
+    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset")
+    assert {code for word in words for code in blocks_of("readers") if word in code} == set(blocks_of("readers"))
+
+
+def test_torchvision_image_folder(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    [told] = answers(PYTHON, folder, [(block("readers", "ImageFolder"), FOLDER)], tmp_path)
+    assert told["names"] == sorted(CLASSES)
+    named = {name: told["names"][label] for name, label in told["pairs"]}
+    assert named == {f"{index:012d}.png": CLASSES[label] for index, label in enumerate(LABELS)}
+    assert np.allclose(told["sums"], sorted(pixels))
+
+
+def test_dataloader(folder: Path, tmp_path: Path) -> None:
+    [told] = answers(PYTHON, folder, [(block("readers", "DataLoader"), LOADER)], tmp_path)
+    assert Counter(told["labels"]) == Counter(LABELS)
+    floats = Dataset(folder / "out").samples(0, COUNT).astype(np.float64)
+    assert np.allclose(told["sums"], sorted(floats.reshape(COUNT, -1).sum(axis=1)))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+def test_dataloader_from_s3(folder: Path, tmp_path: Path, s3: S3Server) -> None:
+    """Its worker processes are forked after the parent has spoken to S3."""
+    place = s3.destination()
+    source, target = open_store(folder / "out"), open_store(place)
+    for entry in source.list():
+        target.write(entry.name, source.read(entry.name))
+    code = block("readers", "DataLoader").replace('Dataset("out")', f'opened("{place}")')
+    opened = "from pipeline import Dataset\ndef opened(url):\n    d = Dataset(url)\n    d[0]\n    return d\n"
+    [told] = answers(PYTHON, folder, [(opened + code, LOADER)], tmp_path)
+    assert Counter(told["labels"]) == Counter(LABELS)
+
+
+def test_hugging_face_by_shard(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    """Shards come in any order."""
+    [told] = answers(PYTHON, folder, [(block("readers", "flat/shards"), BY_SHARD)], tmp_path)
+    assert sorted(zip(told["labels"], told["sums"], strict=True)) == sorted(zip(LABELS, pixels, strict=True))
+    assert told["classes"] == [CLASSES[label] for label in told["labels"]]
+
+
+def test_hugging_face_by_class(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    [told] = answers(PYTHON, folder, [(block("readers", "features"), BY_CLASS)], tmp_path)
+    assert Counter(told["names"][label] for label in told["labels"]) == Counter(CLASSES[label] for label in LABELS)
+    assert told["sums"] == sorted(pixels)
+
+
+def test_webdataset(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    [told] = answers(PYTHON, folder, [(block("readers", "webdataset"), TARS)], tmp_path)
+    assert (told["labels"], told["sums"]) == (LABELS, pixels)
