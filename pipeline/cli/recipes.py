@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.interruption import interruptible
-from pipeline.cli.options import device_option, json_option, redis_option
+from pipeline.cli.options import device_option, examples, json_option, redis_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ _MOST_ROWS = 40
 
 @click.command(
     "recipe",
-    epilog="Examples: noisemill recipe out; noisemill recipe s3://bucket/clothes --generator s3://models/clothes.keras",
+    epilog=examples(
+        "noisemill recipe out", "noisemill recipe s3://bucket/clothes --generator s3://models/clothes.keras"
+    ),
 )
 @click.argument("destination", metavar="DEST")
 @click.option(
@@ -86,7 +88,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 
 @click.command(
     "reproduce",
-    epilog="Example: noisemill reproduce out.recipe.json again --shards 17,20-25",
+    epilog=examples("noisemill reproduce out.recipe.json again --shards 17,20-25"),
 )
 @click.argument("recipe_file", metavar="RECIPE")
 @click.argument("destination", metavar="DEST")

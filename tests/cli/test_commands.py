@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli import noisemill
 from pipeline.generators import find_generator
 from pipeline.latents import latents
 from pipeline.ledger import Ledger, WorkerInfo
@@ -490,7 +491,9 @@ def test_help_ends_with_examples_that_can_be_pasted(words: tuple[str, ...], comm
         assert tuple(line[: len(words)]) == words
         rest = line[len(words) :]
         if not isinstance(command, click.Group):
-            command.make_context(words[-1], list(rest))
+            # click keeps the help option that it makes first, so its names must be those of the real command.
+            context = click.Context(noisemill, **noisemill.context_settings)
+            command.make_context(words[-1], list(rest), parent=context)
 
 
 def test_help_lists_every_command(run: Run):
