@@ -317,10 +317,10 @@ class Ledger:
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
         return JobSpec.from_json(text, source=f"the ledger's entry of job {job_id}"), str(destination)
 
-    def jobs(self) -> list[Job]:
-        """All jobs that the ledger knows, the latest first."""
+    def jobs(self, latest: int = 0) -> list[Job]:
+        """All jobs that the ledger knows, the latest first; only so many where a number is given."""
         with self._talk():
-            ids = self._redis.zrevrange(self._key("jobs"), 0, -1)
+            ids = self._redis.zrevrange(self._key("jobs"), 0, latest - 1)
         found = []
         for job_id in map(str, ids):
             try:

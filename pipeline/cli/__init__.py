@@ -40,6 +40,7 @@ _COMMANDS = {
     "generators": ("generators", "List generators, or inspect one."),
     "worker": ("workers", "Run a worker for one generator on one device."),
     "up": ("workers", "Run a worker per GPU, restarted if they die."),
+    "top": ("top", "Watch jobs and workers, live."),
     "workers": ("workers", "List the workers that are up."),
     "schedule": ("schedule", "Have a job made again and again."),
     "scheduler": ("workers", "Carry out the schedules."),

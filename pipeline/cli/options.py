@@ -81,6 +81,24 @@ class Webhook(click.ParamType[str, str]):
             self.fail(str(error), param, ctx)
 
 
+class Seconds(click.ParamType[float, str]):
+    """A time from `least` to `most` seconds, both included."""
+
+    name = "seconds"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not self.least <= seconds <= self.most:
+            self.fail(f"{value!r} is not a number of seconds from {self.least:g} to {self.most:g}", param, ctx)
+        return seconds
+
+
 class Device(click.ParamType[str, str]):
     """auto, cpu, gpu or gpu:N; whether it is there, the worker finds out."""
 

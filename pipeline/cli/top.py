@@ -1,0 +1,269 @@
+"""Top: the fleet, live.
+
+Imports inside the functions keep numpy, redis and Celery out of `--help`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.options import Seconds, examples, json_option, redis_option
+from pipeline.cli.output import duration, print_json, print_table, rate
+from pipeline.errors import LedgerError
+from pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipeline.fleet import FleetState
+    from pipeline.ledger import Job, WorkerInfo
+
+_Thing = TypeVar("_Thing")
+
+#: A worker's rate is what it made within about so long, seconds.
+_RATE_OVER_S = 20.0
+
+#: Lines beside those of jobs and workers: the head, two headings, an empty line between, one for trouble.
+_OTHER_LINES = 5
+
+_JOB_COLUMNS = ("JOB", "STATE", "PRI", "DONE", "RATE", "LEFT", "SCHEDULE")
+_WORKER_COLUMNS = ("WORKER", "DEVICE", "GENERATOR", "BATCH", "RATE", "JOB")
+
+_COLOURS = {
+    "running": "green",
+    "failed": "red",
+    "held": "red",
+    "no worker": "yellow",
+    "cancelled": "dim",
+    "done": "dim",
+}
+
+
+@click.command("top", epilog=examples("noisemill top", "noisemill top --json"))
+@click.option("--interval", type=Seconds(0.2, 3600), default=2.0, show_default=True, help="Seconds between looks.")
+@redis_option
+@json_option
+def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
+    """Watch jobs, workers and queues, live; q or Ctrl-C leaves.
+
+    Where stdout is no terminal, it is one look.
+    """
+
+    from pipeline.fleet import Watchtower
+
+    tower = Watchtower(load_settings(redis_url=redis_url))
+    state = tower.look()
+    if as_json:
+        print_json(state.as_json())
+        return
+    rates = _Rates()
+    rates.take(state)
+    if not sys.stdout.isatty():
+        _print(state, rates)
+        return
+    console, trouble = Console(), ""
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _keys(),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            live.update(_view(state, rates, console.size.height, trouble), refresh=True)
+            if _pressed("q", interval):
+                return
+            try:
+                state, trouble = tower.look(), ""
+                rates.take(state)
+            except LedgerError as error:  # What was seen last stays; it may come back.
+                trouble = str(error).splitlines()[0]
+
+
+class _Rates:
+    """What each worker made of late, from what it told at several looks."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, deque[tuple[float, int]]] = {}
+
+    def take(self, state: FleetState) -> None:
+        """Takes in a look."""
+        self._told = {worker.id: self._told.get(worker.id, deque()) for worker in state.workers}
+        for worker in state.workers:
+            told = self._told[worker.id]
+            if told and worker.up_s < told[-1][0]:  # Started again.
+                told.clear()
+            if not told or worker.up_s > told[-1][0]:
+                told.append((worker.up_s, worker.samples))
+            while len(told) > 2 and told[-1][0] - told[0][0] > _RATE_OVER_S:
+                told.popleft()
+
+    def of(self, worker: WorkerInfo) -> float | None:
+        """Samples per second; None before it was seen to work."""
+        (first_s, first), (last_s, last) = self._told[worker.id][0], self._told[worker.id][-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s else None
+
+
+def _state(job: Job, state: FleetState) -> str:
+    if job.live and job.held_at is not None:
+        return "held"
+    return "no worker" if job.live and not state.has_worker(job) else job.state
+
+
+def _left(job: Job) -> str:
+    if job.state != "running" or not job.rate:
+        return "-"
+    return duration((job.count - job.samples_made) / job.rate)
+
+
+def _share(job: Job) -> float:
+    return job.samples_made / job.count if job.count else 0.0
+
+
+def _head(state: FleetState) -> str:
+    live = sum(job.live for job in state.jobs)
+    busy = sum(worker.job is not None for worker in state.workers)
+    facts = (
+        f"{live} live jobs",
+        f"{busy} of {len(state.workers)} workers busy",
+        f"{sum(state.queues.values())} wake-ups waiting",
+        rate(state.rate),
+    )
+    return ", ".join(facts)
+
+
+def _print(state: FleetState, rates: _Rates) -> None:
+    """One look as plain text."""
+    click.echo(_head(state))
+    click.echo()
+    jobs = [
+        [job.id, _state(job, state), str(job.priority), f"{_share(job):.0%}", rate(job.rate), _left(job),
+         job.schedule or "-"]
+        for job in state.jobs
+    ]  # fmt: skip
+    print_table(_JOB_COLUMNS, jobs, empty="no jobs")
+    click.echo()
+    workers = [[cell.plain for cell in _worker_row(worker, rates)] for worker in state.workers]
+    print_table(_WORKER_COLUMNS, workers, empty="no workers are up: start one with 'noisemill worker GENERATOR'")
+
+
+def _worker_row(worker: WorkerInfo, rates: _Rates) -> list[Text]:
+    cells = (
+        worker.id,
+        worker.device,
+        worker.generator,
+        str(worker.batch),
+        rate(rates.of(worker)),
+        worker.job or "idle",
+    )
+    return [Text(cell) for cell in cells]
+
+
+def _view(state: FleetState, rates: _Rates, height: int, trouble: str) -> Group:
+    """The screen: as many jobs and workers as its lines take, jobs first where there is not room for both."""
+    lines = max(2, height - _OTHER_LINES)
+    job_lines = min(max(1, len(state.jobs)), max(lines // 2, lines - max(1, len(state.workers))))
+    head = Text(f"{time.strftime('%H:%M:%S')}  {_head(state)}", no_wrap=True, overflow="ellipsis")
+    parts = [head, Text(trouble, style="bold red", no_wrap=True, overflow="ellipsis")]
+    return Group(*parts, _jobs(state, job_lines), Text(""), _workers(state, rates, lines - job_lines))
+
+
+def _jobs(state: FleetState, lines: int) -> Table:
+    scheduled = any(job.schedule for job in state.jobs)
+    table = _table(_JOB_COLUMNS if scheduled else _JOB_COLUMNS[:-1], right=("PRI", "RATE", "LEFT"))
+    table.columns[0].ratio, table.columns[3].ratio = 3, 2
+    shown, more = _fitting(state.jobs, lines)
+    for job in shown:
+        told = _state(job, state)
+        cells: list[RenderableType] = [
+            Text(job.id),
+            Text(told, style=_COLOURS.get(told, "")),
+            Text(str(job.priority)),
+            _bar(job),
+            Text(rate(job.rate)),
+            Text(_left(job)),
+            Text(job.schedule or "-"),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    if not state.jobs:
+        table.add_row(Text("no jobs", style="dim"))
+    return _with_more(table, more, "jobs")
+
+
+def _bar(job: Job) -> Table:
+    bar = Table.grid(expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(width=5, justify="right")
+    bar.add_row(ProgressBar(total=1.0, completed=_share(job)), Text(f"{_share(job):.0%}"))
+    return bar
+
+
+def _workers(state: FleetState, rates: _Rates, lines: int) -> Table:
+    table = _table(_WORKER_COLUMNS, right=("BATCH", "RATE"))
+    table.columns[0].ratio = table.columns[5].ratio = 1
+    shown, more = _fitting(sorted(state.workers, key=lambda worker: worker.job is None), lines)
+    for worker in shown:
+        table.add_row(*_worker_row(worker, rates), style="" if worker.job else "dim")
+    if not state.workers:
+        table.add_row(Text("no workers are up", style="dim"))
+    return _with_more(table, more, "workers")
+
+
+def _table(columns: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if column in right else "left")
+    return table
+
+
+def _fitting(things: Sequence[_Thing], lines: int) -> tuple[Sequence[_Thing], int]:
+    """Those that have a line, and how many have none; the line that says so counts."""
+    if len(things) <= lines:
+        return things, 0
+    return things[: max(0, lines - 1)], len(things) - max(0, lines - 1)
+
+
+def _with_more(table: Table, more: int, what: str) -> Table:
+    if more:
+        table.add_row(Text(f"{more} more {what}", style="dim"))
+    return table
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Keys count as they are pressed, without Enter."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _pressed(key: str, within_s: float) -> bool:
+    """Whether a key is pressed within a time, which passes if not."""
+    deadline = time.monotonic() + within_s
+    if not sys.stdin.isatty():
+        time.sleep(within_s)
+        return False
+    while (left_s := deadline - time.monotonic()) > 0:
+        if select.select([sys.stdin], [], [], left_s)[0]:
+            keys = os.read(sys.stdin.fileno(), 64)
+            if key.encode() in keys or not keys:  # Nobody sits there any more.
+                return True
+    return False
