@@ -208,6 +208,8 @@ def enqueue(
     handle = JobHandle(job_id, destination, ledger)
     if _is_live(ledger, job_id):
         _refuse_other_selection(ledger.job(job_id), only)
+        if webhook is not None:
+            handle.warning = "it was queued before: its webhook stays as it was then"
         return handle
     dataset = Dataset(destination)
     if dataset.spec.sha256 != spec.sha256:

@@ -6,6 +6,7 @@ schedule meanwhile, one comes first, and the other sees it.
     <prefix>:schedules             hash: name -> Schedule
     <prefix>:schedules:fired       hash: name -> the last moment that was fired (Unix time)
     <prefix>:schedules:runs        hash: name -> number of its last run; outlives the schedule
+    <prefix>:schedules:changes     hash: name -> how often its runs were changed
     <prefix>:schedules:scheduler   the scheduler that is active; expires
     <prefix>:schedule:<name>:runs      hash: number -> Run
     <prefix>:schedule:<name>:skipped   list: the latest Skipped, newest first
@@ -56,6 +57,7 @@ class ScheduleBook:
         self._all = f"{settings.key_prefix}:schedules"
         self._fired = f"{self._all}:fired"
         self._numbers = f"{self._all}:runs"
+        self._changed = f"{self._all}:changes"
         self._active = f"{self._all}:scheduler"
 
     # -- schedules ---------------------------------------------------------------------------------
@@ -113,6 +115,7 @@ class ScheduleBook:
             pipe.multi()
             pipe.hdel(self._all, name)
             pipe.hdel(self._fired, name)
+            pipe.hdel(self._changed, name)
             pipe.delete(self._runs(name), self._skipped(name))
 
         self._change(forget, self._all)
@@ -173,6 +176,11 @@ class ScheduleBook:
             texts = self._redis.hvals(self._runs(name))
         return _in_order(texts)
 
+    def changes(self) -> dict[str, str]:
+        """For each schedule what is another value once its runs have changed: no need to read them all before."""
+        with self._talk():
+            return {str(name): str(value) for name, value in self._redis.hgetall(self._changed).items()}
+
     def skipped(self, name: str) -> list[Skipped]:
         """The latest moments at which nothing was made, the earliest first."""
         with self._talk():
@@ -188,6 +196,7 @@ class ScheduleBook:
             if text is not None:
                 run = replace(Run.from_json(str(text)), **changes)
                 pipe.hset(self._runs(name), str(number), run.to_json())
+                pipe.hincrby(self._changed, name, 1)
 
         self._change(write, self._runs(name))
 
@@ -242,6 +251,7 @@ class ScheduleBook:
         )
         pipe.hset(self._numbers, schedule.name, str(number))
         pipe.hset(self._runs(schedule.name), str(number), run.to_json())
+        pipe.hincrby(self._changed, schedule.name, 1)
         for old in _to_forget(schedule, runs):
             pipe.hdel(self._runs(schedule.name), str(old.number))
         return run

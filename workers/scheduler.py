@@ -185,6 +185,8 @@ def _wait_for_redis(ledger: Ledger) -> None:
 def run(config: SchedulerConfig) -> int:
     """Runs the scheduler until it is told to stop; answers the exit code."""
     set_up_logging(config.log_level, config.log_format)
+    # Celery logs a traceback where Redis goes away while the lock is waited for; the first tick says it in a line.
+    logging.getLogger("celery.utils.dispatch.signal").setLevel(logging.CRITICAL)
     settings = load_settings(redis_url=config.redis_url)
     _wait_for_redis(Ledger(settings))
     service = Service(

@@ -60,17 +60,23 @@ class Steward:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    def attend(self, schedule: Schedule) -> None:
-        """Follows the jobs of a schedule's runs, and makes one of the next that waits."""
+    def attend(self, schedule: Schedule) -> bool:
+        """Follows the jobs of a schedule's runs, and makes one of the next that waits.
+
+        Answers whether it is to be attended to again, even if nothing changes in the book.
+        """
         runs = self._book.runs(schedule.name)
-        ended = [run for run in runs if run.state in ("failed", "cancelled") and run.job]
-        for run in [run for run in runs if run.going and run.job] + ended[-_WATCHED:]:
+        going = [run for run in runs if run.going and run.job]
+        ended = [run for run in runs[-_WATCHED:] if run.state in ("failed", "cancelled") and run.job]
+        for run in going + ended:
             self._follow(schedule, run)
-        if any(run.going and run.job for run in runs):
-            return
-        waiting = next((run for run in runs if run.going), None)
-        if waiting is not None and time.monotonic() >= self._not_before.get((schedule.name, waiting.number), 0.0):
+        waiting = next((run for run in runs if run.going and not run.job), None)
+        if waiting is not None and not going and self._is_time_for(schedule, waiting):
             self._ask(schedule, waiting)
+        return bool(going or ended or waiting)
+
+    def _is_time_for(self, schedule: Schedule, run: Run) -> bool:
+        return time.monotonic() >= self._not_before.get((schedule.name, run.number), 0.0)
 
     def _follow(self, schedule: Schedule, run: Run) -> None:
         assert run.job is not None
@@ -162,17 +168,20 @@ class Steward:
 
     # -- datasets ------------------------------------------------------------------------------------
 
-    def keep(self, schedule: Schedule) -> None:
-        """Verifies what was done, and deletes the oldest of the datasets that are sound, beyond those to be kept."""
+    def keep(self, schedule: Schedule) -> bool:
+        """Verifies what was done, and deletes the oldest of the datasets that are sound, beyond those to be kept.
+
+        Answers False: there is more to do once the book has changed.
+        """
         if schedule.keep is None:
-            return
+            return False
         for run in self._book.runs(schedule.name):
             if run.state == "done" and run.verified is None and not self._stop.is_set():
                 self._verify(schedule, run)
         sound = [run for run in self._book.runs(schedule.name) if run.state == "done" and run.verified]
         surplus = sound[: -schedule.keep]
         if not surplus:
-            return
+            return False
         # Who deleted a newer one by hand does not want the older gone for it.
         gone = [run for run in sound[-schedule.keep :] if not Dataset(run.destination).whole]
         for run in gone:
@@ -180,6 +189,7 @@ class Steward:
         if not gone:
             for run in surplus:
                 self._remove(schedule, run)
+        return False
 
     def _verify(self, schedule: Schedule, run: Run) -> None:
         try:
@@ -204,19 +214,25 @@ class Steward:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _run(self, step: Callable[[Schedule], None]) -> None:
+    def _run(self, step: Callable[[Schedule], bool]) -> None:
         told: dict[str, str] = {}
+        settled: dict[str, tuple[Schedule, str | None]] = {}
         while not self._stop.wait(_LOOK_S):
             try:
-                schedules = self._book.schedules(unreadable=[])
+                schedules, changes = self._book.schedules(unreadable=[]), self._book.changes()
             except LedgerError:
                 continue  # The main thread sees it too, and says so.
             for schedule in schedules:
                 if self._stop.is_set():
                     return
+                present = (schedule, changes.get(schedule.name))
+                if settled.get(schedule.name) == present:
+                    continue
                 try:
-                    step(schedule)
+                    again = step(schedule)
                     told.pop(schedule.name, None)
+                    if not again:
+                        settled[schedule.name] = present
                 except Exception as error:
                     # One schedule's trouble must not end the others'; said once, tried again.
                     if told.get(schedule.name) != str(error):

@@ -37,6 +37,7 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
     checks: dict[str, Callable[[], str]] = {
         "redis": lambda: _redis(settings),
         "workers": lambda: _workers(settings),
+        "schedules": lambda: _schedules(settings),
         "devices": _devices,
         "generators": _generators,
     }
@@ -73,6 +74,21 @@ def _redis(settings: Settings) -> str:
     is_open = url.scheme != "unix" and not url.password and not _is_loopback(url.hostname or "")
     warning = "; WARNING: it asks for no password and is not on loopback" if is_open else ""
     return f"{version} at {redacted(settings.redis_url)}{warning}"
+
+
+def _schedules(settings: Settings) -> str:
+    from pipeline.schedule_book import ScheduleBook
+
+    book = ScheduleBook(settings)
+    try:
+        schedules, scheduler = book.schedules(), book.scheduler()
+    except LedgerError as error:
+        raise LedgerError("not known while Redis does not work") from error
+    if not schedules:
+        return "none"
+    if scheduler is None:
+        raise LedgerError(f"{len(schedules)}, but no scheduler is up: start one with 'noisemill scheduler'")
+    return f"{len(schedules)}, carried out by {scheduler}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -436,7 +436,7 @@ def test_doctor(run: Run, redis: Settings, tmp_path: Path):
     outcome = run("doctor", tmp_path / "new" / "place")
     assert (outcome.code, outcome.err) == (0, "")
     assert [line.split()[:2] for line in outcome.out.splitlines()] == [
-        ["ok", f"{name}:"] for name in ("redis", "workers", "devices", "generators", "storage")
+        ["ok", f"{name}:"] for name in ("redis", "workers", "schedules", "devices", "generators", "storage")
     ]
     assert "1 up, tiny on cpu" in outcome.out
     documents = _json(run, "doctor", tmp_path / "new", keys={"check", "works", "says"})
@@ -454,7 +454,7 @@ def test_doctor_tells_what_does_not_work(run: Run, tmp_path: Path):
         f"FAIL storage:    {os.path.realpath(tmp_path / 'file')}: a file lies where a folder should be" in outcome.out
     )
     documents = _json(run, "doctor", "ftp://x", "--redis", "unix:///nowhere", code=1)
-    assert [each["check"] for each in documents if not each["works"]] == ["redis", "workers", "storage"]
+    assert [each["check"] for each in documents if not each["works"]] == ["redis", "workers", "schedules", "storage"]
 
 
 # -- the command itself ----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_server_is_open_to_this_machine_alone(name):
     assert all(port.startswith("127.0.0.1:") for port in FOREIGN[name]["ports"])
 
 
-@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+@pytest.mark.parametrize("name", ["worker", "worker-gpu", "scheduler"])
 def test_worker_waits_for_server_and_bucket(name):
     assert SERVICES[name]["depends_on"] == {
         "valkey": {"condition": "service_healthy"},

@@ -234,3 +234,17 @@ def test_on_done_knows_what_happened(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert told.read_text() == "failed /d x 7 why; not\n"
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "seen\n")
+
+
+def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+    from pipeline.client import enqueue, prepare
+
+    spec = make_spec(count=40, shard_size=10)
+    prepare(spec, tmp_path / "out", [])
+    first = enqueue(spec, str(tmp_path / "out"), settings, ledger, webhook="http://one/")
+    again = enqueue(spec, str(tmp_path / "out"), settings, ledger, webhook="http://two/")
+    assert first.warning != again.warning == "it was queued before: its webhook stays as it was then"
+    ledger.cancel(first.id)
+    call = Webhooks(settings).take()
+    assert call is not None
+    assert call.url == "http://one/"

@@ -164,7 +164,9 @@ def test_what_is_removed_leaves_its_numbers_alone(book: ScheduleBook, settings: 
     assert fired_run(book, 3).number == 2
     with redis.Redis.from_url(settings.redis_url, decode_responses=True) as raw:
         keys = {key.removeprefix(settings.key_prefix) for key in raw.scan_iter(f"{settings.key_prefix}*")}
-    assert keys == {":schedules", ":schedules:fired", ":schedules:runs", ":schedule:nightly:runs"}
+    assert keys == {
+        ":schedules", ":schedules:fired", ":schedules:runs", ":schedules:changes", ":schedule:nightly:runs",
+    }  # fmt: skip
 
 
 def test_names_that_are_not_there(book: ScheduleBook) -> None:

@@ -206,3 +206,13 @@ def test_redis_that_is_away(run: Run, book: ScheduleBook, words: tuple[str, ...]
 
 def test_the_scheduler_says_so_when_redis_is_away(run: Run) -> None:
     assert_clear(run("scheduler", "--redis", "redis://127.0.0.1:1/0"), 1, "cannot be reached")
+
+
+def test_doctor_knows_of_schedules(run: Run, book: ScheduleBook) -> None:
+    assert "schedules:  none" in run("doctor").out
+    add(run, "--every", "6h")
+    assert "schedules:  1, carried out by host-1" in run("doctor").out
+    book.withdraw()
+    outcome = run("doctor")
+    assert outcome.code == 1
+    assert "FAIL schedules:  1, but no scheduler is up: start one with 'noisemill scheduler'" in outcome.out

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -14,6 +16,7 @@ import pytest
 import redis
 
 from pipeline.dataset import Dataset
+from tests.end_to_end.fleet import TINY
 from tests.schedules.conftest import ScheduledFleet
 from tests.schedules.receiver import receiver
 from tests.servers import Valkey
@@ -169,6 +172,22 @@ def test_what_was_missed_is_made_up_for_once_or_not_at_all(scheduled_fleet: Sche
     assert [run.number for run in fleet.runs("one")] == [1]
     assert fleet.runs("none") == []
     assert [one.reason for one in fleet.book.skipped("none")] == ["no scheduler was up in time"]
+
+
+@pytest.mark.faults
+def test_up_runs_the_scheduler_beside_the_workers(scheduled_fleet: ScheduledFleet) -> None:
+    fleet = scheduled_fleet
+    fleet.schedule("often", "out/{run}", "-n", "20", "--every", "1s")
+    command = [sys.executable, "-m", "pipeline.cli", "up", TINY, "--output-root", str(fleet.folder), "--scheduler"]
+    log = fleet.folder / "up.log"
+    with log.open("wb") as output:
+        up = subprocess.Popen(command, env=fleet.environment, cwd=fleet.folder, stdout=output, stderr=output)
+    try:
+        fleet.wait_for_runs("often", 2)
+    finally:
+        up.terminate()
+    assert up.wait(60) == 0, log.read_text()
+    assert fleet.book.scheduler() is None
 
 
 def _assert_sound(fleet: ScheduledFleet) -> None:

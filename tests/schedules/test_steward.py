@@ -277,3 +277,22 @@ def test_a_place_that_another_job_has_taken_since_is_left_alone(
     assert Dataset(made[0]).spec.seed == 999
     assert "holds another job now" in str(book.runs("nightly")[0].error)
     assert (made[0] / "manifest.json").exists()
+
+
+# -- what is looked at again ----------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_looked_at_again_while_there_is_more_to_do(
+    book: ScheduleBook, steward: Steward, ledger: Ledger, tmp_path: Path
+) -> None:
+    schedule = add(book, tmp_path)
+    assert not steward.attend(schedule)
+    fire(book)
+    before = book.changes()
+    assert steward.attend(schedule)
+    assert book.changes() != before
+    book.update("nightly", 1, state="done")
+    assert not steward.attend(schedule)
+    before = book.changes()
+    fire(book)
+    assert book.changes() != before
