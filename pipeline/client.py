@@ -19,8 +19,10 @@ from pipeline.errors import (
     DestinationOccupiedError,
     GeneratorError,
     JobFailedError,
+    LedgerError,
     UnknownJobError,
     UsageError,
+    one_line,
 )
 from pipeline.generators import Generator, find_generator
 from pipeline.hooks import check_webhook
@@ -270,6 +272,37 @@ def _nobody_up(spec: JobSpec, destination: str, *, some_hold_it: bool) -> str:
     return f"queued, but no worker holds {spec.generator_name!r}: start one with\n  {command}"
 
 
+class Follower:
+    """Looks at a job again and again, and is patient with a Redis that is away for less than a lease."""
+
+    def __init__(self, ledger: Ledger, job_id: str) -> None:
+        self._ledger, self._job_id = ledger, job_id
+        self._last: Job | None = None
+        self._heard_at = time.monotonic()
+
+    def look(self) -> Job | None:
+        """The job's state; None where Redis does not answer just now.
+
+        Raises LedgerError once it has not answered for a lease, JobFailedError where it has forgotten the job,
+        UnknownJobError where it never knew it.
+        """
+        try:
+            self._last = self._ledger.job(self._job_id)
+        except UnknownJobError:
+            if self._last is None:
+                raise
+            raise JobFailedError(
+                f"Redis knows nothing of job {self._job_id} any more: it was emptied, or came back without its data\n"
+                f"'noisemill resume {quote(self._last.destination)}' makes what is missing"
+            ) from None
+        except LedgerError:
+            if self._last is None or time.monotonic() - self._heard_at > self._ledger.settings.lease_s:
+                raise
+            return None
+        self._heard_at = time.monotonic()
+        return self._last
+
+
 def wait_for(
     ledger: Ledger,
     job_id: str,
@@ -278,18 +311,23 @@ def wait_for(
     timeout_s: float | None = None,
     check: Callable[[], None] | None = None,
 ) -> Job:
-    """Waits until a job has ended, calling `watcher` with its state meanwhile and `check` at each look."""
+    """Waits until a job has ended, calling `watcher` with its state meanwhile and `check` at each look.
+
+    Raises what `Follower.look` raises, and TimeoutError.
+    """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    follower = Follower(ledger, job_id)
     while True:
-        job = ledger.job(job_id)
-        if watcher is not None:
-            watcher(job)
-        if not job.live:
-            return job
+        job = follower.look()
+        if job is not None:
+            if watcher is not None:
+                watcher(job)
+            if not job.live:
+                return job
         if check is not None:
             check()
         if deadline is not None and time.monotonic() > deadline:
-            raise TimeoutError(f"job {job_id} is still {job.state} after {timeout_s:g} s")
+            raise TimeoutError(f"job {job_id} has not ended after {timeout_s:g} s")
         time.sleep(_POLL_S)
 
 
@@ -336,7 +374,13 @@ def make_here(
         local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
         ledger = Ledger(settings)
         handle = enqueue(spec, destination, settings, ledger, only=only, made_by=made_by)
-        job = wait_for(ledger, handle.id, watcher, check=local.check)
+        try:
+            job = wait_for(ledger, handle.id, watcher, check=local.check)
+        except LedgerError as error:
+            raise LedgerError(
+                f"the private Valkey has ended, or does not answer ({one_line(error)})\n"
+                f"'noisemill resume {quote(destination)}' makes what is missing"
+            ) from error
         raise_unless_done(job)
         return job
 

@@ -440,12 +440,12 @@ class Ledger:
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def announce(self, worker: WorkerInfo) -> None:
-        """Says that a worker is up; to be repeated well within WORKER_TTL_S."""
+    def announce(self, worker: WorkerInfo) -> bool:
+        """Says that a worker is up; to be repeated well within WORKER_TTL_S. Answers whether it was not listed."""
         with self._talk(), self._redis.pipeline(transaction=False) as batch:
             batch.set(self._key(f"worker:{worker.id}"), json.dumps(asdict(worker)), ex=WORKER_TTL_S)
             batch.zadd(self._key("workers"), {worker.id: worker.started_at})
-            batch.execute()
+            return bool(batch.execute()[1])
 
     def withdraw(self, worker_id: str) -> None:
         """Says that a worker has left."""

@@ -38,6 +38,8 @@ _LONGEST = 300
 
 def _one_line(record: logging.LogRecord) -> bool:
     """What Celery has trouble with, in a line without a traceback; ours, and those of tasks, stay as they are."""
+    if record.name == "py.warnings" and "CPendingDeprecationWarning" in record.getMessage():
+        return False  # What Celery 6 will do about lost connections, told at each of them.
     if record.name.startswith(_VERBOSE):
         text = record.getMessage()
         if record.exc_info and (error := record.exc_info[1]) is not None and str(error) not in text:

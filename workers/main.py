@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.exceptions import SecurityWarning
 
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
@@ -44,8 +44,6 @@ def run(config: WorkerConfig) -> int:
     set_up_logging(config.log_level, config.log_format, worker=identity)
     # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # Nor is a lost connection the time to learn what Celery 6 will do about it.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)
     ledger = Ledger(settings)

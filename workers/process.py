@@ -142,14 +142,16 @@ def _release(ledger: Ledger, worker: str) -> None:
 def _keep_announcing(worker: SliceWorker) -> None:
     told: Any = None
     run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
-    began = time.monotonic()
+    began, listed = time.monotonic(), False
     while not worker.stop.is_set():
         try:
             up_s, refused = round(time.monotonic() - began, 1), messages_refused(run_folder)
-            worker.ledger.announce(
+            is_new = worker.ledger.announce(
                 replace(worker.info, job=worker.job, samples=worker.samples, messages_refused=refused, up_s=up_s)
             )
-            told = None
+            if is_new and listed:
+                log.warning("Redis had forgotten this worker: it was emptied, or out of reach for a while")
+            told, listed = None, True
         except NoisemillError as error:
             if told != str(error):
                 log.warning("%s", one_line(error))

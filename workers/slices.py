@@ -249,7 +249,9 @@ class _Slice:
             claim = self._patiently(lambda: self._ledger.claim(self._job, self._worker.info.id))
             self._waited = claim == "wait"
             if not isinstance(claim, Claim):
-                self._ended = self._ended or claim == "stop"
+                if claim == "stop":
+                    self._patiently(self._renew)
+                    self._ended = True
                 return None
             if claim.shard >= len(self._spec.plan):
                 raise DamagedEntryError(self._job, f"there is no shard {claim.shard}")

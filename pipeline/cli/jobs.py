@@ -204,17 +204,20 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
     """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import raise_unless_done
+    from pipeline.client import Follower, raise_unless_done
     from pipeline.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
     # Two names may be one job's.
     ids = list(dict.fromkeys(ledger.find_job(job) for job in jobs))
+    followers = {job_id: Follower(ledger, job_id) for job_id in ids}
     ended: dict[str, Job] = {}
     with job_progress() as progress:
         while True:
             for job_id in [job_id for job_id in ids if job_id not in ended]:
-                state = ledger.job(job_id)
+                state = followers[job_id].look()
+                if state is None:
+                    continue
                 progress.show(state)
                 if not state.live:
                     ended[job_id] = state

@@ -43,8 +43,20 @@ def durable_valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, durable_valkey: Valkey, cache: Path) -> Iterator[Fleet]:
-    """A fleet without workers on a server of its own: to kill, stop, starve and fill."""
-    fleet = Fleet(tmp_path, environment(durable_valkey.url, f"faults-{uuid.uuid4().hex[:6]}", cache))
-    yield fleet
-    fleet.stop()
+def fleet_on(tmp_path: Path, cache: Path) -> Iterator[Callable[[Valkey], Fleet]]:
+    """Makes fleets without workers on a server of the test's own: to kill, stop, starve and fill."""
+    made: list[Fleet] = []
+
+    def make(server: Valkey) -> Fleet:
+        made.append(Fleet(tmp_path, environment(server.url, f"faults-{uuid.uuid4().hex[:6]}", cache)))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        fleet.stop()
+
+
+@pytest.fixture
+def fleet(fleet_on: Callable[[Valkey], Fleet], durable_valkey: Valkey) -> Fleet:
+    """A fleet on a Valkey that comes back with what it knew."""
+    return fleet_on(durable_valkey)

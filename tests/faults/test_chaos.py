@@ -176,3 +176,10 @@ def test_a_job_survives_chaos(
     tmp_path: Path, durable_valkey: Valkey, cache: Path, figure: Callable[[str], None]
 ) -> None:
     figure(survive(tmp_path, durable_valkey, cache, workers=WORKERS, events=EVENTS, seed=SEED))
+
+
+@pytest.mark.timeout(600)
+def test_a_job_survives_a_few_faults(
+    tmp_path: Path, durable_valkey: Valkey, cache: Path, figure: Callable[[str], None]
+) -> None:
+    figure(survive(tmp_path, durable_valkey, cache, workers=2, events=4, seed=3))

@@ -24,9 +24,7 @@ POINTS = {
     "manifest written, job not ended": {"at": _WRITE, "when": "after", "argument": "manifest.json"},
 }
 
-first_and_all = [
-    pytest.param(point, marks=[] if point.startswith("receipt") else pytest.mark.faults) for point in POINTS
-]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 def start_doomed_worker(fleet: Fleet, point: str) -> Path:
@@ -37,7 +35,7 @@ def start_doomed_worker(fleet: Fleet, point: str) -> Path:
     return flags
 
 
-@pytest.mark.parametrize("point", first_and_all)
+@pytest.mark.parametrize("point", POINTS)
 def test_the_next_process_goes_on(fleet: Fleet, point: str) -> None:
     quiet = make_quietly(fleet, SHARDS)
     flags = start_doomed_worker(fleet, point)
@@ -57,7 +55,6 @@ def test_the_next_process_goes_on(fleet: Fleet, point: str) -> None:
         assert Dataset(fleet.folder / "out").receipts()[0].attempt == 1
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("point", POINTS)
 def test_resume_needs_neither_that_worker_nor_redis(fleet: Fleet, durable_valkey: Valkey, point: str) -> None:
     quiet = make_quietly(fleet, SHARDS)

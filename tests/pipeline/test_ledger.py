@@ -661,13 +661,14 @@ def test_workers_announce_themselves_and_leave(ledger: Ledger) -> None:
     first, second = worker_info(), worker_info(id="host-2", digest="sha256:b", classes=None, started_at=999.0)
     ledger.announce(first)
     ledger.announce(second)
-    ledger.announce(replace(first, job=JOB, samples=5))
+    assert not ledger.announce(replace(first, job=JOB, samples=5))
     assert ledger.workers() == [second, replace(first, job=JOB, samples=5)]
     assert ledger.workers("sha256:a") == [replace(first, job=JOB, samples=5)]
     assert ledger.workers("sha256:c") == []
     ledger.withdraw("host-1")
     ledger.withdraw("host-1")
     assert ledger.workers() == [second]
+    assert ledger.announce(first)
 
 
 def test_a_silent_worker_is_gone_after_its_time(ledger: Ledger, raw: redis.Redis) -> None:
