@@ -1,28 +1,32 @@
 """Fashion-MNIST, read from the idx files that Debian's package dataset-fashion-mnist installs."""
 
-import gzip
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-DEFAULT_DATA = Path("/usr/share/datasets/fashion-mnist")
+from pipeline.errors import UsageError
+from pipeline.real_data import FASHION_MNIST as DEFAULT_DATA
+from pipeline.real_data import Labelled as LabelledImages
+from pipeline.real_data import read_idx_pair
+
+__all__ = [
+    "CLASS_NAMES",
+    "DEFAULT_DATA",
+    "DataMissingError",
+    "LabelledImages",
+    "load_test",
+    "load_training",
+    "to_uint8",
+]
+
 CLASS_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_UINT8_IDX = 0x08
 
 
 class DataMissingError(FileNotFoundError):
     """The data set is not where it was looked for."""
-
-
-class LabelledImages(NamedTuple):
-    """`images`: uint8 (n, 28, 28, 1), 0 is background; `labels`: int32 (n,), 0 to 9."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int32]
 
 
 def load_training(folder: Path = DEFAULT_DATA) -> LabelledImages:
@@ -32,7 +36,7 @@ def load_training(folder: Path = DEFAULT_DATA) -> LabelledImages:
 
 def load_test(folder: Path = DEFAULT_DATA) -> LabelledImages:
     """The 10,000 images meant for testing, 1,000 of each class. Training never reads them."""
-    return _load(folder, "t10k")
+    return _load(folder, "test")
 
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -42,21 +46,7 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _load(folder: Path, split: str) -> LabelledImages:
-    images = _read_idx(folder / f"{split}-images-idx3-ubyte.gz")[..., np.newaxis]
-    labels = _read_idx(folder / f"{split}-labels-idx1-ubyte.gz").astype(np.int32)
-    return LabelledImages(images, labels)
-
-
-def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read one gzipped idx file: two zero bytes, a type code, the number of axes, their sizes, the values."""
     try:
-        content = gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise DataMissingError(
-            f"{path} is missing: install Debian's package dataset-fashion-mnist or pass --data DIR"
-        ) from None
-    if content[:2] != b"\0\0" or content[2] != _UINT8_IDX:
-        raise ValueError(f"{path} is not an idx file of unsigned bytes")
-    axes = content[3]
-    shape = np.frombuffer(content, ">u4", count=axes, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+        return read_idx_pair(folder, split)
+    except UsageError as error:
+        raise DataMissingError(f"{error}: install Debian's package dataset-fashion-mnist or pass --data DIR") from None

@@ -32,6 +32,7 @@ _COMMANDS = {
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "report": ("report", "Write one HTML page about a dataset."),
     "export": ("exports", "Write a dataset in another form."),
+    "evaluate": ("evaluate", "Judge samples beside real images."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
     "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
     "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),

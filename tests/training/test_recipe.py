@@ -14,8 +14,9 @@ if not DEFAULT_DATA.is_dir():
 import keras
 import tensorflow as tf
 
-from training import averaging, data, evaluate, export, neighbours, networks, train
+from training import averaging, data, export, networks, train
 from training.trainer import Recipe, Trainer
+from workers.evaluation import figures, neighbours
 
 # Keras' own: NumPy 2 warns about TensorFlow's variables while a model is saved.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -119,8 +120,8 @@ def test_young_averages_follow_quickly() -> None:
 
 def test_frechet_distance_of_known_gaussians() -> None:
     features = np.random.default_rng(0).standard_normal((2000, 4)).astype(np.float32)
-    assert evaluate.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
-    assert evaluate.frechet_distance(features, features + 2) == pytest.approx(16, rel=1e-3)
+    assert figures.frechet_distance(features, features) == pytest.approx(0, abs=1e-4)
+    assert figures.frechet_distance(features, features + 2) == pytest.approx(16, rel=1e-3)
 
 
 def test_coverage_falls_with_what_samples_miss() -> None:

@@ -1,0 +1,82 @@
+"""Evaluate: how good a dataset's samples are, as classifiers see it.
+
+Imports inside the functions keep numpy and rich out of `--help`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.options import Count, Whole, examples, json_option
+from pipeline.cli.output import duration, is_terminal, print_json
+from pipeline.counts import MAX_SEED
+
+if TYPE_CHECKING:
+    from pipeline.evaluation import ClassFigures, Evaluation
+
+
+@click.command(
+    "evaluate", epilog=examples("noisemill evaluate out", "noisemill evaluate out --real flowers --limit 5k")
+)
+@click.argument("destination", metavar="DEST")
+@click.option("--real", metavar="DIR", help="Real images: a folder per class, idx files, or an .npz.")
+@click.option("--limit", type=Count(), default=20_000, show_default=True, help="Most samples, and most real images.")
+@click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Seed of the classifiers.")
+@json_option
+def evaluate_command(destination: str, real: str | None, limit: int, seed: int, as_json: bool) -> None:
+    """Judge samples beside real images, by a small classifier.
+
+    How many samples it recognises; how well it does on real images after seeing only samples (TSTR); how diverse they
+    are; how much of the real data they cover; how far they are from it. For `fashion`, Debian's dataset-fashion-mnist
+    is the real data by default.
+    """
+
+    from rich.console import Console
+
+    from pipeline.evaluation import evaluate
+
+    started = time.monotonic()
+    console = Console(stderr=True)
+    if is_terminal():
+        with console.status("reading") as status:
+            found = evaluate(destination, real=real, limit=limit, seed=seed, progress=status.update)
+    else:
+        found = evaluate(
+            destination, real=real, limit=limit, seed=seed, progress=lambda words: click.echo(words, err=True)
+        )
+    if as_json:
+        print_json(found.as_json())
+        return
+    print_evaluation(found)
+    click.echo(f"{duration(time.monotonic() - started)} in all")
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """The figures as a table, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("class", "consistency", "TSTR", "real", "diversity")
+    rows: list[tuple[str, ClassFigures | Evaluation]] = [*found.classes.items(), ("all", found)]
+    for name, figures in rows:
+        values = (figures.consistency, figures.tstr, figures.real, figures.diversity)
+        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(name, *cells, style="bold" if name == "all" else "")
+    console.print(table)
+    beside = f"{found.real_training:,} real images for training, {found.real_test:,} for testing"
+    for name, told in (
+        ("judged", f"{found.samples:,} samples beside {beside}"),
+        ("TSTR as a share of real", f"{found.tstr_of_real:.3f}"),
+        (
+            "Frechet distance",
+            f"{found.frechet:.2f} (real images {found.frechet_of_real:.2f}), on the classifier's features",
+        ),
+        ("coverage", f"{found.coverage:.3f} (real images {found.coverage_of_real:.3f})"),
+        ("novelty", f"{found.novelty:.3f}"),
+        ("distinct samples", f"{found.distinct_samples:,} of {found.samples:,}"),
+    ):
+        click.echo(f"{name:<25}{told}")
