@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import end_to_end, overhead
+from benchmarks import end_to_end, overhead, stores
 
-BENCHMARKS = {"overhead": overhead.run, "end_to_end": end_to_end.run}
+BENCHMARKS = {"overhead": overhead.run, "end_to_end": end_to_end.run, "stores": stores.run}
 RESULTS = Path(__file__).with_name("results")
 
 

@@ -121,7 +121,8 @@ class SliceWorker:
         passing = isinstance(error, StoreUnavailableError)
         patience_s = self.settings.store_patience_s if passing else 0.0
         answer = self.ledger.hold(job, _in_words(error), patience_s=patience_s, claim=claim)
-        log.warning("job %s, whose store fails, is %s: %s", job, answer, error, extra=about(job))
+        if answer != "stale":  # Shards that were on their way fail after the first, which has said it.
+            log.warning("job %s, whose store fails, is %s: %s", job, answer, error, extra=about(job))
 
     def _put_down(self, job: str, token: int, holder: str, again: bool) -> None:
         """Ends the slice, and sends the wake-up to the end of the queue where there is more to do."""

@@ -20,6 +20,7 @@ from botocore.parsers import ResponseParserError
 
 from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.stores.s3_errors import error_code, in_words
+from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -269,6 +270,10 @@ def _client(attempts: int) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
+        # What a PUT costs is Python's time. botocore checks each argument against its model, and puts together a long
+        # User-Agent twice; our arguments are right, and the servers need not know all that.
+        parameter_validation=False,
+        user_agent=f"noisemill/{VERSION}",
     )
     session = boto3.Session(botocore_session=core)
     try:

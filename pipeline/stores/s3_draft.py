@@ -14,8 +14,9 @@ from pipeline.stores.uploads import Uploads
 _PART_BYTES = 8 * 2**20
 _PARTS_OF_ONE_SIZE = 1000
 
-#: Three parts, so that with the one being filled 32 MiB are in memory.
-_PENDING_BYTES = 3 * (_PART_BYTES + 2**16)
+#: With the part that is being filled, 32 MiB are in memory.
+CONCURRENT_PARTS = 3
+_PENDING_BYTES = CONCURRENT_PARTS * (_PART_BYTES + 2**16)
 _THREADS = 16
 
 

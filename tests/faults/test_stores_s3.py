@@ -326,8 +326,8 @@ def test_generate_through_faults_is_byte_identical(proxy: FaultyS3, here: Fleet)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--count", "6000", "--shard-size", "300", "--format", "png"],
-        ["--count", "400k", "--shard-size", "80k"],  # 20 MB: multipart uploads.
+        ["--count", "1500", "--shard-size", "300", "--format", "png"],
+        ["--count", "250k", "--shard-size", "50k"],  # 13 MB: multipart uploads.
     ],
 )
 def test_queued_jobs_through_faults_are_byte_identical(proxy: FaultyS3, here: Fleet, arguments: list[str]) -> None:
@@ -388,7 +388,7 @@ def test_a_picture_that_the_server_loses_is_missed_before_the_manifest(proxy: Fa
 def test_the_run_after_a_kill_ends_what_it_was_uploading(proxy: FaultyS3, here: Fleet) -> None:
     destination = proxy.destination()
     door = S3Door(proxy.behind, destination)
-    size = ["--count", "600k", "--shard-size", "200k"]  # 51 MB: seven parts
+    size = ["--count", "300k", "--shard-size", "150k"]  # 38 MB: five parts
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "generate", TINY, destination, *size],
         env=here.environment, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

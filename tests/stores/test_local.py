@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.stores import peak_of_a_large_file
 from pipeline.errors import StoreError
 from pipeline.stores import Store, flushing, open_store
 from tests.stores.doors import LocalDoor
@@ -56,6 +57,11 @@ def test_files_follow_the_umask(root: Path, store: Store) -> None:
     for name in ("a/b", "c", "d"):
         assert (root / name).stat().st_mode & 0o777 == 0o666 & ~umask
     assert (root / "a").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize("mib", [50, pytest.param(1024, marks=pytest.mark.slow)])
+def test_a_large_file_is_streamed_in_bounded_memory(root: Path, mib: int) -> None:
+    assert peak_of_a_large_file(str(root), mib)["peak_mb"] < 20
 
 
 # Links that lead out of the destination.
