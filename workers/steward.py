@@ -121,13 +121,7 @@ class Steward:
     def _submit(self, schedule: Schedule, run: Run) -> None:
         generator = find_generator(schedule.generator)
         spec, uploads = JobRequest(**{**schedule.request, "seed": run.seed}).resolve(generator)
-        if not run.placed:
-            store = open_store(run.destination)
-            if read_spec(store) is not None:
-                raise DestinationOccupiedError(
-                    f"{store.url} holds a job that this schedule did not make: move it away, or change the template"
-                )
-            self._book.update(schedule.name, run.number, placed=True)
+        self._take_place(schedule, run)
         prepare(spec, run.destination, uploads)
         handle = enqueue(
             spec,
@@ -148,6 +142,19 @@ class Steward:
             error=(handle.warning or "").partition(": start one")[0] or None,
         )
         log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
+
+    def _take_place(self, schedule: Schedule, run: Run) -> None:
+        """Makes sure that what lies at a run's destination is the run's own. Raises DestinationOccupiedError."""
+        store = open_store(run.destination)
+        occupied = read_spec(store) is not None
+        # In this order: another scheduler, about to lose its turn, may have placed the run meanwhile.
+        placed = any(known.placed for known in self._book.runs(schedule.name) if known.number == run.number)
+        if occupied and not placed:
+            raise DestinationOccupiedError(
+                f"{store.url} holds a job that this schedule did not make: move it away, or change the template"
+            )
+        if not placed:
+            self._book.update(schedule.name, run.number, placed=True)
 
     def _end(
         self,

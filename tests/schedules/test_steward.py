@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,22 @@ def test_a_schedule_is_looked_at_again_while_there_is_more_to_do(
     before = book.changes()
     fire(book)
     assert book.changes() != before
+
+
+def test_two_stewards_that_take_up_a_run_at_once_ask_for_one_job(
+    book: ScheduleBook, ledger: Ledger, settings: Settings, tmp_path: Path
+) -> None:
+    schedule = add(book, tmp_path)
+    stewards = [Steward(ScheduleBook(settings)) for _ in range(4)]
+    for number in range(1, 6):
+        fire(book)
+        threads = [threading.Thread(target=steward.attend, args=(schedule,)) for steward in stewards]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        run = book.runs("nightly")[-1]
+        assert (run.number, run.state, run.error) == (number, "queued", "queued, but no worker holds 'tiny'")
+        assert len(ledger.jobs()) == number
+        ledger.cancel(str(run.job))
+        stewards[0].attend(schedule)
