@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import Any
 
-_WORKER, _SCHEDULER = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER"
+_WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
 #: Folder in which a worker's parent and child leave word for each other.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
 _PR_SET_PDEATHSIG = 1
@@ -52,7 +53,7 @@ class WorkerConfig:
     @property
     def title(self) -> str:
         """What logs call it."""
-        return f"worker on {self.device}"
+        return f"worker of {self.generator.rpartition('/')[2]} on {self.device}"
 
     def command(self) -> list[str]:
         """The command that runs this worker."""
@@ -61,6 +62,15 @@ class WorkerConfig:
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment that carries this configuration, so that no secret shows in `ps`."""
         return {**(os.environ if base is None else base), _WORKER: json.dumps(asdict(self))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerGroup:
+    """Workers that `up` keeps: alike but for their devices."""
+
+    config: WorkerConfig
+    #: How many; 0 is as many as its devices take.
+    count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +99,28 @@ class SchedulerConfig:
 
 def config_from_environment() -> WorkerConfig:
     """The worker's configuration that `environment` carried."""
-    data = json.loads(os.environ[_WORKER])
+    return _config(json.loads(os.environ[_WORKER]))
+
+
+def _config(data: dict[str, Any]) -> WorkerConfig:
     data |= {name: tuple(data[name]) for name in ("output_roots", "cores")}
     return WorkerConfig(**data)
+
+
+def supervisor_command() -> list[str]:
+    """The command that keeps up what `supervisor_environment` carries."""
+    return [sys.executable, "-m", "workers.supervisor"]
+
+
+def supervisor_environment(groups: Sequence[WorkerGroup], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment that carries groups of workers."""
+    return {**(os.environ if base is None else base), _GROUPS: json.dumps([asdict(group) for group in groups])}
+
+
+def groups_from_environment() -> list[WorkerGroup]:
+    """The groups that `supervisor_environment` carried; none where it carried none."""
+    groups = json.loads(os.environ.get(_GROUPS, "[]"))
+    return [WorkerGroup(config=_config(group["config"]), count=group["count"]) for group in groups]
 
 
 def scheduler_from_environment() -> SchedulerConfig | None:

@@ -1,7 +1,7 @@
-"""Runs processes and starts those that die again: `python -m workers.supervisor N`.
+"""Runs processes and starts those that die again: `python -m workers.supervisor`.
 
-One worker per GPU or one for the CPU (N of them, 0 for as many as fit, "none" for none), and the scheduler where the
-environment carries its configuration.
+The groups of workers that the environment carries, one worker per GPU or one for the CPU where they name no number;
+and the scheduler where it carries its configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pipeline.launch import (
     ERROR_PREFIX,
     SchedulerConfig,
     WorkerConfig,
-    config_from_environment,
+    WorkerGroup,
+    groups_from_environment,
     scheduler_from_environment,
     share_cores,
 )
@@ -67,28 +68,52 @@ class _Seat(Generic[_Config]):
             self.start()
 
 
-def seats(config: WorkerConfig, wanted: int) -> list[_Seat[WorkerConfig]]:
-    """`per_gpu` seats for each GPU, or as many as are wanted; without GPUs on the CPU, cores shared evenly.
+def seats(groups: Sequence[WorkerGroup]) -> list[_Seat[WorkerConfig]]:
+    """A seat for each worker of each group: on GPUs, no more than `per_gpu` on each; on the CPU, cores shared evenly.
 
-    Raises UsageError where more are wanted than the GPUs take.
+    A group that names no number has one for each GPU, or as many as they take where no other group is on them;
+    on the CPU it has one. Raises UsageError where GPUs would have more workers than they take.
     """
     gpus = len(list_gpus())
-    room = gpus * config.per_gpu
-    if wanted > room > 0:
+    load = [0] * gpus
+    on_gpus = [group for group in groups if gpus and group.config.device != "cpu"]
+    placed: list[WorkerConfig] = []
+    for group in groups:
+        config, name = group.config, group.config.device
+        if name.startswith("gpu:"):
+            choice = [int(name.partition(":")[2])]
+            if choice[0] >= gpus:
+                raise UsageError(f"device {name!r} of {config.generator} is not there: this machine shows {gpus} GPUs")
+        elif name == "gpu" and not gpus:
+            raise UsageError(f"device 'gpu' of {config.generator} is not there: this machine shows no GPU")
+        else:
+            choice = list(range(gpus)) if group in on_gpus else []
+        alone = config.per_gpu if len(on_gpus) == 1 else 1
+        for _ in range(group.count or len(choice) * alone or 1):
+            if choice:
+                number = min(choice, key=lambda gpu: load[gpu])
+                load[number] += 1
+                config = replace(config, device=f"gpu:{number}")
+            else:
+                config = replace(config, device="cpu")
+            placed.append(config)
+    most = max((group.config.per_gpu for group in groups), default=1)
+    if any(count > most for count in load):
         raise UsageError(
-            f"{wanted} workers are too many for {gpus} GPUs with {config.per_gpu} each: raise --per-gpu, if they fit"
+            f"{sum(load)} workers are too many for {gpus} GPUs that take {most} each: "
+            "raise --per-gpu (per_gpu in the file) where they fit, or name a device for each generator"
         )
-    if gpus:
-        return [_Seat(replace(config, device=f"gpu:{number % gpus}")) for number in range(wanted or room)]
-    log.info("no GPU that could be used: workers use the CPU")
-    return [_Seat(one) for one in share_cores([replace(config, device="cpu")] * (wanted or 1))]
+    if not gpus and any(group.config.device == "auto" for group in groups):
+        log.info("no GPU that could be used: workers use the CPU")
+    shared = iter(share_cores([config for config in placed if config.device == "cpu"]))
+    return [_Seat(next(shared) if config.device == "cpu" else config) for config in placed]
 
 
-def with_ports(places: list[_Seat[WorkerConfig]], first: int) -> list[_Seat[WorkerConfig]]:
-    """Each seat with a port of its own for metrics, from `first` on; 0 serves none."""
-    if first:
-        for number, place in enumerate(places):
-            place.config = replace(place.config, metrics_port=first + number)
+def with_ports(places: list[_Seat[WorkerConfig]]) -> list[_Seat[WorkerConfig]]:
+    """Each seat that serves metrics with a port of its own: the one it names, plus its number."""
+    for number, place in enumerate(places):
+        if place.config.metrics_port:
+            place.config = replace(place.config, metrics_port=place.config.metrics_port + number)
     return places
 
 
@@ -115,18 +140,17 @@ def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) ->
 def main() -> None:
     """Exit code 0 after an orderly stop."""
     places: list[_Seat[WorkerConfig] | _Seat[SchedulerConfig]] = []
-    scheduler = scheduler_from_environment()
+    groups, scheduler = groups_from_environment(), scheduler_from_environment()
     if scheduler is not None:
         set_up_logging(scheduler.log_level, scheduler.log_format)
         places.append(_Seat(scheduler))
-    if sys.argv[1] != "none":
-        config = config_from_environment()
-        set_up_logging(config.log_level, config.log_format)
-        try:
-            places += with_ports(seats(config, int(sys.argv[1])), config.metrics_port)
-        except UsageError as error:
-            print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+    if groups:
+        set_up_logging(groups[0].config.log_level, groups[0].config.log_format)
+    try:
+        places += with_ports(seats(groups))
+    except UsageError as error:
+        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     supervise(places)
 
 

@@ -6,14 +6,23 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
+from pipeline.errors import UsageError
+from pipeline.fleet_config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.generators import find_generator
-from pipeline.launch import SchedulerConfig, WorkerConfig
+from pipeline.launch import (
+    SchedulerConfig,
+    WorkerConfig,
+    WorkerGroup,
+    supervisor_command,
+    supervisor_environment,
+)
 from pipeline.settings import load_settings
 from pipeline.stores import normalise
 
@@ -68,8 +77,10 @@ def worker_command(generator: str, **options: Any) -> None:
     os.execve(config.command()[0], config.command(), config.environment())  # noqa: S606
 
 
-@click.command("up", epilog=examples("noisemill up fashion --output-root /data"))
-@click.argument("generator")
+@click.command(
+    "up", epilog=examples("noisemill up fashion --output-root /data", "noisemill up --config noisemill.toml")
+)
+@click.argument("generator", required=False)
 @click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
 @click.option("--scheduler", is_flag=True, help="Run the scheduler as well.")
 @click.option(
@@ -79,20 +90,87 @@ def worker_command(generator: str, **options: Any) -> None:
     show_default=True,
     help="Workers on each GPU, where small generators fit.",
 )
+@click.option(
+    "--config", "file", metavar="FILE", help="What to run, for several generators.  [default: noisemill.toml]"
+)
 @_roots_option
 @_metrics_option
 @redis_option
 @_log_option
 @_log_format_option
-def up_command(generator: str, workers: int | None, scheduler: bool, **options: Any) -> None:
-    """Run one worker per GPU, or one for the CPU; each is restarted if it dies."""
-    config = _config(generator, **options)
-    command = [config.command()[0], "-m", "workers.supervisor", str(workers or 0)]
-    environment = config.environment()
+@click.pass_context
+def up_command(
+    context: click.Context,
+    /,
+    generator: str | None,
+    workers: int | None,
+    scheduler: bool,
+    file: str | None,
+    redis_url: str | None,
+    **options: Any,
+) -> None:
+    """Run one worker per GPU, or one for the CPU; each is restarted if it dies.
+
+    Without GENERATOR, a file says what to run: generators, devices, folders. See docs/deploy.md.
+    """
+    if generator is not None:
+        if file is not None:
+            raise UsageError(f"generator {generator!r} and --config exclude each other: name it in the file")
+        groups = [WorkerGroup(config=_config(generator, redis_url=redis_url, **options), count=workers or 0)]
+    else:
+        fleet = _fleet_config(file)
+        for name, option in (("workers", "--workers"), ("per_gpu", "--per-gpu"), ("output_roots", "--output-root")):
+            if _is_typed(context, name):
+                raise UsageError(f"{option} needs a GENERATOR; for several, say it in the file")
+        for name, value in fleet.environment.items():
+            os.environ.setdefault(name, value)
+        own = {name: value for name, value in options.items() if _is_typed(context, name)}
+        if redis_url is None and not any(map(os.environ.get, ("NOISEMILL_REDIS_URL", "NOISEMILL_REDIS_URL_FILE"))):
+            redis_url = fleet.redis
+        groups = _groups(fleet, redis_url, own)
+        scheduler = scheduler or fleet.scheduler
+    first = groups[0].config
+    environment = supervisor_environment(groups)
     if scheduler:
-        beside = SchedulerConfig(redis_url=config.redis_url, log_level=config.log_level, log_format=config.log_format)
+        beside = SchedulerConfig(redis_url=first.redis_url, log_level=first.log_level, log_format=first.log_format)
         environment = beside.environment(environment)
-    os.execve(command[0], command, environment)  # noqa: S606
+    os.execve(supervisor_command()[0], supervisor_command(), environment)  # noqa: S606
+
+
+def _fleet_config(file: str | None) -> FleetConfig:
+    if file is None and not os.path.exists(FILE_NAME):
+        raise UsageError(f"which generator? Name one, as in 'noisemill up fashion', or write a {FILE_NAME}")
+    return load_fleet_config(Path(file or FILE_NAME))
+
+
+def _groups(fleet: FleetConfig, redis_url: str | None, typed: dict[str, Any]) -> list[WorkerGroup]:
+    """The groups that a file describes. What was typed comes first."""
+    common = {
+        "per_gpu": fleet.per_gpu,
+        "metrics_port": fleet.metrics_port,
+        "log_level": fleet.log_level or "info",
+        "log_format": fleet.log_format or "text",
+    } | typed
+    return [
+        WorkerGroup(
+            config=_config(
+                table.generator,
+                redis_url=redis_url,
+                output_roots=fleet.output_roots if table.output_roots is None else table.output_roots,
+                device=table.device,
+                threads=table.threads,
+                **common,
+            ),
+            count=table.count,
+        )
+        for table in fleet.workers
+    ]
+
+
+def _is_typed(context: click.Context, name: str) -> bool:
+    """Whether a value was given, by flag or environment."""
+    source = context.get_parameter_source(name)
+    return source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
 
 
 @click.command("scheduler", epilog=examples("noisemill scheduler --redis redis://host:6379/0"))
@@ -111,8 +189,7 @@ def scheduler_command(redis_url: str | None, log_level: str, log_format: str) ->
     settings = load_settings(redis_url=redis_url)
     Ledger(settings).ping()
     config = SchedulerConfig(redis_url=settings.redis_url, log_level=log_level, log_format=log_format)
-    command = [config.command()[0], "-m", "workers.supervisor", "none"]
-    os.execve(command[0], command, config.environment())  # noqa: S606
+    os.execve(supervisor_command()[0], supervisor_command(), config.environment())  # noqa: S606
 
 
 def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:

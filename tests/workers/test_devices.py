@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError, WorkerError
-from pipeline.launch import WorkerConfig, share_cores
+from pipeline.launch import WorkerConfig, WorkerGroup, share_cores
 from workers import devices
 from workers.devices import Device, confirm_device, list_gpus, pin_device, pin_own_device
-from workers.supervisor import seats
+from workers.supervisor import seats, with_ports
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "TF_FORCE_GPU_ALLOW_GROWTH")
@@ -316,22 +316,64 @@ def test_a_worker_stays_on_its_cores(machine: Path) -> None:
 # -- one worker per device -------------------------------------------------------------------------
 
 
+def group(config: WorkerConfig, count: int) -> list[Any]:
+    """The seats of one group of workers."""
+    return seats([WorkerGroup(config=config, count=count)])
+
+
 def test_one_seat_per_gpu_or_as_many_as_it_takes(machine: Path) -> None:
     install_gpus(machine, "A", "B")
-    assert [seat.config.device for seat in seats(CONFIG, 0)] == ["gpu:0", "gpu:1"]
-    assert [seat.config.device for seat in seats(CONFIG, 1)] == ["gpu:0"]
+    assert [seat.config.device for seat in group(CONFIG, 0)] == ["gpu:0", "gpu:1"]
+    assert [seat.config.device for seat in group(CONFIG, 1)] == ["gpu:0"]
     two_each = replace(CONFIG, per_gpu=2)
-    assert [seat.config.device for seat in seats(two_each, 0)] == ["gpu:0", "gpu:1", "gpu:0", "gpu:1"]
-    assert [seat.config.device for seat in seats(two_each, 3)] == ["gpu:0", "gpu:1", "gpu:0"]
-    assert all(seat.config.output_roots == ("/data",) for seat in seats(CONFIG, 0))
-    with pytest.raises(UsageError, match="3 workers are too many for 2 GPUs with 1 each: raise --per-gpu"):
-        seats(CONFIG, 3)
+    assert [seat.config.device for seat in group(two_each, 0)] == ["gpu:0", "gpu:1", "gpu:0", "gpu:1"]
+    assert [seat.config.device for seat in group(two_each, 3)] == ["gpu:0", "gpu:1", "gpu:0"]
+    assert all(seat.config.output_roots == ("/data",) for seat in group(CONFIG, 0))
+    with pytest.raises(UsageError, match="3 workers are too many for 2 GPUs that take 1 each: raise --per-gpu"):
+        group(CONFIG, 3)
 
 
 def test_without_gpus_seats_are_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.launch.os.sched_getaffinity", lambda _: set(range(8)))
-    assert [(seat.config.device, seat.config.threads) for seat in seats(CONFIG, 0)] == [("cpu", 0)]
-    assert [seat.config.threads for seat in seats(CONFIG, 4)] == [2, 2, 2, 2]
+    assert [(seat.config.device, seat.config.threads) for seat in group(CONFIG, 0)] == [("cpu", 0)]
+    assert [seat.config.threads for seat in group(CONFIG, 4)] == [2, 2, 2, 2]
+
+
+def test_groups_share_the_gpus_of_a_machine(machine: Path) -> None:
+    install_gpus(machine, "A", "B")
+    fashion, faces = replace(CONFIG, generator="fashion"), replace(CONFIG, generator="faces")
+
+    def placed(*groups: tuple[WorkerConfig, int]) -> list[tuple[str, str]]:
+        found = seats([WorkerGroup(config=config, count=count) for config, count in groups])
+        return [(seat.config.generator, seat.config.device) for seat in found]
+
+    assert placed((fashion, 1), (faces, 1)) == [("fashion", "gpu:0"), ("faces", "gpu:1")]
+    on_second, on_cpu = replace(faces, device="gpu:1"), replace(faces, device="cpu")
+    assert placed((on_second, 0), (fashion, 1)) == [("faces", "gpu:1"), ("fashion", "gpu:0")]
+    assert placed((fashion, 0), (on_cpu, 0)) == [("fashion", "gpu:0"), ("fashion", "gpu:1"), ("faces", "cpu")]
+    with pytest.raises(UsageError, match="4 workers are too many for 2 GPUs that take 1 each"):
+        placed((fashion, 0), (faces, 0))
+    both = [replace(config, per_gpu=2) for config in (fashion, faces)]
+    assert sorted(placed((both[0], 0), (both[1], 0))) == [
+        ("faces", "gpu:0"), ("faces", "gpu:1"), ("fashion", "gpu:0"), ("fashion", "gpu:1"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="device 'gpu:2' of faces is not there: this machine shows 2 GPUs"):
+        placed((replace(faces, device="gpu:2"), 0))
+
+
+def test_groups_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.launch.os.sched_getaffinity", lambda _: set(range(4)))
+    found = seats([WorkerGroup(config=CONFIG, count=3), WorkerGroup(config=replace(CONFIG, device="cpu"))])
+    assert [seat.config.cores for seat in found] == [(0,), (1,), (2,), (3,)]
+    with pytest.raises(UsageError, match="'gpu' of fashion is not there: this machine shows no GPU"):
+        seats([WorkerGroup(config=replace(CONFIG, device="gpu"))])
+
+
+def test_each_worker_serves_metrics_at_a_port_of_its_own() -> None:
+    on_cpu = replace(CONFIG, device="cpu")
+    found = with_ports(seats([WorkerGroup(config=replace(on_cpu, metrics_port=9000), count=2)]))
+    assert [seat.config.metrics_port for seat in found] == [9000, 9001]
+    assert [seat.config.metrics_port for seat in with_ports(seats([WorkerGroup(config=on_cpu, count=2)]))] == [0, 0]
 
 
 class Process:
@@ -354,7 +396,7 @@ def test_a_worker_that_dies_is_started_again_after_growing_pauses(monkeypatch: p
         return Process(1)
 
     monkeypatch.setattr("workers.supervisor.subprocess.Popen", popen)
-    [seat] = seats(CONFIG, 1)
+    [seat] = group(CONFIG, 1)
     while now[0] < 1400:
         seat.look()
         now[0] += 0.5
@@ -363,11 +405,11 @@ def test_a_worker_that_dies_is_started_again_after_growing_pauses(monkeypatch: p
     assert pauses[:7] == [1, 2, 4, 8, 16, 32, 60]
     assert max(pauses) == 60
     # One that was well for long begins with a short pause again.
-    seat.process = Process(None)  # type: ignore[assignment]
+    seat.process = Process(None)
     seat.started_at = now[0]
     now[0] += 500
     seat.look()
-    seat.process = Process(-9)  # type: ignore[assignment]
+    seat.process = Process(-9)
     count = len(started)
     seat.look()
     now[0] += 1.5
