@@ -331,6 +331,21 @@ def wait_for(
         time.sleep(_POLL_S)
 
 
+def cancel_and_wait(ledger: Ledger, job_id: str) -> None:
+    """Cancels a job, if it is live, and waits until the workers that are up have put it down.
+
+    One that has not heard of it yet may still put a shard in place.
+    """
+    try:
+        if ledger.cancel(job_id) != "cancelled":
+            return
+    except UnknownJobError:
+        return
+    until = time.monotonic() + ledger.settings.lease_s
+    while any(worker.job == job_id for worker in ledger.workers()) and time.monotonic() < until:
+        time.sleep(_POLL_S)
+
+
 def raise_unless_done(job: Job) -> None:
     """Raises JobFailedError, saying what is missing and how to go on, unless the job is done."""
     if job.state == "done":

@@ -8,14 +8,22 @@ count. Before that step `resume` completes the old job, after it the new one.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import shards
-from pipeline.client import JobHandle, Watcher, enqueue, last_priority, make_here, same_generator, spec_at
+from pipeline.client import (
+    JobHandle,
+    Watcher,
+    cancel_and_wait,
+    enqueue,
+    last_priority,
+    make_here,
+    same_generator,
+    spec_at,
+)
 from pipeline.dataset import Dataset
-from pipeline.errors import UnknownJobError, UsageError
+from pipeline.errors import UsageError
 from pipeline.ledger import Job, Ledger
 from pipeline.settings import load_settings
 from pipeline.sizing import size_up
@@ -24,8 +32,6 @@ from pipeline.stores import open_store
 
 #: What tells of the old count, in the order in which it goes: first what says that the dataset is whole.
 _OUTDATED = (shards.MANIFEST, shards.SHARD_INDEX, shards.CARD, shards.PREVIEW)
-#: How often to look whether workers have put the old job down, seconds.
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,7 @@ class Extension:
 def plan_extension(destination: str, count: int) -> Extension:
     """What `extend` would do. Raises UsageError for a count that is too small, or a job that cannot grow."""
     dataset = Dataset(destination)
-    spec = _grown(dataset.spec, dataset.url, count)
+    spec = _grown(dataset, count)
     kept = [receipt for index, receipt in dataset.finished().items() if receipt.count == spec.plan[index].count]
     sizing = size_up(spec, [])
     return Extension(
@@ -88,7 +94,7 @@ def extend(
     Raises UsageError for a count below the present one, and for jobs whose samples depend on their count.
     """
     old, url = spec_at(destination)
-    spec = _grown(old, url, count)
+    spec = _grown(Dataset(url), count)
     generator = same_generator(old) if here else None
     open_store(url).check_writable()
     if generator is not None:
@@ -99,13 +105,16 @@ def extend(
     ledger.ping()
     priority = last_priority(ledger, old, url)
     if spec != old:
-        _cancel(ledger, old.job_id(url))
+        cancel_and_wait(ledger, old.job_id(url))
     _record(spec, old, url)
     return enqueue(spec, url, settings, ledger, priority=priority, parallel=parallel)
 
 
-def _grown(old: JobSpec, url: str, count: int) -> JobSpec:
+def _grown(dataset: Dataset, count: int) -> JobSpec:
     """The same job with more samples. Raises UsageError."""
+    old, url = dataset.spec, dataset.url
+    if count > old.count and dataset.selection() is not None:
+        raise UsageError(f"{url} is meant to hold some shards of its job only, as 'reproduce --shards' makes them")
     if count < old.count:
         raise UsageError(
             f"count {count:,} is less than the {old.count:,} samples of {url}: extend only adds; "
@@ -122,21 +131,6 @@ def _grown(old: JobSpec, url: str, count: int) -> JobSpec:
     spec = replace(old, count=count)
     spec.check()
     return spec
-
-
-def _cancel(ledger: Ledger, job_id: str) -> None:
-    """Cancels the old job and waits until the workers that are up have put it down.
-
-    One that did not hear of it in time could still put the old, shorter last shard over the new one.
-    """
-    try:
-        if ledger.cancel(job_id) != "cancelled":
-            return
-    except UnknownJobError:
-        return
-    until = time.monotonic() + ledger.settings.lease_s
-    while any(worker.job == job_id for worker in ledger.workers()) and time.monotonic() < until:
-        time.sleep(_POLL_S)
 
 
 def _record(spec: JobSpec, old: JobSpec, url: str) -> None:

@@ -409,6 +409,15 @@ function operations.cancel()
   return 'cancelled'
 end
 
+-- forget(): deletes a job that is not live; 'forgotten', or the state of a live one, or 'unknown'
+function operations.forget()
+  local state = field('state')
+  if not state or is_live(state) then return state or 'unknown' end
+  redis.call('DEL', job)
+  for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
+  return 'forgotten'
+end
+
 -- wakeups(workers, grace_ms): {token, serial, ...}, those that must be sent; they count as sent from now.
 -- A wake-up counts as lost when it was sent longer than grace_ms ago and nobody took it.
 function operations.wakeups(arguments)

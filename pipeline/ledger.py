@@ -6,6 +6,7 @@ truth about what has been made; the ledger can be lost whole and made again from
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import time
@@ -285,6 +286,17 @@ class Ledger:
         with self._talk():
             self._call(job_id, "complain", message)
 
+    def forget(self, job_id: str) -> str:
+        """Deletes what is known of a job that has ended: "forgotten", or the state of a live one.
+
+        Raises UnknownJobError.
+        """
+        with self._talk():
+            answer = self._known(job_id, str(self._call(job_id, "forget")))
+            if answer == "forgotten":
+                self._redis.zrem(self._key("jobs"), job_id)
+        return answer
+
     def abandon(self, job_id: str, message: str) -> None:
         """Ends a job that cannot be carried out at all."""
         with self._talk():
@@ -348,7 +360,10 @@ class Ledger:
             return matching[0]
         if matching:
             raise UnknownJobError(f"job {text!r} could be any of {', '.join(matching[:5])}: give more of it")
-        raise UnknownJobError(f"job {text!r} is unknown: see 'noisemill jobs'")
+        near = difflib.get_close_matches(text, [*ids, *(job_id[: len(text)] for job_id in ids)], n=1, cutoff=0.75)
+        meant = next((job_id for job_id in ids if near and job_id.startswith(near[0])), None)
+        hint = f"did you mean {meant!r}?" if meant else "see 'noisemill jobs'"
+        raise UnknownJobError(f"job {text!r} is unknown: {hint}")
 
     # -- shards, as workers see them ---------------------------------------------------------------
 

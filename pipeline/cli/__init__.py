@@ -33,6 +33,7 @@ _COMMANDS = {
     "report": ("report", "Write one HTML page about a dataset."),
     "export": ("exports", "Write a dataset in another form."),
     "evaluate": ("evaluate", "Judge samples beside real images."),
+    "rm": ("removal", "Remove a dataset or a job, after asking."),
     "latents": ("datasets", "Show what made a sample: its latent and label."),
     "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
     "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),
@@ -46,6 +47,7 @@ _COMMANDS = {
     "schedule": ("schedule", "Have a job made again and again."),
     "scheduler": ("workers", "Carry out the schedules."),
     "doctor": ("doctor", "Check Redis, storage, devices and generators."),
+    "completion": ("completion", "Complete commands in bash, zsh or fish."),
 }
 
 

@@ -121,6 +121,12 @@ class LocalStore:
             with _errors_in_words(path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
 
+    def prune(self) -> None:
+        """Removes empty folders, the deepest first; does not follow links."""
+        for folder, _, _ in os.walk(self._root, topdown=False):
+            with suppress(OSError):
+                Path(folder).rmdir()
+
     def draft(self) -> LocalDraft:
         """A new draft."""
         return LocalDraft(self)

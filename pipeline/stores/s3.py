@@ -58,6 +58,9 @@ class S3Store:
         """Deletes objects, 1,000 with a request."""
         self._bucket.delete(self._key(name) for name in names)
 
+    def prune(self) -> None:
+        """Nothing: there are no folders."""
+
     def draft(self) -> S3Draft:
         """A new draft."""
         return S3Draft(self._bucket, self._prefix)

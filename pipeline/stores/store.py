@@ -122,6 +122,10 @@ class Store(Protocol):
         """Deletes files; those that are absent already are no error."""
         ...
 
+    def prune(self) -> None:
+        """Removes folders in which nothing lies, the destination's own among them. S3 has no folders."""
+        ...
+
     def draft(self) -> Draft:
         """A new draft. Touches nothing until its first file."""
         ...

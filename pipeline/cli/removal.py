@@ -1,0 +1,117 @@
+"""Removal of datasets and jobs, after a question.
+
+Imports inside the functions keep numpy, redis and boto3 out of `--help`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import examples, json_option, redis_option
+from pipeline.cli.output import print_json, size, warn
+from pipeline.errors import DatasetError, UnknownJobError, UsageError
+from pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipeline.ledger import Ledger
+    from pipeline.removal import Removal
+
+
+@click.command(
+    "rm", epilog=examples("noisemill rm out", "noisemill rm fashion-3f9a2c --data --redis redis://host:6379/0 --yes")
+)
+@click.argument("job_or_dest", metavar="JOB_OR_DEST")
+@click.option("--data", is_flag=True, help="With a job's id: its dataset too.")
+@click.option("--cancel", is_flag=True, help="Cancel the job first if it is still going.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@redis_option
+@json_option
+def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url: str | None, as_json: bool) -> None:
+    """Remove a dataset that noisemill made, or what Redis knows of a job.
+
+    Of a destination every file that belongs to its job goes, then the empty folders; other files stay. With --redis
+    or NOISEMILL_REDIS_URL its job is removed there too. A job's id removes the job there; with --data its dataset too.
+    """
+
+    is_job = "/" not in job_or_dest and not os.path.isdir(job_or_dest)
+    if is_job:
+        document = _remove_job(job_or_dest, _ledger(redis_url), data=data, cancel=cancel, yes=yes)
+    else:
+        if data:
+            raise UsageError("--data goes with a job's id: a destination is its data")
+        with_redis = redis_url is not None or bool(os.environ.get("NOISEMILL_REDIS_URL"))
+        document = _remove_destination(job_or_dest, _ledger(redis_url) if with_redis else None, cancel=cancel, yes=yes)
+    if as_json:
+        print_json(document)
+        return
+    if document["files"]:
+        click.echo(f"{document['destination']}: {document['files']:,} files removed, {size(document['size_bytes'])}")
+        if document["others"]:
+            click.echo(f"{document['others']:,} files of others stay")
+    if document["forgotten"]:
+        click.echo(f"{document['job']}: removed from Redis")
+
+
+def _ledger(redis_url: str | None) -> Ledger:
+    from pipeline.ledger import Ledger
+
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    ledger.ping()
+    return ledger
+
+
+def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool, yes: bool) -> dict[str, Any]:
+    from pipeline.dataset import Dataset
+    from pipeline.removal import plan_removal, refuse_live, remove_dataset
+
+    removal = plan_removal(destination)
+    if ledger is not None:
+        refuse_live(ledger, removal.job, cancel=cancel)
+    _ask(removal, yes=yes)
+    remove_dataset(removal.destination, Dataset(removal.destination).spec.sha256)
+    return {**removal.as_json(), "forgotten": ledger is not None and _forget(ledger, removal.job)}
+
+
+def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, yes: bool) -> dict[str, Any]:
+    from pipeline.removal import Removal, plan_removal, refuse_live, remove_dataset
+
+    job = ledger.find_job(text)
+    spec, destination = ledger.spec(job)
+    removal = Removal(destination=destination, job=job, files=0, size_bytes=0, others=0)
+    if data:
+        try:
+            found = plan_removal(destination)
+        except DatasetError as error:
+            warn(f"{error}: only the job is removed")
+        else:
+            if found.job != job:
+                raise DatasetError(f"{destination} holds another job now, {found.job}: leave out --data")
+            removal = found
+    refuse_live(ledger, job, cancel=cancel)
+    if removal.files:
+        _ask(removal, yes=yes)
+        remove_dataset(destination, spec.sha256)
+    return {**removal.as_json(), "forgotten": _forget(ledger, job)}
+
+
+def _ask(removal: Removal, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"nobody is here to be asked: --yes removes {removal.destination} without a question")
+    stay = f" {removal.others:,} files of others stay." if removal.others else ""
+    question = f"Remove {removal.destination}, {removal.files:,} files, {size(removal.size_bytes)}?{stay}"
+    if not click.confirm(question, err=True):
+        warn("nothing is removed")
+        raise click.exceptions.Exit(1)
+
+
+def _forget(ledger: Ledger, job: str) -> bool:
+    try:
+        return ledger.forget(job) == "forgotten"
+    except UnknownJobError:
+        return False
