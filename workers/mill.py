@@ -13,6 +13,7 @@ bytes of a shard are the same whoever makes it.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -43,6 +44,9 @@ log = logging.getLogger("noisemill")
 _WAITING = 2
 #: Shards that wait to be put in place, beside the one that is being put.
 _SHARDS_WAITING = 1
+
+#: After so many, the few that are under way make no difference to the rate.
+_ENOUGH_BATCHES = 40
 
 _NOTHING = np.empty((0, 0), np.float32)
 
@@ -150,6 +154,9 @@ class Mill:
 
     def __init__(self, engine: Engine, spec: JobSpec, store: Store, shift: Shift) -> None:
         self.clock = Clock()
+        #: Samples per second that the device took: no more than it can do, as others may have kept it waiting.
+        #: 0 until there were enough batches that those which are still under way do not matter.
+        self.rate = 0.0
         self._engine = engine
         self._spec = spec
         self._store = store
@@ -228,7 +235,12 @@ class Mill:
     # -- predict -----------------------------------------------------------------------------------
 
     def _predict_all(self) -> None:
+        first, samples, batches = math.inf, 0, 0
         while (batch := self._to_predict.get()) is not None:
+            now = time.perf_counter()
+            if batches >= _ENOUGH_BATCHES:
+                self.rate = samples / (now - first)
+            first, samples, batches = min(first, now), samples + len(batch.latents), batches + 1
             prediction = None
             if batch.work.trouble is None and not self._leaving():
                 try:

@@ -232,6 +232,7 @@ class _Slice:
                 made_before = self._made
                 self._mill = Mill(engine, self._spec, self._dataset.store, self)
                 self._mill.run()
+                self._worker.rooms.compare(engine, self._mill.rate)
                 if not self._waited:
                     break
             if self._final is not None:

@@ -1,0 +1,133 @@
+"""Which engine and batch a worker settles for, and when it measures again. Without TensorFlow: engines that sleep."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import GeneratorError
+from workers import engine as engine_module
+from workers.engine import Calibration, EngineRoom
+
+
+class Sleeping:
+    """Stands in for an engine: a batch takes so many seconds, and the first measurements much longer."""
+
+    def __init__(self, engine: str, batch: int, seconds: float, disturbed: int) -> None:
+        self.engine, self.batch, self.seconds, self.disturbed = engine, batch, seconds, disturbed
+
+    def predict(self, latents: Any, labels: Any) -> Sleeping:
+        return self
+
+    def samples(self) -> None:
+        self.disturbed -= 1
+        time.sleep(self.seconds * (10 if self.disturbed >= 0 else 1))
+
+
+class Room(EngineRoom):
+    """An engine room whose engines take given seconds a batch; XLA takes them twice unless it is missing."""
+
+    def __init__(self, folder: Path, seconds: dict[int, float], *, xla: bool = True, disturbed: int = 0) -> None:
+        self.folder, self.seconds, self.xla, self.disturbed = folder, seconds, xla, disturbed
+        self.measured = 0
+
+    @property
+    def generator(self) -> Any:  # type: ignore[override]
+        class Interface:
+            latent_dim, classes = 4, None
+
+        class Generator:
+            interface = Interface
+
+        return Generator
+
+    def engine(self, engine: str, batch: int) -> Any:
+        self.measured += 1
+        if engine == "xla" and not self.xla:
+            raise GeneratorError("XLA does not take it")
+        disturbed, self.disturbed = self.disturbed, 0
+        return Sleeping(engine, batch, self.seconds[batch] * (1 if engine == "xla" else 2), disturbed)
+
+    def _calibration_path(self) -> Path:
+        return self.folder / "calibration.json"
+
+
+SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}
+
+
+@pytest.fixture(autouse=True)
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_MEASURE_S", 0.005)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """How busy the machine is, per core."""
+    load = {"now": 0.0}
+    monkeypatch.setattr(engine_module, "_load", lambda: load["now"])
+    return load
+
+
+def test_the_fastest_is_taken_and_kept(tmp_path: Path, load: dict[str, float]) -> None:
+    first = Room(tmp_path, SECONDS)
+    calibration = first.calibrate()
+    assert (calibration.engine, calibration.batch) == ("xla", 256)
+    assert 20_000 < calibration.rate < 64_000
+    second = Room(tmp_path, {})
+    assert second.calibrate() == calibration
+    assert second.measured == 0
+
+
+def test_what_disturbs_one_measurement_does_not_matter(tmp_path: Path, load: dict[str, float]) -> None:
+    """The first engine to be measured, XLA at 256, takes ten times as long at first."""
+    calibration = Room(tmp_path, SECONDS, disturbed=2).calibrate()
+    assert (calibration.engine, calibration.batch) == ("xla", 256)
+
+
+def test_a_network_that_xla_does_not_take(tmp_path: Path, load: dict[str, float]) -> None:
+    assert Room(tmp_path, SECONDS, xla=False).calibrate().engine == "tf"
+
+
+def test_of_batches_that_are_as_fast_the_smaller(tmp_path: Path, load: dict[str, float]) -> None:
+    calibration = Room(tmp_path, {64: 0.02, 128: 0.01, 256: 0.02, 512: 0.0405}).calibrate()
+    assert calibration.batch == 128
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "again"), [(0.4, 0.0, False), (1.0, 0.0, False), (3.0, 1.0, True), (3.0, 2.0, False)]
+)
+def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quieter_one(
+    tmp_path: Path, load: dict[str, float], then: float, now: float, again: bool
+) -> None:
+    load["now"] = then
+    assert Room(tmp_path, SECONDS).calibrate().load == then
+    load["now"] = now
+    room = Room(tmp_path, SECONDS)
+    assert room.calibrate().load == (now if again else then)
+    assert (room.measured > 0) == again
+
+
+@pytest.mark.parametrize(("share", "again"), [(0.5, False), (1.0, False), (1.2, False), (1.3, True)])
+def test_a_job_that_is_much_faster_has_the_next_worker_measure_again(
+    tmp_path: Path, load: dict[str, float], share: float, again: bool
+) -> None:
+    room = Room(tmp_path, SECONDS)
+    calibration = room.calibrate()
+    other: Any = Sleeping("tf", 256, 0, 0)
+    room.compare(other, 100 * calibration.rate)
+    used: Any = Sleeping(calibration.engine, calibration.batch, 0, 0)
+    room.compare(used, share * calibration.rate)
+    following = Room(tmp_path, SECONDS)
+    following.calibrate()
+    assert (following.measured > 0) == again
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"engine": "xla"}', "\x00"])
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, load: dict[str, float], text: str) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    assert isinstance(Room(tmp_path, SECONDS).calibrate(), Calibration)
+    assert np.isfinite(Room(tmp_path, {}).calibrate().rate)
