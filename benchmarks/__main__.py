@@ -1,30 +1,40 @@
-"""`python -m benchmarks [NAME...]`: runs the measurements, prints a table each, keeps JSON in benchmarks/results/."""
+"""`python -m benchmarks [--tiny] [NAME...]`: measures, prints tables, keeps JSON and a page in benchmarks/results/."""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import end_to_end, overhead, stores
+from benchmarks.figures import FULL, TINY, Benchmark, plain
 
-BENCHMARKS = {"overhead": overhead.run, "end_to_end": end_to_end.run, "stores": stores.run}
+#: Modules of this package, each with a function `run`, in the order in which they run.
+BENCHMARKS = ("end_to_end",)
 RESULTS = Path(__file__).with_name("results")
 
 
-def main(names: list[str]) -> int:
-    """Runs the benchmarks of these names, all where there are none. Exit code 2 for an unknown name."""
-    unknown = set(names) - set(BENCHMARKS)
+def main(arguments: list[str]) -> int:
+    """Runs benchmarks by name, all where there are none. Exit code 2 for an unknown name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--tiny", action="store_true", help="see that they run; the figures mean nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
-        print(f"unknown: {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
-    RESULTS.mkdir(exist_ok=True)
-    for name in names or BENCHMARKS:
-        print(f"== {name}", flush=True)
-        figures = BENCHMARKS[name]()
-        text = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **figures}, indent=1)
-        (RESULTS / f"{name}.json").write_text(text + "\n")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
+    options.results.mkdir(parents=True, exist_ok=True)
+    for name in options.names or BENCHMARKS:
+        start = time.perf_counter()
+        run: Benchmark = importlib.import_module(f"benchmarks.{name}").run
+        result = run(TINY if options.tiny else FULL)
+        print(f"{plain(result)}\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
+        record = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **asdict(result)}
+        (options.results / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 
