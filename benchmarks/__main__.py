@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.figures import FULL, TINY, Benchmark, plain
+from benchmarks.page import read_results, update_page
 
 #: Modules of this package, each with a function `run`, in the order in which they run.
-BENCHMARKS = ("end_to_end",)
+BENCHMARKS = ("end_to_end", "data_plane", "forward", "against_peers", "stores", "overhead")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--tiny", action="store_true", help="see that they run; the figures mean nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--docs", action="store_true", help="put the results into docs/performance.md and its plot")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHMARKS)
     if unknown:
@@ -35,6 +37,8 @@ def main(arguments: list[str]) -> int:
         print(f"{plain(result)}\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
         record = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **asdict(result)}
         (options.results / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    if options.docs:
+        update_page(read_results(options.results, BENCHMARKS))
     return 0
 
 

@@ -1,43 +1,151 @@
-"""What a user waits for beside the forward pass: `--help`, and `generate` end to end."""
+"""What a user waits for beside the forward pass, and what a worker costs that has nothing to do."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
+import os
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 5
+from benchmarks.figures import Effort, Figure, Result
+from benchmarks.rig import folder
+from pipeline.client import enqueue, prepare, wait_for
+from pipeline.embedded import private_server
+from pipeline.generators import find_generator
+from pipeline.launch import WorkerConfig
+from pipeline.ledger import Job, Ledger
+from pipeline.request import JobRequest
+from pipeline.settings import Settings, load_settings
+
+GENERATOR = "fashion"
+_GENERATE_SAMPLES = 10_000
+_JOB_SAMPLES = 4_000
+_IDLE_S = 15.0
+_START_S = 120.0
 
 
-def run() -> dict[str, Any]:
-    """Seconds of `--help` and of `generate fashion --count 10k`, the first of which calibrates; prints them."""
-    helps = [_seconds("--help")[0] for _ in range(ROUNDS + 1)][1:]
-    with tempfile.TemporaryDirectory(prefix="noisemill-bench-") as folder:
-        runs = []
-        for number in range(3):
-            arguments = ["generate", "fashion", str(Path(folder) / str(number)), "--count", "10k", "--json"]
-            seconds, out = _seconds(*arguments)
-            job = json.loads(out)["job"]
-            making = job["ended_at"] - job["running_at"]
-            runs.append({"seconds": seconds, "making": making, "predict": job["stage_seconds"]["predict"]})
-        again = _seconds(*arguments)[0]
-    print(f"--help: {statistics.median(helps):.3f} s ({min(helps):.3f} to {max(helps):.3f})")
-    for number, one in enumerate(runs):
-        told = "first, with calibration" if number == 0 else "again"
-        beside = one["seconds"] - one["predict"]
-        print(f"generate, {told}: {one['seconds']:.1f} s, of which predict {one['predict']:.1f} s, else {beside:.1f} s")
-    print(f"generate, all there already: {again:.2f} s")
-    return {"help_s": helps, "generate": runs, "already_there_s": again}
+def run(effort: Effort) -> Result:
+    """Seconds of `--help`, of `generate` beside its forward pass, between two jobs; what an idle worker takes."""
+    helps = [_command("--help")[0] for _ in range(2 * effort.rounds + 1)][1:]
+    with folder() as place:
+        generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
+        again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
+    idle, gaps = _warm_worker(effort)
+    later = generated[1:]
+    figures = [
+        _seconds("`noisemill --help`", helps, reach=0.25),
+        _seconds("`generate`, first time: to the first batch, with calibration", [generated[0]["until_first"]]),
+        _seconds("`generate`: to the first batch", [each["until_first"] for each in later]),
+        _seconds("`generate`: beside the forward pass, in all", [each["beside"] for each in later]),
+        _seconds("`generate`, all there already", [again]),
+        _seconds("between two jobs on a warm worker", gaps, reach=0.05),
+        Figure(case="idle worker: share of a core", unit="%", values=idle, reach=1.0, smaller_is_better=True),
+    ]
+    return Result(
+        title="What else takes time",
+        figures=figures,
+        notes=[f"`generate {GENERATOR} OUT --count {generated[0]['samples']}`; most of it is TensorFlow's start."],
+        details={"generate": generated},
+    )
 
 
-def _seconds(*arguments: str) -> tuple[float, str]:
+def _seconds(case: str, values: list[float], reach: float | None = None) -> Figure:
+    return Figure(case=case, unit="s", values=values, reach=reach, smaller_is_better=reach is not None)
+
+
+def _command(*arguments: str) -> tuple[float, str]:
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, check=True
     )
     return time.perf_counter() - start, done.stdout
+
+
+def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
+    samples = effort.samples(_GENERATE_SAMPLES)
+    began = time.time()
+    seconds, out = _command("generate", GENERATOR, str(destination), "--count", str(samples), "--json")
+    job = json.loads(out)["job"]
+    predict = job["stage_seconds"]["predict"]
+    return {
+        "samples": samples,
+        "seconds": seconds,
+        "until_first": job["running_at"] - began,
+        "predict": predict,
+        "beside": seconds - predict,
+    }
+
+
+def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
+    """Percent of a core that an idle worker uses; seconds between jobs that wait for it in the queue."""
+    with folder() as place, private_server() as url:
+        settings = replace(load_settings(redis_url=url), cache_dir=place / "cache")
+        ledger = Ledger(settings)
+        with _worker(settings, place) as pid:
+            _wait_for_worker(ledger)
+            idle_s = max(1.0, _IDLE_S * effort.share)
+            before = _processor_seconds(pid)
+            time.sleep(idle_s)
+            idle = 100 * (_processor_seconds(pid) - before) / idle_s
+            jobs = _jobs(settings, ledger, place, effort)
+    ordered = sorted(jobs, key=lambda job: job.running_at or 0.0)
+    gaps = [(later.running_at or 0.0) - (earlier.ended_at or 0.0) for earlier, later in itertools.pairwise(ordered)]
+    return [idle], gaps
+
+
+@contextmanager
+def _worker(settings: Settings, place: Path) -> Iterator[int]:
+    """A worker as `noisemill worker` runs it; gives its process id."""
+    config = WorkerConfig(generator=GENERATOR, redis_url=settings.redis_url, output_roots=(str(place),), embedded=True)
+    environment = config.environment({**os.environ, "NOISEMILL_CACHE_DIR": str(settings.cache_dir)})
+    with (place / "worker.log").open("wb") as log:
+        process = subprocess.Popen(config.command(), env=environment, stdout=log, stderr=log)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait_for_worker(ledger: Ledger) -> None:
+    deadline = time.monotonic() + _START_S
+    while not ledger.workers():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the worker did not start")
+        time.sleep(0.2)
+    time.sleep(2)  # What it does once after its start is over.
+
+
+def _jobs(settings: Settings, ledger: Ledger, place: Path, effort: Effort) -> list[Job]:
+    """So many jobs, all queued at once, when they are done."""
+    generator = find_generator(GENERATOR)
+    handles = []
+    for number in range(effort.rounds + 1):
+        spec, uploads = JobRequest(count=effort.samples(_JOB_SAMPLES), seed=number).resolve(generator)
+        store = prepare(spec, place / f"job-{number}", uploads)
+        handles.append(enqueue(spec, store.url, settings, ledger))
+    return [wait_for(ledger, handle.id, timeout_s=600) for handle in handles]
+
+
+def _processor_seconds(pid: int) -> float:
+    """Processor time of a process and all that it started."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # It has ended meanwhile.
+            continue
+        number = int(path.parent.name)
+        parents[number], ticks[number] = int(fields[1]), int(fields[11]) + int(fields[12])
+    family = {pid}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    return sum(ticks.get(member, 0) for member in family) / os.sysconf("SC_CLK_TCK")

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ class Rig:
         """Makes a dataset below `root`, of another seed each time."""
         number = next(self._numbers)
         spec, uploads = JobRequest(count=count, seed=number, **request).resolve(self._generator)
-        store = prepare(spec, f"{root}/{number}", uploads)
+        store = prepare(spec, f"{root}/{uuid.uuid4().hex[:8]}", uploads)
         handle = enqueue(spec, store.url, self._settings, self._worker.ledger)
         start = time.perf_counter()
         self._worker.run(job=handle.id, token=0, serial=1)

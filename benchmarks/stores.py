@@ -7,31 +7,29 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
+from benchmarks.figures import Effort, Figure, Result
+from benchmarks.rig import folder
 from pipeline.stores import Store, open_store, s3_draft
 from pipeline.stores.s3_bucket import Bucket
 from tests.servers import RcloneS3
 
 MIB = 2**20
-ROUNDS = 4
 LARGE_BYTES = 128 * MIB
 #: What the mill hands over at a time: a batch of 512 samples of 28x28, float32.
 PIECE_BYTES = 512 * 28 * 28 * 4
-PICTURES = 300
+PICTURES = 600
 PICTURE = os.urandom(700)
 THREADS = 16
 
@@ -55,19 +53,23 @@ print(json.dumps({"peak_mb": peak_mb() - before, "seconds": time.perf_counter() 
 """
 
 
-def run() -> dict[str, Any]:
-    """Ratios and figures of each case; prints them."""
-    figures: dict[str, Any] = {}
-    with RcloneS3() as server, tempfile.TemporaryDirectory(prefix="noisemill-bench-") as folder:
+def run(effort: Effort) -> Result:
+    """Ratios to boto3's own ways, and the memory that a large file takes."""
+    with RcloneS3() as server, folder() as place:
         os.environ.update(server.environment)
-        figures["npy"] = _large_objects(server)
-        figures["overlap"] = _overlap(open_store(server.destination()))
-        figures["png"] = _small_objects(server)
-        for name, destination in (("S3Sink", server.destination()), ("LocalSink", str(Path(folder) / "local"))):
-            figures[name] = peak_of_a_large_file(destination, mib=1024)
-            print(f"1 GiB through {name}: peak of memory +{figures[name]['peak_mb']:.0f} MB, "
-                  f"{figures[name]['seconds']:.1f} s")  # fmt: skip
-    return figures
+        figures = [
+            *_large_objects(server, effort),
+            _overlap(open_store(server.destination()), effort),
+            *_small_objects(server, effort),
+        ]
+        for name, destination in (("S3", server.destination()), ("local disk", str(place / "local"))):
+            peak = peak_of_a_large_file(destination, mib=max(16, round(1024 * effort.share)))
+            figures.append(Figure(case=f"peak of memory, 1 GiB to {name}", unit="MB", values=[peak["peak_mb"]]))
+    note = (
+        f"npy: a file of {LARGE_BYTES // MIB} MiB in pieces of a batch. Overlap: of the shorter of making and sending, "
+        f"what was hidden. png: PUTs of {len(PICTURE)} bytes from {THREADS} threads."
+    )
+    return Result(title="S3 on loopback against boto3's own ways", figures=figures, notes=[note])
 
 
 def peak_of_a_large_file(destination: str, mib: int) -> dict[str, float]:
@@ -80,10 +82,11 @@ def peak_of_a_large_file(destination: str, mib: int) -> dict[str, float]:
     return figures
 
 
-def _large_objects(server: RcloneS3) -> dict[str, Any]:
+def _large_objects(server: RcloneS3, effort: Effort) -> list[Figure]:
     """A shard of 128 MiB through a draft, against boto3's own multipart upload of the same parts and concurrency."""
     store = open_store(server.destination())
-    data = os.urandom(LARGE_BYTES)
+    size = max(9 * MIB, round(LARGE_BYTES * effort.share))
+    data = os.urandom(size)
     concurrency = s3_draft.CONCURRENT_PARTS
     transfer = TransferConfig(multipart_chunksize=8 * MIB, max_concurrency=concurrency, use_threads=True)
     client = Bucket(server.bucket).client
@@ -91,7 +94,7 @@ def _large_objects(server: RcloneS3) -> dict[str, Any]:
     def ours() -> None:
         draft = store.draft()
         sink = draft.sink("ours.npy")
-        for start in range(0, LARGE_BYTES, PIECE_BYTES):
+        for start in range(0, size, PIECE_BYTES):
             sink.write(data[start : start + PIECE_BYTES])
         draft.commit()
 
@@ -101,16 +104,18 @@ def _large_objects(server: RcloneS3) -> dict[str, Any]:
     def plain() -> None:
         client.upload_file(str(path), server.bucket, "plain.npy", Config=transfer)
 
-    seconds = _interleaved({"draft": ours, "boto3": plain})
-    ratios = [b / a for a, b in zip(seconds["draft"], seconds["boto3"], strict=True)]
-    print(f"npy, 128 MiB to S3, {concurrency} parts at a time: {LARGE_BYTES / 1e6 / min(seconds['draft']):.0f} MB/s, "
-          f"{_spread(ratios)} of boto3's own upload")  # fmt: skip
-    return {"seconds": seconds, "ratios": ratios}
+    seconds = _interleaved({"draft": ours, "boto3": plain}, effort)
+    ratios = [theirs / mine for mine, theirs in zip(seconds["draft"], seconds["boto3"], strict=True)]
+    speed = [size / 1e6 / each for each in seconds["draft"]]
+    return [
+        Figure(case=f"npy, {concurrency} parts at a time, to boto3's own upload", values=ratios),
+        Figure(case="npy, speed", unit="MB/s", values=speed),
+    ]
 
 
-def _overlap(store: Store) -> dict[str, float]:
+def _overlap(store: Store, effort: Effort) -> Figure:
     """Whether the upload goes on while the next part is made: the making is a wait, as a device's is."""
-    pieces = 10
+    pieces = max(2, round(10 * effort.share))
     data = os.urandom(8 * MIB)
 
     def send(make_s: float) -> float:
@@ -126,46 +131,44 @@ def _overlap(store: Store) -> dict[str, float]:
     sending = min(send(0) for _ in range(2))
     making = sending * 1.5
     both = min(send(making / pieces) for _ in range(2))
-    print(f"overlap: sending alone {sending:.2f} s, making alone {making:.2f} s, both {both:.2f} s")
-    return {"sending_s": sending, "making_s": making, "both_s": both}
+    hidden = (sending + making - both) / min(sending, making)
+    return Figure(case="npy, overlap of making and sending", values=[hidden])
 
 
-def _small_objects(server: RcloneS3) -> dict[str, Any]:
+def _small_objects(server: RcloneS3, effort: Effort) -> list[Figure]:
     """PUTs of 700 bytes from 16 threads, against a client as boto3 makes it."""
     bucket = Bucket(server.bucket)
     config = Config(s3={"addressing_style": "path"}, max_pool_connections=32)
+    pictures = effort.samples(PICTURES)
     plain = boto3.Session(botocore_session=botocore.session.Session()).client("s3", config=config)
     processor: dict[str, list[float]] = {"ours": [], "boto3": []}
 
     def put_all(name: str, put: Callable[[str], object]) -> None:
         start = time.process_time()
         with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(lambda number: put(f"{name}/{number}.png"), range(PICTURES)))
-        processor[name].append((time.process_time() - start) / PICTURES * 1000)
+            list(threads.map(lambda number: put(f"{name}/{number}.png"), range(pictures)))
+        processor[name].append((time.process_time() - start) / pictures * 1000)
 
     seconds = _interleaved({
         "ours": lambda: put_all("ours", lambda key: bucket.put(key, PICTURE)),
         "boto3": lambda: put_all("boto3", lambda key: plain.put_object(Bucket=server.bucket, Key=key, Body=PICTURE)),
-    })  # fmt: skip
-    ratios = [b / a for a, b in zip(seconds["ours"], seconds["boto3"], strict=True)]
-    told = {name: f"{statistics.median(times):.2f} ms" for name, times in processor.items()}
-    rate = PICTURES / statistics.median(seconds["ours"])
-    print(f"png, 700 bytes a PUT from {THREADS} threads: {rate:.0f} PUT/s, {_spread(ratios)} times boto3's defaults")
-    print(f"processor time a PUT: {told['ours']}, not {told['boto3']}")
-    return {"seconds": seconds, "ratios": ratios, "processor_ms": processor}
+    }, effort)  # fmt: skip
+    ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["boto3"], strict=True)]
+    rates = [pictures / each for each in seconds["ours"]]
+    return [
+        Figure(case="png, to boto3's defaults", values=ratios, rates=rates),
+        Figure(case="png, processor time a PUT", unit="ms", values=processor["ours"][1:]),
+        Figure(case="png, processor time a PUT by boto3's defaults", unit="ms", values=processor["boto3"][1:]),
+    ]
 
 
-def _interleaved(cases: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+def _interleaved(cases: dict[str, Callable[[], None]], effort: Effort) -> dict[str, list[float]]:
     """Seconds of each case, round by round; a first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(ROUNDS + 1):
+    for number in range(effort.rounds + 1):
         for name, case in cases.items():
             start = time.perf_counter()
             case()
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def _spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
