@@ -28,8 +28,9 @@ log = logging.getLogger("noisemill")
 
 #: Pause between two looks at the book, seconds.
 _LOOK_S = 0.5
-#: Pause before a run whose store failed is tried again, and how long that goes on, seconds.
+#: Pause before what failed is tried again, and how long a run waits for a store that fails, seconds.
 _RETRY_S, _GIVE_UP_S = 10.0, 3600.0
+_ENDS = {"done": "is done", "failed": "failed", "cancelled": "was cancelled"}
 #: Of runs that failed or were cancelled so many are still watched: a person may resume them.
 _WATCHED = 3
 
@@ -112,11 +113,11 @@ class Steward:
                 self._book.update(schedule.name, run.number, error=str(error))
         except Exception as error:
             # Whatever it is, the other schedules must go on.
-            expected = isinstance(error, NoisemillError)
-            log.warning("schedule %s: run %d failed", schedule.name, run.number, exc_info=None if expected else error)
-            self._end(
-                schedule, run, "failed", str(error) if expected else f"{type(error).__name__}: {shown(str(error))}"
-            )
+            reason = str(error)
+            if not isinstance(error, NoisemillError):
+                reason = f"{type(error).__name__}: {shown(reason)}"
+                log.exception("schedule %s: run %d met what was not foreseen", schedule.name, run.number)
+            self._end(schedule, run, "failed", reason)
 
     def _submit(self, schedule: Schedule, run: Run) -> None:
         generator = find_generator(schedule.generator)
@@ -171,7 +172,9 @@ class Steward:
             schedule.name, run.number, state=state, error=error, samples=samples, ended_at=ended_at or time.time()
         )
         level = logging.INFO if state == "done" else logging.WARNING
-        log.log(level, "schedule %s: run %d is %s%s", schedule.name, run.number, state, f": {error}" if error else "")
+        log.log(
+            level, "schedule %s: run %d %s%s", schedule.name, run.number, _ENDS[state], f": {error}" if error else ""
+        )
 
     # -- datasets ------------------------------------------------------------------------------------
 
@@ -224,6 +227,7 @@ class Steward:
     def _run(self, step: Callable[[Schedule], bool]) -> None:
         told: dict[str, str] = {}
         settled: dict[str, tuple[Schedule, str | None]] = {}
+        not_before: dict[str, float] = {}
         while not self._stop.wait(_LOOK_S):
             try:
                 schedules, changes = self._book.schedules(unreadable=[]), self._book.changes()
@@ -233,7 +237,7 @@ class Steward:
                 if self._stop.is_set():
                     return
                 present = (schedule, changes.get(schedule.name))
-                if settled.get(schedule.name) == present:
+                if settled.get(schedule.name) == present or time.monotonic() < not_before.get(schedule.name, 0.0):
                     continue
                 try:
                     again = step(schedule)
@@ -246,6 +250,7 @@ class Steward:
                         expected = isinstance(error, NoisemillError)
                         log.warning("schedule %s: %s", schedule.name, error, exc_info=None if expected else error)
                     told[schedule.name] = str(error)
+                    not_before[schedule.name] = time.monotonic() + _RETRY_S
 
 
 def _why(job: Job) -> str | None:

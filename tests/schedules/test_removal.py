@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import shards
 from pipeline.errors import DatasetError
 from pipeline.removal import remove_dataset
 from pipeline.stores import open_store
@@ -45,6 +46,18 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
         "notes", "notes.txt", "notes/more.txt",
     ]  # fmt: skip
+
+
+def test_no_name_is_forgotten(tmp_path: Path) -> None:
+    """Each file that `pipeline.shards` names goes too."""
+    spec = make_spec()
+    folder = make_dataset(tmp_path / "one", spec)
+    names = [value for name, value in vars(shards).items() if name.isupper() and "." in str(value)]
+    assert len(names) >= 9
+    for name in set(names) - {shards.JOB}:
+        (folder / name).write_text("x")
+    remove_dataset(str(folder), spec.sha256)
+    assert not folder.exists()
 
 
 def test_another_job_is_left_alone(tmp_path: Path) -> None:
