@@ -24,7 +24,7 @@ def commands(page: Path) -> list[str]:
     return [line for block in (fenced, indented) for line in re.findall(calls, block, flags=re.MULTILINE)]
 
 
-ALL = [(page.name, line) for page in PAGES for line in commands(page)]
+ALL = list(dict.fromkeys((page.name, line) for page in PAGES for line in commands(page)))
 
 
 def test_there_are_commands_to_check() -> None:

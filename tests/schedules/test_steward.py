@@ -312,7 +312,9 @@ def test_two_stewards_that_take_up_a_run_at_once_ask_for_one_job(
         for thread in threads:
             thread.join()
         run = book.runs("nightly")[-1]
-        assert (run.number, run.state, run.error) == (number, "queued", "queued, but no worker holds 'tiny'")
+        assert (run.number, run.state) == (number, "queued")
+        # Who came second found the job queued, and had nothing to say.
+        assert run.error in (None, "queued, but no worker holds 'tiny'")
         assert len(ledger.jobs()) == number
         ledger.cancel(str(run.job))
         stewards[0].attend(schedule)
