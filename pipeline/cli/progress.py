@@ -11,10 +11,13 @@ from typing import Protocol, Self
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from pipeline.cli.output import duration, is_terminal, rate
 from pipeline.ledger import Job
 
+#: Width of a job's bar, characters, and what stands beside it on a narrow terminal.
+_LEAST_BAR, _BAR, _BESIDE = 6, 24, 70
 #: A line where there is no terminal, at most so often, seconds.
 _LINE_S = 5.0
 
@@ -40,14 +43,17 @@ def job_progress() -> JobProgress:
 
 class _Bars:
     def __init__(self) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(max(_LEAST_BAR, min(_BAR, console.width - _BESIDE))),
             TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[made]}", justify="right", table_column=Column(no_wrap=True)),
+            # The last gives way where the terminal is narrow.
+            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=console,
             transient=True,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -60,10 +66,22 @@ class _Bars:
 
     def show(self, job: Job) -> None:
         if job.id not in self._tasks:
-            self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, told="")
-        description = f"{job.generator}: waiting for a worker" if job.state == "queued" else job.id
-        made = f"{job.samples_made:,}/{job.count:,}  {_held(job) or rate(job.rate)}"
-        self._progress.update(self._tasks[job.id], completed=job.samples_made, told=made, description=description)
+            self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, made="", told="")
+        made = f"{job.samples_made:,}/{job.count:,}"
+        self._progress.update(self._tasks[job.id], completed=job.samples_made, made=made, told=_told(job))
+
+
+def _told(job: Job) -> str:
+    """What a bar says of its job: what it waits for, how fast it is, or how it ended."""
+    if job.state == "queued":
+        return _held(job) or "waiting for a worker"
+    if not job.live:
+        return job.state
+    return _held(job) or ", ".join(filter(None, [rate(job.rate), _left(job)]))
+
+
+def _left(job: Job) -> str:
+    return f"{duration((job.count - job.samples_made) / job.rate)} left" if job.live and job.rate else ""
 
 
 class _Lines:
@@ -124,6 +142,4 @@ def _line(job: Job) -> str:
     if _held(job):
         return f"{job.id}: {_held(job)}"
     line = f"{job.id}: {job.state}, {job.samples_made:,} of {job.count:,} samples, {rate(job.rate)}"
-    if job.live and job.rate:
-        line += f", {duration((job.count - job.samples_made) / job.rate)} left"
-    return line
+    return f"{line}, {left}" if (left := _left(job)) else line
