@@ -17,6 +17,7 @@ _PROVENANCE = (
 _DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
 #: What is to be known beside the code.
 _NOTES = {
+    "npy": "Loaders of dataset hubs read png and tar: `noisemill export . OUT --to tar` writes those.\n",
     "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
     "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
     "null": "Nothing was written: the job measured speed only.\n",

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from pipeline.dataset import Dataset
 from pipeline.preview import class_members
 from pipeline.receipts import EngineRecord, Receipt, Statistics, merged_statistics
-from pipeline.report.pictures import picture_shape, shrunk
+from pipeline.report.pictures import is_large, picture_shape, shrunk
 from pipeline.spec import JobSpec
 
 #: Samples that are looked at, at most so many and so many bytes as float32, from so many shards.
 _SAMPLES, _SAMPLE_BYTES, _SHARDS = 1024, 96 * 2**20, 16
 #: Samples shown of each class, and of how many classes.
 _PER_CLASS, CLASSES = 20, 40
+#: Of large pictures, so many.
+_LARGE_PER_CLASS = 8
 _PAIRS = 5
 _BINS = 48
 #: A gap between two shards that is longer than this, and than twenty times the usual, is a pause, seconds.
@@ -149,7 +151,8 @@ def _class_samples(
         return {}
     rows = {index: row for row, index in enumerate(indices)}
     found = {}
-    for label, members in list(class_members(dataset, made, _PER_CLASS).items())[:CLASSES]:
+    most = _LARGE_PER_CLASS if is_large(dataset.spec.sample_shape) else _PER_CLASS
+    for label, members in list(class_members(dataset, made, most).items())[:CLASSES]:
         if members:
             each = [samples[rows[index]] if index in rows else dataset.samples(index, 1)[0] for index in members]
             found[label] = np.stack(each)

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from pipeline.ledger import verdict
 from pipeline.report import charts
 from pipeline.report.findings import CLASSES, Findings, Rate
-from pipeline.report.pictures import CELL, grid, mean_and_deviation, picture_shape
+from pipeline.report.pictures import grid, is_large, mean_and_deviation, picture_shape
 from pipeline.snippets import Snippet, checking, making, reading, recipe
 from pipeline.version import VERSION
 from pipeline.words import duration, rate, size
 
 #: Forbids everything but what is inside: the page cannot ask anybody for anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_SHEET = 96
+#: Samples on the sheet: small pictures, large ones, curves.
+_SHEET, _LARGE_SHEET, _CURVES = 96, 40, 24
 _STAGES = ("noise", "predict", "encode", "write")
 
 
@@ -89,7 +90,9 @@ def _sheet(findings: Findings) -> str:
         return _section("Samples", "<p>Nothing was written: the job measured speed only.</p>")
     if not len(findings.samples):
         return _section("Samples", "<p>None are there yet.</p>")
-    chosen = np.linspace(0, len(findings.samples) - 1, min(_SHEET, len(findings.samples))).astype(int)
+    shape = findings.spec.sample_shape
+    most = _CURVES if picture_shape(shape) is None else _LARGE_SHEET if is_large(shape) else _SHEET
+    chosen = np.linspace(0, len(findings.samples) - 1, min(most, len(findings.samples))).astype(int)
     samples = findings.samples[chosen]
     told = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset; not picked."
     told = f'<p class="dim">{told}</p>'
@@ -99,17 +102,16 @@ def _sheet(findings: Findings) -> str:
 
 
 def _picture(findings: Findings, samples: NDArray[Any], columns: int, kind: str, words: str) -> str:
-    if max(findings.spec.sample_shape[:2]) >= CELL:
-        columns = max(4, columns // 2)
-    url, width, height = grid(samples, columns, findings.full_scale)
-    kind = f"{kind} smooth" if max(findings.spec.sample_shape[:2]) >= CELL else kind
+    large = is_large(findings.spec.sample_shape)
+    url, width, height = grid(samples, max(2, columns // 2) if large else columns, findings.full_scale)
+    kind = f"{kind} smooth" if large else kind
     return f'<img class="{kind}" src="{url}" width="{width}" height="{height}" alt="{escape(words)}">'
 
 
 def _curves(findings: Findings, samples: NDArray[Any]) -> str:
     """Samples that are no pictures, as curves of their first values."""
     low, high = findings.full_scale
-    rows = samples[:24].reshape(min(24, len(samples)), -1)[:, :256].astype(float)
+    rows = samples.reshape(len(samples), -1)[:, :256].astype(float)
     return f'<div class="samples">{"".join(charts.line(row.tolist(), low, high) for row in rows)}</div>'
 
 
@@ -192,7 +194,7 @@ def _likeness(findings: Findings) -> str:
 
 def _speed(findings: Findings) -> str:
     parts = []
-    if findings.rate is not None:
+    if findings.rate is not None and findings.rate.overall:
         parts.append(_rate(findings.rate, findings.samples_made))
     seconds = {stage: findings.stage_seconds.get(stage, 0.0) for stage in _STAGES}
     total = sum(seconds.values())
@@ -215,7 +217,7 @@ def _speed(findings: Findings) -> str:
 
 def _rate(found: Rate, samples: int) -> str:
     words = f"<p>{samples:,} samples in {duration(found.working_s)}"
-    words += f", {rate(found.overall)}" if found.overall else ""
+    words += f", {rate(found.overall)}"
     words += f"; pauses of {duration(found.paused_s)} are left out" if found.paused_s else ""
     words += ".</p>"
     if not found.series:

@@ -14,8 +14,8 @@ from pipeline.preview import as_image
 
 #: Pixels of a cell at most; larger samples are shrunk.
 CELL = 96
-#: From this size on, photographs are the rule and JPEG is a fraction of PNG.
-_JPEG_FROM = 64
+#: From this size on, samples are large: fewer are shown, and coloured ones as JPEG, a fraction of PNG.
+_LARGE = 64
 
 Range = tuple[float, float]
 
@@ -25,6 +25,11 @@ def picture_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         return shape[0], shape[1], shape[2]
     return (shape[0], shape[1], 1) if len(shape) == 2 and min(shape) > 1 else None
+
+
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether pictures of this shape are shown smoothly, and fewer of them."""
+    return picture_shape(shape) is not None and max(shape[:2]) >= _LARGE
 
 
 def shrunk(samples: NDArray[Any], most: int) -> NDArray[np.float32]:
@@ -49,10 +54,13 @@ def grid(samples: NDArray[Any], columns: int, full_scale: Range) -> tuple[str, i
     width, height = cells[0].size
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGBA", (columns * (width + 1) - 1, rows * (height + 1) - 1), (0, 0, 0, 0))
+    photographic = is_large(samples.shape[1:]) and samples.shape[-1] == 3
+    # JPEG has no transparent gaps: a middle grey does for light and dark pages.
+    gap = (128, 128, 128, 255) if photographic else (0, 0, 0, 0)
+    sheet = Image.new("RGBA", (columns * (width + 1) - 1, rows * (height + 1) - 1), gap)
     for position, cell in enumerate(cells):
         sheet.paste(cell, (position % columns * (width + 1), position // columns * (height + 1)))
-    return data_url(sheet, photographic=max(width, height) >= _JPEG_FROM and len(cells) == 1), sheet.width, sheet.height
+    return data_url(sheet, photographic=photographic), sheet.width, sheet.height
 
 
 def mean_and_deviation(samples: NDArray[Any], full_scale: Range) -> tuple[str, str]:

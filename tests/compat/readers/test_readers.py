@@ -62,7 +62,7 @@ def pixels(folder: Path) -> list[float]:
 
 
 def test_every_piece_of_the_page_is_run() -> None:
-    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset")
+    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset", 'row["cls"]')
     assert {code for word in words for code in blocks_of("readers") if word in code} == set(blocks_of("readers"))
 
 
@@ -114,6 +114,17 @@ def test_hugging_face_by_class(folder: Path, tmp_path: Path, pixels: list[float]
     [told] = answers(PYTHON, folder, [(block("readers", "features"), BY_CLASS)], tmp_path)
     assert Counter(told["names"][label] for label in told["labels"]) == Counter(CLASSES[label] for label in LABELS)
     assert told["sums"] == sorted(pixels)
+
+
+@pytest.mark.parametrize(("name", "label"), [("tars", "cls"), ("flat", "label"), ("pictures", "label")])
+def test_hugging_face_by_the_card(folder: Path, tmp_path: Path, pixels: list[float], name: str, label: str) -> None:
+    """The piece of the page for tar, and the same for the other forms that hubs read."""
+    code = block("readers", 'row["cls"]').replace('"tars"', f'"{name}"').replace('row["cls"]', f'row["{label}"]')
+    code = code if name == "tars" else code.replace('row["png"]', 'row["image"]')
+    kind = "png" if name == "tars" else "image"
+    sums = f"sorted(sum(row['{kind}'].convert('L').getdata()) for row in rows)"
+    [told] = answers(PYTHON, folder, [(code, f"{{'count': len(rows), 'sums': {sums}}}")], tmp_path)
+    assert (told["count"], told["sums"]) == (COUNT, sorted(pixels))
 
 
 def test_webdataset(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
