@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -111,7 +112,9 @@ def _stream(seed: int, block: int, *purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block, *purpose])))
 
 
+@lru_cache(maxsize=2)
 def _latent_block(seed: int, block: int, dim: int, noise: Noise) -> NDArray[np.float32]:
+    """Rows of a block, not to be written to: batches are smaller than blocks, and ask for the same one in turn."""
     stream = _stream(seed, block)
     shape = (BLOCK, dim)
     if noise.kind == "uniform":

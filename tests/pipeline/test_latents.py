@@ -81,6 +81,14 @@ def test_any_range_of_random_labels_is_a_slice_of_the_whole(first: int, count: i
     assert np.array_equal(random_labels(3, first, count, 7), random_labels(3, 0, 5200, 7)[first : first + count])
 
 
+def test_what_a_caller_does_to_latents_stays_with_the_caller() -> None:
+    """Blocks are kept for the next batch."""
+    before = latents(1, 0, 10, 3)
+    kept = before.copy()
+    before[:] = 0
+    assert (latents(1, 0, 10, 3) == kept).all()
+
+
 def test_the_last_possible_sample_can_be_drawn() -> None:
     assert latents(MAX_SEED, MAX_COUNT - 2, 2, 3).shape == (2, 3)
 

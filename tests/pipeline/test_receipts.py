@@ -48,6 +48,12 @@ def test_round_trips() -> None:
     assert Manifest.from_json(MANIFEST.to_json().encode(), "m") == MANIFEST
 
 
+def test_receipts_of_many_files_round_trip() -> None:
+    many = tuple(StoredFile(name=f"shards/00000000/{i}.png", size_bytes=i, sha256="a" * 64) for i in range(1000))
+    record = make_receipt(make_spec(), 0, many, statistics(), ENGINE)
+    assert Receipt.from_json(record.to_json().encode(), "r") == record
+
+
 def test_a_shards_hash_is_what_sha256sum_prints(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     files = []
