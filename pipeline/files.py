@@ -7,6 +7,16 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from tokenize import TokenError
+
+#: What numpy raises for a file that is no .npy: its header is Python, which may not even parse.
+NPY_ERRORS = (ValueError, SyntaxError, TokenError, OverflowError)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one printable line of bearable length."""
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:

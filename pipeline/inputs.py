@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.errors import DatasetError, UsageError
+from pipeline.files import NPY_ERRORS, first_line
 from pipeline.labels import LabelPlan, label_plan
 from pipeline.latents import latents, parse_noise
 from pipeline.spec import JobSpec
@@ -76,5 +77,5 @@ def read_rows(store: Store, name: str, first: int, count: int, dtype: str, row_s
             return np.frombuffer(data, dtype=found).reshape(count, *row_shape)
     except FileNotFoundError:
         raise DatasetError(f"{store.url}/{name} is missing") from None
-    except ValueError as error:
-        raise DatasetError(f"{store.url}/{name} cannot be read: {error}") from None
+    except NPY_ERRORS as error:
+        raise DatasetError(f"{store.url}/{name} cannot be read: {first_line(error)}") from None

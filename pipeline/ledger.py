@@ -485,6 +485,15 @@ class Ledger:
         found = [_worker(str(text)) for text in texts if text is not None]
         return [worker for worker in found if worker is not None and digest in (None, worker.digest)]
 
+    def server_info(self) -> dict[str, Any]:
+        """What the server tells of itself, its memory and its persistence (Redis's INFO)."""
+        with self._talk():
+            return {
+                name: value
+                for section in ("server", "memory", "persistence")
+                for name, value in self._redis.info(section).items()
+            }
+
     def ping(self) -> str:
         """The server's name and version. Raises LedgerError if it does not answer as Redis does."""
         with self._talk():

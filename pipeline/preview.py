@@ -62,8 +62,10 @@ def is_image(shape: tuple[int, ...]) -> bool:
 def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> Image.Image:
     """A sample, as stored, as a picture. Without a declared range its own least and greatest value are taken."""
     if sample.dtype != np.uint8:
+        # No worker writes NaN or infinity; damage may.
+        sample = np.nan_to_num(sample.astype(np.float32), posinf=0.0, neginf=0.0)
         low, high = value_range or (float(sample.min()), float(sample.max()))
-        sample = to_stored(sample.astype(np.float32), "uint8", (low, high if high != low else low + 1))
+        sample = to_stored(sample, "uint8", (low, high if high != low else low + 1))
     return Image.fromarray(sample[:, :, 0] if sample.shape[2] == 1 else sample)
 
 

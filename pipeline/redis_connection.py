@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from redis.retry import Retry
 from pipeline.errors import LedgerError, UsageError
 
 _SCHEMES = ("redis", "rediss", "unix")
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_CHECKS = ("required", "optional", "none")
 _UNREADABLE = "(unreadable URL)"
 
 
@@ -31,6 +34,11 @@ def connect(url: str) -> redis.Redis:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise UsageError(f"Redis URL {redacted(url)!r} must start with redis://, rediss:// or unix://")
+    for name, value in parse_qsl(parts.query):
+        if name in _TLS_FILES and not os.access(value, os.R_OK):
+            raise UsageError(f"Redis URL {redacted(url)!r}: {name} {value} cannot be read")
+        if name == "ssl_cert_reqs" and value not in _TLS_CHECKS:
+            raise UsageError(f"Redis URL {redacted(url)!r}: ssl_cert_reqs is required, optional or none, not {value}")
     if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+/?", parts.path):
         raise UsageError(f"Redis URL {redacted(url)!r}: the database is a number, as in redis://host:6379/0")
     try:
@@ -43,7 +51,7 @@ def connect(url: str) -> redis.Redis:
             # Once more at once, for a connection that the server closed meanwhile; who can wait, waits elsewhere.
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1, supported_errors=(redis.ConnectionError,)),
         )
-    except ValueError as error:
+    except (ValueError, redis.exceptions.RedisError) as error:
         raise UsageError(f"Redis URL {redacted(url)!r} cannot be used: {error}") from None
 
 
@@ -71,6 +79,15 @@ def celery_tls(url: str) -> dict[str, Any] | bool:
         return False
     options = connect(url).connection_pool.connection_kwargs
     return {"ssl_cert_reqs": "required", **{name: value for name, value in options.items() if name.startswith("ssl_")}}
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return bool(parts.password or dict(parse_qsl(parts.query)).get("password"))
 
 
 def redacted(url: str) -> str:
@@ -111,6 +128,22 @@ def redis_errors(url: str) -> Iterator[None]:
     except (redis.exceptions.TimeoutError, TimeoutError) as error:
         raise LedgerError(f"Redis at {shown} did not answer in time: is it Redis, and is it up?") from error
     except (redis.exceptions.ConnectionError, OSError) as error:
-        raise LedgerError(
-            f"Redis at {shown} cannot be reached: start it, or set NOISEMILL_REDIS_URL or --redis.\n({error})"
-        ) from error
+        raise LedgerError(_unreachable(shown, str(error))) from error
+
+
+def _unreachable(shown: str, error: str) -> str:
+    """Why there is no connection, and what to do."""
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        reason = error.partition("CERTIFICATE_VERIFY_FAILED]")[2].strip(" .") or "it cannot be verified"
+        return (
+            f"Redis at {shown} shows a certificate that is not trusted: {reason}\n"
+            "Name the CA that signed it: rediss://HOST?ssl_ca_certs=FILE in NOISEMILL_REDIS_URL."
+        )
+    if "alert" in error and "certificate" in error.lower():
+        return (
+            f"Redis at {shown} asks for a certificate of ours ({error}):\n"
+            "add ssl_certfile=FILE&ssl_keyfile=FILE to the URL."
+        )
+    if "WRONG_VERSION_NUMBER" in error:
+        return f"Redis at {shown} speaks no TLS: write redis:// instead of rediss://."
+    return f"Redis at {shown} cannot be reached: start it, or set NOISEMILL_REDIS_URL or --redis.\n({error})"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.errors import UsageError, shown
-from pipeline.files import open_regular, read_regular
+from pipeline.files import NPY_ERRORS, first_line, open_regular, read_regular
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.labels import canonical_labels, planned_count
@@ -173,8 +173,8 @@ def _load_npy(path: str, what: str) -> NDArray[Any]:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, MemoryError) as error:
-        raise UsageError(f"{what} {path} are no .npy array: {error}") from None
+    except (*NPY_ERRORS, EOFError, MemoryError) as error:
+        raise UsageError(f"{what} {path} are no .npy array: {first_line(error)}") from None
     return array
 
 

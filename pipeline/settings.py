@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.files import read_regular
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -44,7 +45,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     values: dict[str, object] = {}
     for name, default in Settings().__dict__.items():
-        text = os.environ.get(f"NOISEMILL_{name.upper()}")
+        text = _redis_url() if name == "redis_url" else os.environ.get(f"NOISEMILL_{name.upper()}")
         value: object = overrides.get(name)
         if value is None:
             value = default if text is None or text == "" else _parse(name, text, type(default))
@@ -52,6 +53,24 @@ def load_settings(**overrides: object) -> Settings:
     for name in ("cache_dir", "lock_dir"):
         values[name] = Path(str(values[name])).expanduser()
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def names_redis(redis_url: str | None) -> bool:
+    """Whether the user says which Redis to use: by this option, or in the environment."""
+    return redis_url is not None or any(os.environ.get(f"NOISEMILL_REDIS_URL{end}") for end in ("", "_FILE"))
+
+
+def _redis_url() -> str | None:
+    """From NOISEMILL_REDIS_URL, or from the file that NOISEMILL_REDIS_URL_FILE names, as containers mount secrets."""
+    text, path = os.environ.get("NOISEMILL_REDIS_URL"), os.environ.get("NOISEMILL_REDIS_URL_FILE")
+    if text or not path:
+        return text
+    try:
+        return read_regular(Path(path)).decode().strip()
+    except OSError as error:
+        raise UsageError(f"NOISEMILL_REDIS_URL_FILE={path!r} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"NOISEMILL_REDIS_URL_FILE={path!r} is no text: write the URL in one line") from None
 
 
 def _parse(name: str, text: str, kind: type) -> object:

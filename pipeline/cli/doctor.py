@@ -10,9 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -32,7 +30,10 @@ _INDENT = 17
 @redis_option
 @json_option
 def doctor_command(destination: str | None, redis_url: str | None, as_json: bool) -> None:
-    """Check Redis, devices, generators and, where DEST is given, storage. Exit code 1 where one does not work."""
+    """Check Redis, devices, generators and, where DEST is given, storage.
+
+    Exit code 1 where one does not work; what is unwise but works is a warning.
+    """
     settings = load_settings(redis_url=redis_url)
     checks: dict[str, Callable[[], str]] = {
         "redis": lambda: _redis(settings),
@@ -49,6 +50,7 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
             results.append({"check": name, "works": True, "says": check()})
         except NoisemillError as error:
             results.append({"check": name, "works": False, "says": str(error)})
+        results[-1]["warnings"] = _advice(settings) if name == "redis" and results[-1]["works"] else []
         if not as_json:
             _print_check(**results[-1])
     if as_json:
@@ -57,8 +59,9 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
         raise click.exceptions.Exit(1)
 
 
-def _print_check(check: str, works: bool, says: str) -> None:
+def _print_check(check: str, works: bool, says: str, warnings: list[str]) -> None:
     mark = "ok  " if works else "FAIL"
+    says = "\n".join([says, *(f"WARNING: {warning}" for warning in warnings)])
     click.echo(f"{mark} {check + ':':<12}" + says.replace("\n", "\n" + " " * _INDENT))
 
 
@@ -70,10 +73,7 @@ def _redis(settings: Settings) -> str:
         version = Ledger(settings).ping()
     except LedgerError as error:
         raise LedgerError(f"{error}\nQueued jobs and workers need it, 'noisemill generate' does not.") from error
-    url = urlsplit(settings.redis_url)
-    is_open = url.scheme != "unix" and not url.password and not _is_loopback(url.hostname or "")
-    warning = "; WARNING: it asks for no password and is not on loopback" if is_open else ""
-    return f"{version} at {redacted(settings.redis_url)}{warning}"
+    return f"{version} at {redacted(settings.redis_url)}"
 
 
 def _schedules(settings: Settings) -> str:
@@ -91,11 +91,11 @@ def _schedules(settings: Settings) -> str:
     return f"{len(schedules)}, carried out by {scheduler}"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _advice(settings: Settings) -> list[str]:
+    from pipeline.ledger import Ledger
+    from pipeline.server_advice import advice
+
+    return advice(settings.redis_url, Ledger(settings).server_info())
 
 
 def _workers(settings: Settings) -> str:

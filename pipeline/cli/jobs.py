@@ -31,7 +31,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
 from pipeline.errors import JobFailedError, UsageError, WorkerError
 from pipeline.generators import Generator, find_generator
-from pipeline.settings import load_settings
+from pipeline.settings import load_settings, names_redis
 from pipeline.stores import normalise
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def resume_command(
     from pipeline.cli.progress import job_progress
     from pipeline.client import JobHandle, resume, spec_at
 
-    if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
+    if names_redis(redis_url):
         if on_done is not None:
             raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
         handle = resume(job_or_dest, redis_url=redis_url, parallel=workers or 0)
@@ -363,7 +363,7 @@ def extend_command(
     if dry_run:
         _print_extension(plan, as_json)
         return
-    if redis_url is not None or os.environ.get("NOISEMILL_REDIS_URL"):
+    if names_redis(redis_url):
         handle = extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0)
         assert isinstance(handle, JobHandle)
         _print_queued(handle, as_json)

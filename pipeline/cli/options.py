@@ -114,7 +114,7 @@ redis_option = click.option(
     "--redis",
     "redis_url",
     metavar="URL",
-    help="Redis or Valkey to use.  [default: NOISEMILL_REDIS_URL, else localhost]",
+    help="Redis or Valkey to use.  [default: NOISEMILL_REDIS_URL or the file NOISEMILL_REDIS_URL_FILE, else localhost]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 device_option = click.option(

@@ -5,7 +5,6 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import click
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, examples, json_option, redis_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
+from pipeline.settings import names_redis
 
 if TYPE_CHECKING:
     from pipeline.reproduction import Reproduction
@@ -123,7 +123,7 @@ def reproduce_command(
     from pipeline.stores import normalise
 
     recipe = read_recipe(recipe_file)
-    queued = redis_url is not None or bool(os.environ.get("NOISEMILL_REDIS_URL"))
+    queued = names_redis(redis_url)
     place = normalise(destination)
     again = f"noisemill reproduce {shlex.quote(recipe_file)} {shlex.quote(place)}"
     again += f" --shards {only}" if only else ""

@@ -14,7 +14,7 @@ import click
 from pipeline.cli.options import examples, json_option, redis_option
 from pipeline.cli.output import print_json, size, warn
 from pipeline.errors import DatasetError, UnknownJobError, UsageError
-from pipeline.settings import load_settings
+from pipeline.settings import load_settings, names_redis
 
 if TYPE_CHECKING:
     from pipeline.ledger import Ledger
@@ -43,7 +43,7 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
     else:
         if data:
             raise UsageError("--data goes with a job's id: a destination is its data")
-        with_redis = redis_url is not None or bool(os.environ.get("NOISEMILL_REDIS_URL"))
+        with_redis = names_redis(redis_url)
         document = _remove_destination(job_or_dest, _ledger(redis_url) if with_redis else None, cancel=cancel, yes=yes)
     if as_json:
         print_json(document)

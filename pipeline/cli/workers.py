@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
-from pipeline.cli.output import duration, print_json, print_table, rate
+from pipeline.cli.output import duration, print_json, print_table, rate, warn
 from pipeline.errors import UsageError
 from pipeline.fleet_config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.generators import find_generator
@@ -196,7 +196,10 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
     """Checks what can be checked without TensorFlow, so that mistakes show at once."""
 
     from pipeline.ledger import Ledger
+    from pipeline.redis_connection import has_password
 
+    if redis_url is not None and has_password(redis_url):
+        warn("the password in --redis shows in the list of processes and the shell's history: use NOISEMILL_REDIS_URL")
     settings = load_settings(redis_url=redis_url)
     found = find_generator(generator)
     roots = tuple(normalise(root) for root in output_roots)

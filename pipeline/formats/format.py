@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError, UsageError
+from pipeline.files import NPY_ERRORS, first_line
 from pipeline.shards import Shard
 from pipeline.stores.store import Draft, Store
 
@@ -187,5 +188,7 @@ def malformed(store: Store, name: str) -> Iterator[None]:
         raise DatasetError(f"{store.url}/{name} is missing: `noisemill verify` lists all damage") from error
     except DatasetError:
         raise
-    except ValueError as error:
-        raise DatasetError(f"{store.url}/{name} is malformed: {error}; `noisemill verify` lists all damage") from error
+    except NPY_ERRORS as error:
+        raise DatasetError(
+            f"{store.url}/{name} is malformed: {first_line(error)}; `noisemill verify` lists all damage"
+        ) from error

@@ -386,11 +386,13 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What the entry is; None if it has gone since, or is a link to nothing."""
+    """What the entry is; None if it has gone since, or is a link to nothing or to itself."""
     try:
         return entry.stat()
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
 
 
 def _last_change(path: Path) -> float:

@@ -11,6 +11,7 @@ import pytest
 from pipeline.generators import find_generator
 from pipeline.request import JobRequest
 from pipeline.settings import Settings
+from tests.cli.cases import TRIED
 from tests.cli.running import Run, runner
 from tests.pipeline.making import make_dataset
 
@@ -56,3 +57,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(whole: Path, tmp_path: Path) -> Path:
     """A copy of `whole`, to be damaged."""
     return Path(shutil.copytree(whole, tmp_path / "dataset"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many bad inputs were tried in this process."""
+    if TRIED:
+        told = ", ".join(f"{count:,} with {kind}" for kind, count in sorted(TRIED.items()))
+        terminalreporter.write_line(f"bad inputs: {told}; {sum(TRIED.values()):,} in all")

@@ -103,7 +103,7 @@ class Fleet:
         worker = Worker(process, log)
         self.workers.append(worker)
         if ready:
-            self.wait_until(lambda: self.is_up(worker), told=worker.said)
+            self.wait_until(lambda: self.is_up(worker), timeout_s=150, told=worker.said)
         return worker
 
     def is_up(self, worker: Worker) -> bool:

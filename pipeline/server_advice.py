@@ -1,0 +1,70 @@
+"""What is unwise about a Redis server, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+#: Redis of this version has what noisemill was measured with; older ones work from the one that `ping` asks for.
+_GOOD_VERSION = 7
+
+
+def advice(url: str, info: Mapping[str, Any]) -> list[str]:
+    """Warnings for a server at `url` that tells `info` (of Redis's INFO) of itself, each with what to do."""
+    return [*_about_access(url), *_about_memory(info), *_about_persistence(info), *_about_version(info)]
+
+
+def _about_access(url: str) -> list[str]:
+    parts = urlsplit(url)
+    if parts.scheme == "unix" or _is_loopback(parts.hostname or "localhost"):
+        return []
+    if not (parts.password or parse_qs(parts.query).get("password")):
+        return [
+            (
+                f"it asks for no password and {parts.hostname} is not on loopback: whoever reaches it can queue and "
+                "change jobs; set 'requirepass' or an ACL user, and put both into NOISEMILL_REDIS_URL"
+            )
+        ]
+    if parts.scheme == "redis":
+        return [f"the password goes to {parts.hostname} unencrypted: use rediss:// with a server that speaks TLS"]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _about_memory(info: Mapping[str, Any]) -> list[str]:
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy == "noeviction":
+        return []
+    return [
+        (
+            f"its eviction policy is {policy}: when memory is short it drops jobs and queues silently; "
+            "run 'CONFIG SET maxmemory-policy noeviction', and set it in its configuration"
+        )
+    ]
+
+
+def _about_persistence(info: Mapping[str, Any]) -> list[str]:
+    if int(info.get("aof_enabled", 1)):
+        return []
+    return [
+        (
+            "it keeps no append-only file: a restart loses jobs that are queued or running (their datasets stay, and "
+            "'noisemill resume DEST' goes on); run 'CONFIG SET appendonly yes', and set it in its configuration"
+        )
+    ]
+
+
+def _about_version(info: Mapping[str, Any]) -> list[str]:
+    version = str(info.get("redis_version", ""))
+    major = version.partition(".")[0]
+    if not major.isdigit() or int(major) >= _GOOD_VERSION:
+        return []
+    return [f"Redis {version} is old: use Redis {_GOOD_VERSION} or later, or Valkey"]
