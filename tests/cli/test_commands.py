@@ -435,11 +435,13 @@ def test_doctor(run: Run, redis: Settings, tmp_path: Path):
     before = tree(tmp_path)
     outcome = run("doctor", tmp_path / "new" / "place")
     assert (outcome.code, outcome.err) == (0, "")
-    assert [line.split()[:2] for line in outcome.out.splitlines()] == [
+    checks = [line for line in outcome.out.splitlines() if not line.startswith(" ")]
+    assert [line.split()[:2] for line in checks] == [
         ["ok", f"{name}:"] for name in ("redis", "workers", "schedules", "devices", "generators", "storage")
     ]
     assert "1 up, tiny on cpu" in outcome.out
-    documents = _json(run, "doctor", tmp_path / "new", keys={"check", "works", "says"})
+    assert "WARNING: it keeps no append-only file" in outcome.out
+    documents = _json(run, "doctor", tmp_path / "new", keys={"check", "works", "says", "warnings"})
     assert all(document["works"] for document in documents)
     assert tree(tmp_path) == before
 
