@@ -72,3 +72,11 @@ print(f"samples alone ({SAMPLES:,}): {accuracy(synthetic, 0):.3f}")
 # What this shows, and what not: `fashion` was trained on all 60,000 training images, so its samples carry what was
 # learnt from them. That is the case of one who has a generator and few images of their own. It says nothing about a
 # generator that was trained on the few images alone, which has no more to tell than they have.
+#
+#      real images     real alone           both     gain
+#               50 0.646 ± 0.005  0.856 ± 0.001   +0.210
+#              200 0.749 ± 0.020  0.856 ± 0.002   +0.107
+#             1000 0.818 ± 0.001  0.859 ± 0.002   +0.041
+#     samples alone (10,000): 0.859
+#
+# So the samples do nearly all the work: with them, the few real images add nothing that can be measured.

@@ -23,7 +23,7 @@ _SAMPLES, _SAMPLE_BYTES, _SHARDS = 1024, 96 * 2**20, 16
 #: Samples shown of each class, and of how many classes.
 _PER_CLASS, CLASSES = 20, 40
 #: Of large pictures, so many.
-_LARGE_PER_CLASS = 8
+_LARGE_PER_CLASS = 10
 _PAIRS = 5
 _BINS = 48
 #: A gap between two shards that is longer than this, and than twenty times the usual, is a pause, seconds.

@@ -26,7 +26,7 @@ def shard_bytes(folder: Path, index: int) -> bytes:
 
 
 def test_some_shards_here_and_now_then_the_rest(original: Path, fleet: Fleet) -> None:
-    """Elsewhere: no Redis, a new folder. First three shards, then another, then all that is missing."""
+    """Elsewhere: no Redis, a new folder. First three shards, then another by a queue, then all that is missing."""
     here = Fleet(fleet.folder, {**fleet.environment, "NOISEMILL_REDIS_URL": ""})
     done = here.run("reproduce", recipe_file(fleet), "again", "--shards", "7,2-3", "--json")
     assert done.returncode == 0, done.stderr
@@ -46,10 +46,11 @@ def test_some_shards_here_and_now_then_the_rest(original: Path, fleet: Fleet) ->
     checked = here.run("verify", "again")
     assert checked.returncode == 0, checked.stderr
     assert "sound; only shards 2-3,7, as they were asked for: 300 samples in 3 shards" in checked.stdout
-    assert here.run("reproduce", recipe_file(fleet), "again", "--shards", "0").returncode == 0
+    assert fleet.run("reproduce", recipe_file(fleet), "again", "--shards", "0").returncode == 0
     assert str(Dataset(again).selection()) == "0,2-3,7"
-    resumed = here.run("resume", "again", "--json")
-    assert json.loads(resumed.stdout)["made"] == 600, resumed.stderr
+    job = fleet.json("resume", "again")
+    assert (job["selection"], job["samples_found"]) == (None, 400)
+    assert fleet.watch(job["id"]).returncode == 0
     assert here.run("verify", "again").returncode == 0
     assert not (again / "selection.json").exists()
     done = here.run("reproduce", recipe_file(fleet), "again")
@@ -59,7 +60,9 @@ def test_some_shards_here_and_now_then_the_rest(original: Path, fleet: Fleet) ->
 
 def test_queued_to_s3(original: Path, fleet: Fleet, s3: S3Server) -> None:
     destination = s3.destination()
-    done = fleet.run("reproduce", recipe_file(fleet), destination, "--shards", "9")
+    bucket, prefix = destination.removeprefix("s3://").split("/", 1)
+    s3.client.put_object(Bucket=bucket, Key=f"{prefix}-recipes/r.json", Body=Path(recipe_file(fleet)).read_bytes())
+    done = fleet.run("reproduce", f"{destination}-recipes/r.json", destination, "--shards", "9")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{destination}: shards 9 of 10: 1 bit-equal"
     job = next(job for job in fleet.json("jobs") if job["destination"] == destination)
@@ -125,6 +128,7 @@ def refusals(fleet: Fleet, folder: Path) -> dict[str, tuple[list[str], int, str]
     (folder / "full/notes.txt").write_text("mine")
     new = str(folder / "new")
     return {
+        "no object": (["s3://noisemill-test/none.json", new], 2, "no such file"),
         "no file": ([str(folder / "none.json"), new], 2, "there is no such file"),
         "a folder": ([str(folder), new], 2, "is no file"),
         "another file": ([str(folder / "full/notes.txt"), new], 1, "is no recipe: it is not valid JSON"),
@@ -140,8 +144,8 @@ def refusals(fleet: Fleet, folder: Path) -> dict[str, tuple[list[str], int, str]
 
 
 @pytest.mark.parametrize("kind", [
-    "no file", "a folder", "another file", "edited", "another generator", "no generator", "generator elsewhere",
-    "no shard", "no number", "needless latents", "occupied",
+    "no object", "no file", "a folder", "another file", "edited", "another generator", "no generator",
+    "generator elsewhere", "no shard", "no number", "needless latents", "occupied",
 ])  # fmt: skip
 def test_a_clear_line(original: Path, fleet: Fleet, tmp_path: Path, run: Run, kind: str) -> None:
     words, code, says = refusals(fleet, tmp_path)[kind]
