@@ -260,13 +260,26 @@ class ObjectReader(io.RawIOBase):
 def _client(attempts: int) -> S3Client:
     # A session of its own: boto3's default one is not safe to use from several threads.
     core = botocore.session.Session()
+    session = boto3.Session(botocore_session=core)
+    by_path = _has_own_endpoint(core)
+    client = _client_of(session, attempts, by_path=by_path, sign_bodies=True)
+    # TLS protects bodies by itself, which spares hashing each of them a second time.
+    if client.meta.endpoint_url.startswith("https:"):
+        client = _client_of(session, attempts, by_path=by_path, sign_bodies=False)
+    return client
+
+
+def _client_of(session: boto3.Session, attempts: int, *, by_path: bool, sign_bodies: bool) -> S3Client:
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_CONNECTIONS,
         # Many servers other than AWS know neither buckets in host names nor the newer checksums.
-        s3={"addressing_style": "path" if _has_own_endpoint(core) else "auto"},
+        s3={
+            "addressing_style": "path" if by_path else "auto",
+            "payload_signing_enabled": sign_bodies,
+        },
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
@@ -275,7 +288,6 @@ def _client(attempts: int) -> S3Client:
         parameter_validation=False,
         user_agent=f"noisemill/{VERSION}",
     )
-    session = boto3.Session(botocore_session=core)
     try:
         return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import re
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
@@ -250,6 +252,28 @@ def test_a_failed_upload_surfaces_while_files_are_added(dying: RcloneS3) -> None
     with pytest.raises(StoreError, match=r"cannot be reached|broke off"):
         _add_without_end(draft)
     draft.discard()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "signed"), [("http://127.0.0.1:9", True), ("https://127.0.0.1:9", False), ("", False)]
+)
+def test_bodies_are_signed_where_no_tls_protects_them(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, endpoint: str, signed: bool
+) -> None:
+    """Stopped before it is sent: what is looked at is the signature, for servers that are not there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    client = s3_bucket.Bucket("bucket").client
+    sent: list[AWSPreparedRequest] = []
+
+    def stop(request: AWSPreparedRequest, **_: object) -> None:
+        sent.append(request)
+        raise InterruptedError
+
+    client.meta.events.register("before-send.s3.PutObject", stop)
+    with pytest.raises(InterruptedError):
+        client.put_object(Bucket="bucket", Key="key", Body=b"body")
+    hashed = sent[0].headers["X-Amz-Content-SHA256"]
+    assert hashed == (hashlib.sha256(b"body").hexdigest().encode() if signed else b"UNSIGNED-PAYLOAD")
 
 
 # Bodies that break off.
