@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipeline import shards
 from pipeline.dataset import Dataset
-from pipeline.verification import verify
+from pipeline.verification import damaged_among, verify
 
 
 def withdraw_damaged(destination: str) -> None:
@@ -20,6 +22,17 @@ def withdraw_damaged(destination: str) -> None:
     report = verify(destination)
     if not report.mendable:
         return
+    _withdraw(dataset, report.damaged)
+
+
+def withdraw_damaged_shards(dataset: Dataset, indices: Iterable[int]) -> None:
+    """Hashes these shards and withdraws the records of those that are damaged."""
+    damaged = damaged_among(dataset, indices)
+    if damaged:
+        _withdraw(dataset, damaged)
+
+
+def _withdraw(dataset: Dataset, damaged: Iterable[int]) -> None:
     # The manifest goes first: from here on the dataset says itself that it is not whole.
     dataset.store.delete([shards.MANIFEST])
-    dataset.store.delete(shards.receipt_name(index) for index in report.damaged)
+    dataset.store.delete(shards.receipt_name(index) for index in damaged)

@@ -15,6 +15,7 @@ from pipeline.errors import GeneratorError, UnknownGeneratorError, UsageError, s
 from pipeline.finishing import finish_dataset
 from pipeline.generators import Generator, find_generator
 from pipeline.ledger import Ledger
+from pipeline.mending import withdraw_damaged_shards
 from pipeline.receipts import EngineRecord
 from pipeline.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
 from pipeline.request import Upload, labels_upload, latents_upload
@@ -104,8 +105,8 @@ def reproduce(
     """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
 
     Here and now with local `workers`, or (`here=False`) queued in Redis, and waited for. Engine and batch are the
-    recipe's. What lies at the destination of the same dataset is not made again. `latents` and `labels` are the
-    files of the user's that were too large for the recipe. Raises NoisemillError of the kind that tells what is wrong.
+    recipe's. What lies at the destination of the same dataset, and is sound, is not made again. `latents` and `labels`
+    are the user's files that were too large for the recipe. Raises NoisemillError of the kind that tells what is wrong.
     """
     chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
     if chosen is not None and len(chosen) == len(recipe.spec.plan):
@@ -118,6 +119,9 @@ def reproduce(
     prepare(spec, store.url, uploads)
     if chosen is not None:
         _tell_selection(Dataset(store.url), chosen, fresh=fresh)
+    if not fresh:
+        # What lies there already is compared by its receipts, so they must be true.
+        withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
     made_by = recipe.made_by[0]
     if here:
         make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
@@ -128,6 +132,10 @@ def reproduce(
         handle = enqueue(spec, store.url, settings, ledger, parallel=workers, only=chosen, made_by=made_by)
         raise_unless_done(wait_for(ledger, handle.id, watcher))
     return _compared(recipe, store.url, chosen)
+
+
+def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
+    return [index for index in dataset.receipts() if chosen is None or index in chosen]
 
 
 def _generator(recipe: Recipe, reference: str | None) -> Generator:

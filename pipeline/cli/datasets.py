@@ -58,7 +58,9 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
         warn(problem)
     if len(report.problems) > 20:
         warn(f"and {len(report.problems) - 20} problems more; --json lists them all")
-    if report.mendable:
+    if report.mendable and report.selection:
+        warn(f"'noisemill reproduce RECIPE {shlex.quote(report.destination)} --shards {report.selection}' mends it")
+    elif report.mendable:
         warn(f"'noisemill resume {shlex.quote(report.destination)}' makes what is missing or damaged again")
     if not report.sound:
         raise click.exceptions.Exit(1)

@@ -48,6 +48,14 @@ def test_some_shards_here_and_now_then_the_rest(original: Path, fleet: Fleet) ->
     assert "sound; only shards 2-3,7, as they were asked for: 300 samples in 3 shards" in checked.stdout
     assert fleet.run("reproduce", recipe_file(fleet), "again", "--shards", "0").returncode == 0
     assert str(Dataset(again).selection()) == "0,2-3,7"
+    damaged = bytearray(shard_bytes(again, 3))
+    damaged[-1] ^= 1  # Of the same size, with a receipt that says otherwise.
+    (again / "shards/00000003.npy").write_bytes(damaged)
+    assert fleet.run("verify", "again").returncode == 1
+    mended = fleet.run("reproduce", recipe_file(fleet), "again", "--shards", "2-3")
+    assert mended.returncode == 0, mended.stderr
+    assert shard_bytes(again, 3) == shard_bytes(original, 3)
+    assert fleet.run("verify", "again").returncode == 0
     job = fleet.json("resume", "again")
     assert (job["selection"], job["samples_found"]) == (None, 400)
     assert fleet.watch(job["id"]).returncode == 0
