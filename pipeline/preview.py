@@ -25,6 +25,8 @@ _INK = (60, 60, 60)
 _COLUMNS = 12
 _ROWS = 10
 _MOST_CLASSES = 40
+#: Characters of a picture and of a class's name in a terminal.
+_TEXT_CELL, _TEXT_NAME = 16, 12
 #: How many stretches of how many labels are looked through for samples of each class.
 _LOOKS, _LOOK = 1024, 1024
 
@@ -35,23 +37,27 @@ def contact_sheet(dataset: Dataset) -> bytes | None:
     Of a growing dataset, of the samples that are there. None where there are none yet, where the samples are no
     images, or were not written.
     """
-    spec = dataset.spec
-    if spec.format == "null" or not is_image(spec.sample_shape):
+    rows = _rows(dataset)
+    if not rows:
         return None
-    made = dataset.made()
-    if not made:
-        return None
-    if spec.classes is None:
-        first_ones = list(islice(indices_of(dataset, made), _COLUMNS * _ROWS))
-        rows = [("", first_ones[first : first + _COLUMNS]) for first in range(0, len(first_ones), _COLUMNS)]
-    else:
-        found = class_members(dataset, made, _COLUMNS)
-        rows = [(spec.classes[label], members) for label, members in found.items() if members][:_MOST_CLASSES]
-    height, width = spec.sample_shape[:2]
+    height, width = dataset.spec.sample_shape[:2]
     scale = max(1, round(_CELL / max(height, width))) if max(height, width) <= _CELL_LIMIT else 1
     shrink = min(1.0, _CELL_LIMIT / max(height, width))
     size = (max(1, int(width * scale * shrink)), max(1, int(height * scale * shrink)))
     return _draw(dataset, rows, size)
+
+
+def _rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
+    """The rows of a sheet: name of the class, and samples of it; none where there is nothing to show."""
+    spec = dataset.spec
+    made = [] if spec.format == "null" or not is_image(spec.sample_shape) else dataset.made()
+    if not made:
+        return []
+    if spec.classes is None:
+        first_ones = list(islice(indices_of(dataset, made), _COLUMNS * _ROWS))
+        return [("", first_ones[first : first + _COLUMNS]) for first in range(0, len(first_ones), _COLUMNS)]
+    found = class_members(dataset, made, _COLUMNS)
+    return [(spec.classes[label], members) for label, members in found.items() if members][:_MOST_CLASSES]
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -111,16 +117,30 @@ def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, 
     return file.getvalue()
 
 
-def terminal_sheet(sheet: bytes, columns: int) -> str:
-    """A PNG as text for a terminal that shows 24-bit colours: two pixels a character."""
-    image = Image.open(io.BytesIO(sheet)).convert("RGB")
-    width = min(columns, image.width)
-    height = max(2, round(image.height * width / image.width) // 2 * 2)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX))
+def terminal_sheet(dataset: Dataset, columns: int) -> str:
+    """The sheet as text for a terminal that shows 24-bit colours: names, and pictures of two pixels a character."""
+    height, width = dataset.spec.sample_shape[:2]
+    cell_width = min(width, _TEXT_CELL, max(1, columns - 1))
+    size = (cell_width, max(2, round(height * cell_width / width / 2) * 2))
     lines = []
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
-        cells = zip(upper.tolist(), lower.tolist(), strict=True)
-        lines.append(
-            "".join(f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m\u2580" for (a, b, c), (d, e, f) in cells) + "\x1b[0m"
-        )
+    for name, indices in _rows(dataset):
+        margin = f"{name[:_TEXT_NAME]:<{_TEXT_NAME}} " if name and columns > _TEXT_NAME + size[0] + 1 else ""
+        fitting = indices[: max(1, (columns - len(margin)) // (size[0] + 1))]
+        cells = [_text_cell(dataset, index, size) for index in fitting]
+        for place, parts in enumerate(zip(*cells, strict=True)):
+            lines.append((margin if place == 0 else " " * len(margin)) + " ".join(parts))
+        lines.append("")
     return "\n".join(lines)
+
+
+def _text_cell(dataset: Dataset, index: int, size: tuple[int, int]) -> list[str]:
+    """The lines of one picture."""
+    image = as_image(dataset.samples(index, 1)[0], dataset.spec.value_range).convert("RGB")
+    pixels = np.asarray(image.resize(size, Image.Resampling.BOX)).tolist()
+    return [
+        "".join(
+            f"\x1b[38;2;{a};{b};{c};48;2;{d};{e};{f}m\u2580" for (a, b, c), (d, e, f) in zip(upper, lower, strict=True)
+        )
+        + "\x1b[0m"
+        for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)
+    ]

@@ -95,7 +95,7 @@ def preview_command(destination: str, output: Path | None) -> None:
         write_file(output, sheet)
     console = Console()
     if console.is_terminal:
-        click.echo(terminal_sheet(sheet, console.width))
+        click.echo(terminal_sheet(dataset, console.width))
     click.echo(str(output) if output else f"{dataset.url}/{shards.PREVIEW}")
 
 

@@ -145,10 +145,16 @@ def test_a_sample_as_a_picture() -> None:
     assert as_image(np.zeros((2, 3, 4), np.uint8), None).mode == "RGBA"
 
 
-@pytest.mark.parametrize("columns", [1, 7, 80, 10_000])
-def test_a_sheet_for_a_terminal(tmp_path: Path, columns: int) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (40, 31), (10, 20, 30)).save(file, "PNG")
-    lines = terminal_sheet(file.getvalue(), columns).split("\n")
-    assert {line.count("\u2580") for line in lines} == {min(columns, 40)}
-    assert all(line.startswith("\x1b[38;2;10;20;30;48;2;10;20;30m") and line.endswith("\x1b[0m") for line in lines)
+@pytest.mark.parametrize("columns", [1, 7, 20, 80, 10_000])
+@pytest.mark.parametrize("changes", [{}, {"classes": None, "labels": None}, {"sample_shape": (40, 60, 3)}])
+def test_a_sheet_for_a_terminal(tmp_path: Path, columns: int, changes: dict[str, Any]) -> None:
+    dataset = Dataset(make_dataset(tmp_path / "d", make_spec(**changes)))
+    text = terminal_sheet(dataset, columns)
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.split("\n")]
+    assert max(map(len, plain)) <= columns
+    assert all(line.endswith("\x1b[0m") or not line for line in text.split("\n"))
+    if columns >= 80 and dataset.spec.classes:
+        assert [line.split()[0] for line in plain if line[:1].isalpha()] == list(dataset.spec.classes)
+    if changes == {} and columns == 80:
+        upper, lower = (round((float(dataset.samples(0, 1)[0, row, 0, 0]) + 1) / 2 * 255) for row in (0, 1))
+        assert f"\x1b[38;2;{upper};{upper};{upper};48;2;{lower};{lower};{lower}m\u2580" in text.split("\n")[0]
