@@ -26,7 +26,7 @@ def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity
 class ShardStatistics:
     """Statistics of the stored samples of one shard, in bounded memory."""
 
-    def __init__(self, count: int, classes: int | None, *, first: int = 0) -> None:
+    def __init__(self, count: int, classes: int | None, *, first: int) -> None:
         self._repeats = Repeats(count)
         self._sketch = Sketch(first)
         self._minimum, self._maximum = math.inf, -math.inf

@@ -224,7 +224,8 @@ class _Conversion:
         draft = self._store.draft()
         try:
             writer = FORMATS[spec.format].writer(draft, shard, spec.sample_type)
-            statistics = ShardStatistics(shard.count, None if spec.classes is None else len(spec.classes))
+            classes = None if spec.classes is None else len(spec.classes)
+            statistics = ShardStatistics(shard.count, classes, first=shard.first)
             first = shard.first
             for samples, labels in self._source.batches(shard.first, shard.count):
                 if self._stop.is_set():

@@ -18,7 +18,7 @@ from pipeline.shard_statistics import ShardStatistics, check_finite
 )
 def test_batches_add_up(samples: np.ndarray, cut: int) -> None:
     labels = (np.arange(len(samples)) % 3).astype(np.int32)
-    statistics = ShardStatistics(len(samples), 3)
+    statistics = ShardStatistics(len(samples), 3, first=0)
     for part in (slice(0, cut), slice(cut, None)):
         if len(samples[part]):
             statistics.add(samples[part], labels[part])
@@ -33,7 +33,7 @@ def test_batches_add_up(samples: np.ndarray, cut: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_every_dtype(dtype: str) -> None:
-    statistics = ShardStatistics(2, None)
+    statistics = ShardStatistics(2, None, first=0)
     statistics.add(np.array([[[0, 1], [2, 3]], [[4, 4], [4, 4]]], dtype), None)
     result = statistics.result()
     assert (result.minimum, result.maximum, result.mean, result.repeated, result.constant) == (0, 4, 2.75, 0, 1)
@@ -41,16 +41,16 @@ def test_every_dtype(dtype: str) -> None:
 
 
 def test_the_mean_of_many_large_values_is_exact() -> None:
-    statistics = ShardStatistics(1000, None)
+    statistics = ShardStatistics(1000, None, first=0)
     statistics.add(np.full((1000, 100), 255, np.uint8), None)
     assert statistics.result().mean == 255
-    half = ShardStatistics(1000, None)
+    half = ShardStatistics(1000, None, first=0)
     half.add(np.full((1000, 100), 60_000, np.float16), None)
     assert half.result().mean == 60_000
 
 
 def test_samples_of_one_value_are_not_called_constant() -> None:
-    statistics = ShardStatistics(3, None)
+    statistics = ShardStatistics(3, None, first=0)
     statistics.add(np.array([1, 2, 2], np.float32), None)
     assert (statistics.result().constant, statistics.result().repeated) == (0, 2)
 

@@ -18,6 +18,7 @@ import pytest
 from pipeline import recipe as recipes
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, NoisemillError, UsageError
+from pipeline.exporting import export
 from pipeline.recipe import FINGERPRINT, Recipe, recipe_of
 from tests.cli.running import Run
 from tests.pipeline.making import make_dataset, make_spec
@@ -150,6 +151,17 @@ def test_small_inputs_are_in_it_and_large_ones_are_not(tmp_path: Path) -> None:
     again = Recipe.from_json(made.to_json().encode(), "r")
     assert again.inputs["labels.npy"].data == labels
     assert len(made.to_json()) < 3000
+
+
+def test_an_export_is_what_the_same_job_would_have_made(folder: Path, tmp_path: Path) -> None:
+    """float32 exported to PNG, and the same samples made as PNG: each compares with the other's recipe."""
+    export(str(folder), str(tmp_path / "exported"), to="png")
+    made = make_dataset(tmp_path / "made", make_spec(format="png", dtype="uint8"))
+    told = recipe(made)
+    for receipt in Dataset(tmp_path / "exported").receipts().values():
+        verdict, share = told.compare(receipt)
+        assert verdict in ("bit-equal", "within tolerance")
+        assert share == pytest.approx(0, abs=1e-7)
 
 
 def test_what_has_no_recipe(tmp_path: Path) -> None:
