@@ -94,8 +94,9 @@ def _png_flat(spec: JobSpec) -> list[Snippet]:
         'from datasets import load_dataset\n\ndata = load_dataset("imagefolder", data_dir="shards", split="train")'
     )
     pillow = (
-        "from glob import glob\n\nfrom PIL import Image\n\n"
-        'images = [Image.open(name) for name in sorted(glob("shards/*/*.png"))]'
+        "from glob import glob\n\nimport numpy as np\nfrom PIL import Image\n\n"
+        'for name in sorted(glob("shards/*/*.png")):\n    with Image.open(name) as image:\n'
+        "        samples = np.asarray(image)"
     )
     return [Snippet("Hugging Face", "python", hugging_face), Snippet("Pillow", "python", pillow)]
 
