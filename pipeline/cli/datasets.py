@@ -79,11 +79,11 @@ def preview_command(destination: str, output: Path | None) -> None:
     from rich.console import Console
 
     from pipeline.dataset import Dataset
-    from pipeline.preview import contact_sheet, terminal_sheet
+    from pipeline.preview import contact_sheet, is_image, terminal_sheet
 
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
-    if sheet is None and not dataset.made():
+    if sheet is None and is_image(dataset.spec.sample_shape) and dataset.spec.format != "null":
         raise UsageError(f"{dataset.url} holds no samples yet: look again when the first shard is done")
     if sheet is None:
         raise UsageError(

@@ -452,6 +452,11 @@ def test_preview_of_what_is_no_image(run: Run, world: Path, tmp_path: Path, redi
     assert_clear(run("preview", tmp_path / "vectors"), 2, "holds no images: samples are (5,)")
 
 
+def test_preview_of_what_is_not_made_yet(run: Run, tmp_path: Path, redis: Any):
+    assert run("submit", TINY, tmp_path / "queued", "-n", "10").code == 0
+    assert_clear(run("preview", tmp_path / "queued"), 2, "holds no samples yet")
+
+
 def test_preview_of_samples_that_are_missing(run: Run, dataset: Path):
     (dataset / "shards" / "00000000.npy").unlink()
     assert_clear(run("preview", dataset), 1, "00000000.npy is missing")
