@@ -14,7 +14,7 @@ from benchmarks.figures import FULL, TINY, Benchmark, plain
 from benchmarks.page import read_results, update_page
 
 #: Modules of this package, each with a function `run`, in the order in which they run.
-BENCHMARKS = ("end_to_end", "data_plane", "forward", "against_peers", "stores", "overhead")
+BENCHMARKS = ("end_to_end", "data_plane", "forward", "against_peers", "memory", "stores", "overhead")
 RESULTS = Path(__file__).with_name("results")
 
 

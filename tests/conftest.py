@@ -7,11 +7,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.ledger import Ledger
 from pipeline.settings import Settings
 from tests.servers import Valkey
+
+# On a busy machine, any example may take long; the time-out of a test is for what hangs.
+hypothesis.settings.register_profile("noisemill", deadline=None)
+hypothesis.settings.load_profile("noisemill")
 
 
 @pytest.fixture(scope="session")
