@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import LedgerError, WorkerError
 from pipeline.launch import WorkerConfig, die_with_parent, last_words
+from pipeline.scratch import scratch_folder
 
 #: How long Valkey may take to answer, seconds.
 _START_S = 10.0
@@ -26,9 +26,14 @@ _LEAVE_S = 15.0
 def private_server() -> Iterator[str]:
     """Runs a Valkey of our own on a unix socket; gives its URL. Nothing of it is left afterwards.
 
-    On Linux the kernel ends it even where this process is killed.
+    On Linux the kernel ends it even where this process is killed; its folder then goes when the next one starts.
     """
-    folder = Path(tempfile.mkdtemp(prefix="noisemill-"))
+    with scratch_folder("valkey") as folder, _server_in(folder) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _server_in(folder: Path) -> Iterator[str]:
     socket = folder / "valkey.sock"
     command = [str(_server_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
     command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--dir", str(folder)]
@@ -47,7 +52,6 @@ def private_server() -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _server_binary() -> Path:
@@ -78,10 +82,12 @@ class LocalWorkers:
 
     def __init__(self, configs: Sequence[WorkerConfig]) -> None:
         self._configs = configs
-        self._folder = Path(tempfile.mkdtemp(prefix="noisemill-logs-"))
+        self._scratch = contextlib.ExitStack()
+        self._folder = Path()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> LocalWorkers:
+        self._folder = self._scratch.enter_context(scratch_folder("logs"))
         for number, config in enumerate(self._configs):
             with self._log(number).open("wb") as output:
                 process = subprocess.Popen(
@@ -107,7 +113,7 @@ class LocalWorkers:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def check(self) -> None:
         """Raises WorkerError, with the last that it said, if all workers have ended."""

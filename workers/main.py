@@ -6,12 +6,13 @@ The parent process consumes messages and reconciles; TensorFlow lives in its one
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import signal
 import sys
-import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from celery.exceptions import SecurityWarning
 
 from pipeline.broker import Wakeups, celery_app, queue_name
 from pipeline.errors import NoisemillError
-from pipeline.generators import find_generator
+from pipeline.generators import Generator, find_generator
 from pipeline.hooks import Webhooks
 from pipeline.launch import ERROR_PREFIX, RUN_FOLDER_VARIABLE, WorkerConfig, config_from_environment, die_with_parent
 from pipeline.ledger import Ledger
-from pipeline.settings import load_settings
+from pipeline.scratch import scratch_folder
+from pipeline.settings import Settings, load_settings
 from workers.intake import guard_intake
 from workers.logs import set_up_logging
 from workers.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
@@ -48,8 +50,14 @@ def run(config: WorkerConfig) -> int:
     generator = find_generator(config.generator)
     ledger = Ledger(settings)
     ledger.ping()
-    run_folder = Path(tempfile.mkdtemp(prefix="noisemill-worker-"))
-    os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+    with scratch_folder("worker") as run_folder:
+        os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+        return _run_in(run_folder, config, settings, generator, ledger, identity)
+
+
+def _run_in(
+    run_folder: Path, config: WorkerConfig, settings: Settings, generator: Generator, ledger: Ledger, identity: str
+) -> int:
     guard_intake()
     app = celery_app(settings)
     app.conf.imports = ("workers.tasks",)
@@ -69,10 +77,18 @@ def run(config: WorkerConfig) -> int:
     def children() -> list[int]:
         return [process.pid for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []]
 
+    leaving = threading.Event()
+
     def tell_child(**_: Any) -> None:
-        """The child ends its slice after the batch that runs; Celery waits for it."""
+        """The child ends its slice after the batch that runs, and Celery waits for it; told again, nobody waits."""
+        hurry = leaving.is_set()
+        leaving.set()
         for pid in children():
-            os.kill(pid, signal.SIGUSR2)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if hurry else signal.SIGUSR2)
+        if hurry:
+            shutil.rmtree(run_folder, ignore_errors=True)
+            os._exit(1)
 
     signals.worker_shutting_down.connect(tell_child, weak=False)
     try:
@@ -91,7 +107,6 @@ def run(config: WorkerConfig) -> int:
         webhooks.stop()
         fatal = run_folder / FATAL
         reason = fatal.read_text(encoding="utf-8") if fatal.exists() else None
-        shutil.rmtree(run_folder, ignore_errors=True)
         _withdraw(ledger, identity)
     if reason is not None:
         raise NoisemillError(reason)

@@ -118,22 +118,29 @@ def with_ports(places: list[_Seat[WorkerConfig]]) -> list[_Seat[WorkerConfig]]:
 
 
 def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
-    """Keeps processes up until SIGTERM or Ctrl-C, then lets them finish their batch."""
-    stop = threading.Event()
+    """Keeps processes up until SIGTERM or Ctrl-C, then lets them finish their batch; told again, not even that."""
+    stop, hurry = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: hurry.set() if stop.is_set() else stop.set())
     while not stop.is_set():
         for place in places:
             place.look()
         stop.wait(0.5)
-    running = [place.process for place in places if place.process is not None]
+    _leave([place.process for place in places if place.process is not None], hurry)
+
+
+def _leave(running: list[subprocess.Popen[bytes]], hurry: threading.Event) -> None:
     for process in running:
         process.terminate()
-    deadline = time.monotonic() + _LEAVE_S
+    deadline, hurried = time.monotonic() + _LEAVE_S, False
+    while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+        if hurry.is_set() and not hurried:
+            hurried = True
+            for process in running:
+                process.terminate()
+        time.sleep(0.05)
     for process in running:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if process.poll() is None:
             process.kill()
 
 

@@ -122,6 +122,10 @@ def test_killed_it_leaves_no_process(here: Fleet) -> None:
     while any("noisemill" not in one for one in left_behind(here)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert [one for one in left_behind(here) if not one.startswith(str(here.folder))] == []
+    # Its temporary files go when the next one starts.
+    assert left_behind(here) != []
+    assert here.run("generate", TINY, "next", "--count", "10").returncode == 0
+    assert left_behind(here) == []
 
 
 def test_a_generator_that_does_not_load_is_one_line(here: Fleet) -> None:

@@ -88,14 +88,18 @@ def test_wakeups_that_are_lost_are_sent_again(lone_fleet: Fleet, valkey: Valkey)
     assert_whole(lone_fleet, job, "out")
 
 
-def test_sigterm_ends_a_worker_within_a_batch_and_gives_its_lease_back(lone_fleet: Fleet) -> None:
+def test_sigterm_ends_a_worker_within_a_batch_and_gives_its_lease_back(lone_fleet: Fleet, valkey: Valkey) -> None:
     worker = lone_fleet.start_worker()
     # Shards that take minutes, of a format that fills no disk: the signal comes in the middle of one.
-    size = ["--count", "400M", "--shard-size", "20M", "--format", "null"]
+    size = ["--count", "400M", "--shard-size", "10M", "--format", "null"]
     job = lone_fleet.submit(TINY, str(lone_fleet.folder / "out"), *size)
     lone_fleet.wait_until(lambda: lone_fleet.json("status", job)["samples_in_flight"] > 0)
     assert worker.stop(timeout_s=15) == 0
     state = lone_fleet.json("status", job)
     assert state["shards_leased"] == 0
     assert lone_fleet.json("workers") == []
+    # What was given back was no attempt.
+    with redis.Redis.from_url(valkey.url, decode_responses=True) as client:
+        attempts = client.hvals(f"{lone_fleet.environment['NOISEMILL_KEY_PREFIX']}:job:{job}:attempts")
+    assert set(attempts) == {"0"}
     lone_fleet.run("cancel", job)

@@ -3,7 +3,7 @@
 The product knows nothing of it. NOISEMILL_TEST_FAULTS holds a JSON object:
 
     clock     the process's idea of the time is off by so many seconds
-    pace_s    the device takes so many seconds longer for a batch
+    pace_s    the device takes so many seconds longer for a batch of a job
     die       {"at": "module:Class.function", "when": "before" or "after", "argument": "...", "flags": folder,
                "times": 1, "number": 9}: the process kills itself there, so often in all, where the text of the first
                argument begins with "argument"
@@ -22,6 +22,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -72,14 +73,26 @@ def set_clock(clock: float) -> None:
 
 
 def slow_down(pace_s: float) -> None:
-    def make(predict: Callable[..., Any]) -> Callable[..., Any]:
+    milling = threading.Event()
+
+    def slow_predict(predict: Callable[..., Any]) -> Callable[..., Any]:
         def slowly(*arguments: Any) -> Any:
-            time.sleep(pace_s)
+            if milling.is_set():
+                time.sleep(pace_s)
             return predict(*arguments)
 
         return slowly
 
-    wrap("workers.engine:Engine.predict", make)
+    def noted_run(run: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            milling.set()
+            return run(*arguments)
+
+        return noted
+
+    # Not while it warms up and is measured.
+    wrap("workers.engine:Engine.predict", slow_predict)
+    wrap("workers.mill:Mill.run", noted_run)
 
 
 def die(at: str, when: str, flags: str, argument: str = "", times: int = 1, number: int = signal.SIGKILL) -> None:
