@@ -69,6 +69,7 @@ def test_a_job_that_is_going_is_extended(fleet: Fleet, at_once: str) -> None:
     assert fleet.json("status", new)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_in_s3(fleet: Fleet, s3: S3Server) -> None:
     grown, once = s3.destination(), s3.destination()
     jobs = [fleet.submit(TINY, grown, "-n", "330", "--shard-size", "100")]

@@ -145,7 +145,7 @@ def test_other_programs_see_the_labels(made: Path, tmp_path: Path) -> None:
         assert member.read() == b"3"
 
 
-@pytest.mark.parametrize("form", ["npy", "tar"])
+@pytest.mark.parametrize("form", ["tar"])
 def test_s3_on_both_sides(made: Path, tmp_path: Path, s3: S3Server, form: str) -> None:
     there, back, file = s3.destination(), tmp_path / "back", f"{s3.destination()}/a.npz"
     export(str(made / form), there, to="png")
@@ -190,7 +190,7 @@ def test_what_the_user_brought_comes_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["png", "npz"])
-@pytest.mark.parametrize("after", [0, 30, 60, 95])
+@pytest.mark.parametrize("after", [0, 60])
 def test_an_interrupted_export_is_recognised_and_goes_on(made: Path, tmp_path: Path, target: str, after: int) -> None:
     out = tmp_path / ("out.npz" if target == "npz" else "out")
 
@@ -268,8 +268,10 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("large", [False, True], ids=["", "large-files"])
+@pytest.mark.parametrize(
+    ("kind", "large"),
+    [*((kind, False) for kind in DAMAGE), *((kind, True) for kind in ("byte", "truncated", "cut tar", "missing"))],
+)
 def test_damaged_sources_are_refused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, large: bool
 ) -> None:

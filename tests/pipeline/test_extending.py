@@ -5,6 +5,9 @@ The mill is real, the engine a stand-in (see `making`); with real workers it is 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
 from pipeline.verification import verify
 from tests.pipeline.making import make_dataset, make_spec, run_mill
+from tests.servers import S3Server, s3_or_skip
 
 FORMS: dict[str, dict[str, Any]] = {
     "npy": {},
@@ -31,6 +35,16 @@ FORMS: dict[str, dict[str, Any]] = {
     "tar": {"format": "tar", "dtype": "uint8", "labels": "class:2"},
     "null": {"format": "null"},
 }
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
 
 
 def grow(folder: Path, count: int) -> JobSpec:
@@ -72,6 +86,24 @@ def test_it_is_byte_for_byte_what_one_go_would_have_made(form: str, tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("00000001*")} == kept
     assert "205 samples" in (folder / "README.md").read_text()
     assert len((folder / "shards.jsonl").read_text().splitlines()) == 7
+
+
+def test_in_s3(tmp_path: Path, s3: S3Server) -> None:
+    """With real workers it is in tests/end_to_end/test_extend.py."""
+    folder, place = make_dataset(tmp_path / "d", make_spec()), s3.destination()
+    store = open_store(place)
+    for entry in open_store(folder).list():
+        store.write(entry.name, open_store(folder).read(entry.name))
+    old, url = spec_at(place)
+    _record(replace(old, count=150), old, url)
+    dataset = Dataset(place)
+    assert (len(dataset), dataset.whole, set(dataset.finished())) == (150, False, {0, 1, 2})
+    assert not store.exists("manifest.json")
+    run_mill(dataset.spec, store, [3, 4])
+    finish_dataset(place, "job")
+    assert verify(place).sound
+    once = data(make_dataset(tmp_path / "once", make_spec(count=150)))
+    assert {entry.name: store.read(entry.name) for entry in store.list("shards/")} == once
 
 
 def test_a_full_last_shard_stays(tmp_path: Path) -> None:
