@@ -216,6 +216,13 @@ def test_what_cannot_grow(tmp_path: Path, changes: dict[str, Any], count: int, w
         plan_extension(str(tmp_path), count)
 
 
+def test_some_shards_of_a_job_cannot_grow(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path / "d", make_spec(), finished=False)
+    (folder / "selection.json").write_text('{"shards": "1-2"}')
+    with pytest.raises(UsageError, match="is meant to hold some shards of its job only"):
+        plan_extension(str(folder), 200)
+
+
 def test_the_same_number_of_fixed_labels_is_no_growth(tmp_path: Path) -> None:
     open_store(tmp_path).write(shards.JOB, make_spec(labels="counts:0=40,2=60").to_json().encode())
     assert plan_extension(str(tmp_path), 100).samples_to_make == 100
