@@ -18,6 +18,8 @@ from pipeline.generators import find_generator
 
 GENERATOR = "fashion"
 _SAMPLES = 8_192
+#: Each run is a process that starts TensorFlow.
+_ROUNDS = 2
 #: Of what takes a batch of its own, as the worker does; Keras' own default is 32.
 _BATCH = 256
 
@@ -48,25 +50,26 @@ def run(effort: Effort) -> Result:
     """How many times as fast as each peer, with start-up and without; Ray Data where `ray` is installed."""
     model = find_generator(GENERATOR).model
     peers = [peer for peer in PEERS if peer.module != "ray_data" or ray_python() is not None]
-    figures = []
-    details: dict[str, Any] = {}
+    whole = effort.samples(_SAMPLES)
+    ours: dict[tuple[str, ...], list[dict[str, float]]] = {_NPY: [], _PNG: []}
+    theirs: dict[str, list[dict[str, float]]] = {peer.name: [] for peer in peers}
     with folder() as place:
         _noisemill(place / "warm-up", 512, _NPY)  # Calibrates, so that it is done once and for all.
-        for peer in peers:
-            samples = effort.samples(round(_SAMPLES * peer.share))
-            runs = []
-            for number in range(effort.rounds):
-                name = f"{peer.module}{''.join(peer.batch)}-{number}"
-                theirs = _peer(peer, model, place / f"{name}-theirs", samples)
-                ours = _noisemill(place / f"{name}-ours", effort.samples(_SAMPLES), peer.request)
-                runs.append((ours, theirs))
-            details[peer.name] = [{"ours": ours, "theirs": theirs} for ours, theirs in runs]
-            without = [ours["rate"] / theirs["rate"] for ours, theirs in runs]
-            rates = [theirs["rate"] for _, theirs in runs]
-            figures.append(Figure(case=peer.name, values=without, rates=rates, reach=peer.reach, against=peer.name))
-            whole = effort.samples(_SAMPLES)
-            started = [_in_all(theirs, whole) / _in_all(ours, whole) for ours, theirs in runs]
-            figures.append(Figure(case=f"{peer.name}, with start-up", values=started, against=peer.name))
+        for number in range(min(effort.rounds, _ROUNDS)):
+            for request, runs in ours.items():
+                runs.append(_noisemill(place / f"ours-{request[-1]}-{number}", whole, request))
+            for peer in peers:
+                out = place / f"{peer.module}{''.join(peer.batch)}-{number}"
+                theirs[peer.name].append(_peer(peer, model, out, effort.samples(round(_SAMPLES * peer.share))))
+    figures = []
+    for peer in peers:
+        pairs = list(zip(ours[peer.request], theirs[peer.name], strict=True))
+        without = [mine["rate"] / other["rate"] for mine, other in pairs]
+        rates = [other["rate"] for _, other in pairs]
+        figures.append(Figure(case=peer.name, values=without, rates=rates, reach=peer.reach, against=peer.name))
+        started = [_in_all(other, whole) / _in_all(mine, whole) for mine, other in pairs]
+        figures.append(Figure(case=f"{peer.name}, with start-up", values=started, against=peer.name))
+    details: dict[str, Any] = {"ours": {request[-1]: runs for request, runs in ours.items()}, "theirs": theirs}
     note = (
         f"`{GENERATOR}`; samples/s are the peer's own. Without start-up: from the first sample to the last, "
         "for noisemill from the first claim until the dataset is whole. With it: from the command to its end, for "

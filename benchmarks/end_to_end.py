@@ -15,8 +15,8 @@ from workers.devices import pin_device
 #: The article's network, trained: 28x28, 90 MFLOP a sample.
 GENERATOR = "fashion"
 #: Samples of a job: two shards or more, so that one is put in place while the next is made.
-SAMPLES = 20_000
-_BARE_SAMPLES = 5_000
+SAMPLES = 16_384
+_BARE_SAMPLES = 4_096
 
 LOCAL, MEMORY, S3 = "local disk", "memory", "S3 on loopback"
 #: What is made, where, and what share of the bare forward pass is to be reached.

@@ -12,7 +12,7 @@ from pipeline.generators import find_generator
 from workers.devices import pin_device
 
 GENERATOR = "fashion"
-_SAMPLES = 4_000
+_SAMPLES = 2_048
 _ROUNDS = 4
 #: Size of the square matrices that are multiplied.
 _SIZE = 2048
