@@ -8,7 +8,7 @@ from html import escape
 
 from benchmarks.figures import Figure, Result
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _HEAD = 860, 300, 70, 24, 58
+_WIDTH, _LEFT, _RIGHT, _ROW, _HEAD = 900, 350, 70, 24, 58
 _INK, _FAINT, _DOT, _GATE, _MISSED = "#24292f", "#d0d7de", "#4c8dd6", "#1a7f37", "#cf222e"
 
 
