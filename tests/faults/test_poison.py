@@ -77,7 +77,7 @@ def test_a_generator_that_crashes_its_process_while_it_loads_does_not_loop(fleet
     assert worker.process.wait(120) == 1
     assert len(list(flags.iterdir())) == 3
     told = "noisemill: the process died 3 times while it loaded the generator: is it too large?"
-    assert worker.said().splitlines()[-1] == told
+    assert told in worker.said().splitlines()
     done = fleet.run("generate", TINY, "out", *size(2), **faulty(die=die))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == told.replace("noisemill: ", "noisemill: the worker ended: ")
