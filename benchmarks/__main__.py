@@ -14,21 +14,36 @@ from benchmarks.figures import FULL, TINY, Benchmark, plain
 from benchmarks.page import read_results, update_page
 
 #: Modules of this package, each with a function `run`, in the order in which they run.
-BENCHMARKS = ("end_to_end", "data_plane", "forward", "against_peers", "memory", "stores", "overhead")
+BENCHMARKS = (
+    "end_to_end",
+    "data_plane",
+    "forward",
+    "against_peers",
+    "memory",
+    "stores",
+    "ledger",
+    "fairness",
+    "overhead",
+)
+#: Runs only where it is named: it takes minutes, and its figures go to a page of their own, docs/scale.md.
+BY_NAME = ("scale",)
+KNOWN = (*BENCHMARKS, *BY_NAME)
 RESULTS = Path(__file__).with_name("results")
 
 
 def main(arguments: list[str]) -> int:
     """Runs benchmarks by name, all where there are none. Exit code 2 for an unknown name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(KNOWN)}; by default all but {BY_NAME[0]}"
+    )
     parser.add_argument("--tiny", action="store_true", help="see that they run; the figures mean nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--docs", action="store_true", help="put the results into docs/performance.md and its plot")
     options = parser.parse_args(arguments)
-    unknown = set(options.names) - set(BENCHMARKS)
+    unknown = set(options.names) - set(KNOWN)
     if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(KNOWN)}")
     options.results.mkdir(parents=True, exist_ok=True)
     for name in options.names or BENCHMARKS:
         start = time.perf_counter()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import redis
 
@@ -26,8 +26,10 @@ from pipeline.errors import LedgerError, UnknownJobError, shown
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.selection import Selection
 from pipeline.settings import Settings
-from pipeline.spec import JobSpec
 from pipeline.stores import is_canonical
+
+if TYPE_CHECKING:
+    from pipeline.spec import JobSpec
 
 #: States in which a job can still be worked on.
 LIVE_STATES = ("queued", "running")
@@ -323,6 +325,8 @@ class Ledger:
 
     def spec(self, job_id: str) -> tuple[JobSpec, str]:
         """The job's spec and destination. Raises UnknownJobError."""
+        from pipeline.spec import JobSpec  # Brings numpy, which 'status' can do without.
+
         with self._talk():
             text, destination = self._redis.hmget(self._job_key(job_id), "spec", "destination")
         if text is None or destination is None:

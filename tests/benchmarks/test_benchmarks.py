@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS
+from benchmarks.__main__ import KNOWN
 from benchmarks.figures import Figure, Result, markdown, plain
 from benchmarks.page import BEGIN, END, read_results, update_page
 from benchmarks.plot import plot
 
 ROOT = Path(__file__).parents[2]
 
-_SLOW = ("end_to_end", "against_peers", "overhead")
+_SLOW = ("end_to_end", "against_peers", "overhead", "fairness", "scale")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in BENCHMARKS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in KNOWN]
 )
 def test_it_runs_at_a_tiny_size(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--tiny", "--results", str(tmp_path), name]

@@ -1,0 +1,231 @@
+"""The ledger and the records beside it: what a shard costs, a large job, a look at it, and going on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.figures import Effort, Figure, Result
+from benchmarks.rig import folder
+from pipeline import shards
+from pipeline.client import prepare, resume, submit
+from pipeline.dataset import Dataset
+from pipeline.embedded import private_server
+from pipeline.generators import find_generator
+from pipeline.ledger import Claim, Ledger
+from pipeline.receipts import EngineRecord, Receipt, Statistics
+from pipeline.redis_connection import connect
+from pipeline.request import JobRequest
+from pipeline.settings import Settings, load_settings
+from pipeline.spec import JobSpec
+from pipeline.stores.store import StoredFile
+from tests.servers import RcloneS3
+
+GENERATOR = "article-28"
+_STAGES = {"noise": 0.1, "predict": 0.7, "encode": 0.1, "write": 0.2}
+_CALLS = 3000
+_SAMPLES = 10**9
+_SHARDS = 10**6
+_RECEIPTS = 100_000
+#: Samples of a shard whose receipt is written; the file beside it is real, if small.
+_SHARD_SAMPLES = 1
+_WRITERS = 8
+
+
+def run(effort: Effort) -> Result:
+    """Milliseconds of a claim with its commit; seconds of submit, status and resume; bytes of Redis."""
+    with private_server() as url, folder() as place:
+        settings = load_settings(redis_url=url)
+        figures = [
+            *_a_shard(settings, effort),
+            *_submit(settings, place, effort),
+            _status(settings, effort),
+        ]
+    figures += _scans(effort)
+    return Result(
+        title="Ledger and records",
+        figures=figures,
+        notes=[
+            (
+                "A shard: claim and commit, one after the other, by one client on a Unix socket; each is a script in "
+                f"Valkey. The job of {_SAMPLES:,} samples has {len(_huge_spec().plan):,} shards."
+            ),
+            (
+                "The scan is all of `resume DEST` with a Redis: listing, reading and judging every receipt, entering "
+                "the job; one shard is missing. S3 is `rclone serve s3` on the same cores."
+            ),
+        ],
+    )
+
+
+def _a_shard(settings: Settings, effort: Effort) -> list[Figure]:
+    """Claim plus commit within a job of a million shards, and the round trip that is in it twice."""
+    ledger = Ledger(settings)
+    _enter(ledger, "a-shard", _SHARDS)
+    raw = connect(settings.redis_url)
+    pairs, pings = [], []
+    for _ in range(effort.rounds):
+        calls = max(50, round(_CALLS * effort.share))
+        start = time.perf_counter()
+        for _ in range(calls):
+            claim = ledger.claim("a-shard", "bench")
+            assert isinstance(claim, Claim)
+            ledger.commit("a-shard", claim, samples=8192, size_bytes=25_690_240, stage_seconds=_STAGES)
+        pairs.append((time.perf_counter() - start) / calls * 1000)
+        start = time.perf_counter()
+        for _ in range(calls):
+            raw.ping()
+        pings.append((time.perf_counter() - start) / calls * 1000)
+    return [
+        Figure(case="claim plus commit of a shard", unit="ms", values=pairs, reach=1.0, smaller_is_better=True),
+        Figure(case="PING, for comparison", unit="ms", values=pings),
+    ]
+
+
+def _submit(settings: Settings, place: Path, effort: Effort) -> list[Figure]:
+    """A job of 10^9 samples: seconds as a call and as a command, kilobytes in Redis."""
+    raw = connect(settings.redis_url)
+    submit(GENERATOR, place / "warm", count=1000, redis_url=settings.redis_url)
+    calls, commands, kilobytes, named = [], [], [], []
+    for number in range(effort.rounds):
+        before, keys = int(raw.info("memory")["used_memory"]), set(raw.keys())
+        start = time.perf_counter()
+        submit(GENERATOR, place / f"call-{number}", count=_SAMPLES, seed=number, redis_url=settings.redis_url)
+        calls.append(time.perf_counter() - start)
+        kilobytes.append((int(raw.info("memory")["used_memory"]) - before) / 1000)
+        named.append(sum(int(raw.memory_usage(key) or 0) for key in set(raw.keys()) - keys) / 1000)
+        place_too, seed = str(place / f"command-{number}"), str(number + 100)
+        commands.append(_command(settings, "submit", GENERATOR, place_too, "--count", str(_SAMPLES), "--seed", seed))
+    return [
+        Figure(case="submit of 10^9 samples", unit="s", values=calls, reach=0.5, smaller_is_better=True),
+        Figure(case="`noisemill submit` of 10^9 samples", unit="s", values=commands),
+        Figure(
+            case="Redis for it: used_memory", unit="KB", values=[max(0.0, each) for each in kilobytes], reach=100.0,
+            smaller_is_better=True,
+        ),
+        Figure(
+            case="Redis for it: MEMORY USAGE of its keys", unit="KB", values=named, reach=100.0, smaller_is_better=True
+        ),
+    ]  # fmt: skip
+
+
+def _status(settings: Settings, effort: Effort) -> Figure:
+    """`noisemill status` of a job of a million shards: half of them done, some in hands."""
+    ledger = Ledger(settings)
+    half = max(10, round(_SHARDS * effort.share / 2))
+    _enter(ledger, "half-done", _SHARDS, done=((index, 1) for index in range(half)))
+    for worker in range(200):
+        ledger.claim("half-done", f"worker-{worker}")
+    seconds = [_command(settings, "status", "half-done") for _ in range(effort.rounds + 1)][1:]
+    return Figure(
+        case="`noisemill status` of a job of 10^6 shards", unit="s", values=seconds, reach=0.3, smaller_is_better=True
+    )
+
+
+def _scans(effort: Effort) -> list[Figure]:
+    """`resume` of a job of 100,000 receipts, on disk and in S3, one receipt short of whole."""
+    count = max(64, round(_RECEIPTS * effort.share))
+    # rclone hashes an object whenever it is asked about one; servers that keep an ETag do not.
+    no_hash = {"RCLONE_ETAG_HASH": "none"}
+    with mock.patch.dict(os.environ, no_hash), RcloneS3() as server:
+        place = server.folder / server.bucket / "many"
+        make_records(place, count)
+        local = _resumes(str(place), effort.rounds)
+        with mock.patch.dict(os.environ, server.environment):
+            s3 = _resumes(f"s3://{server.bucket}/many", 1)
+    told = f"{count:,} receipts"
+    return [
+        Figure(case=f"`resume` of {told}, local", unit="s", values=local, reach=10.0, smaller_is_better=True),
+        Figure(case=f"`resume` of {told}, S3", unit="s", values=s3, reach=10.0, smaller_is_better=True),
+    ]
+
+
+def _resumes(destination: str, rounds: int) -> list[float]:
+    """Seconds of `resume`, each with a Redis that knows nothing."""
+    seconds = []
+    for _ in range(rounds):
+        with private_server() as url:
+            start = time.perf_counter()
+            handle = resume(destination, redis_url=url)
+            seconds.append(time.perf_counter() - start)
+            job = handle.status()  # type: ignore[union-attr]
+            if (job.shards_done, job.shards) != (job.shards - 1, len(Dataset(destination).plan)):
+                raise RuntimeError(f"the scan found {job.shards_done} of {job.shards} shards")
+    return seconds
+
+
+def make_records(place: Path, count: int) -> None:
+    """A destination as a job leaves it that is one shard short of `count + 1`: job, files, receipts."""
+    spec, uploads = JobRequest(count=(count + 1) * _SHARD_SAMPLES, shard_size=_SHARD_SAMPLES, seed=1).resolve(
+        find_generator(GENERATOR)
+    )
+    store = prepare(spec, place, uploads)
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((_SHARD_SAMPLES, *spec.sample_shape), spec.dtype))
+    content = buffer.getvalue()
+    dataset = Dataset(place)
+    (place / shards.SHARDS).mkdir()
+    store.write(shards.receipt_name(0), b"")  # Makes the folder.
+
+    def write(index: int) -> None:
+        [name] = dataset.file_names(index)
+        (place / name).write_bytes(content)
+        receipt = _receipt(spec, index, name, content)
+        (place / shards.receipt_name(index)).write_text(receipt.to_json())
+
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        for _ in writers.map(write, range(count)):
+            pass
+
+
+def _receipt(spec: JobSpec, index: int, name: str, content: bytes) -> Receipt:
+    shard = spec.plan[index]
+    return Receipt(
+        samples_sha256=spec.samples_sha256,
+        shard=index,
+        first=shard.first,
+        count=shard.count,
+        files=(StoredFile(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),),
+        statistics=Statistics(
+            minimum=0.0, maximum=0.0, mean=0.0, repeated=0, constant=shard.count,
+            classes=None if spec.classes is None else (shard.count, *(0 for _ in spec.classes[1:])),
+        ),
+        made_by=EngineRecord(
+            engine="xla", batch=512, precision="float32", device="cpu", device_name="bench",
+            versions={"noisemill": "0", "tensorflow": "0", "keras": "0", "numpy": np.__version__},
+        ),
+        attempt=1,
+        worker="bench-1",
+        finished_at=time.time(),
+        seconds=_STAGES,
+    )  # fmt: skip
+
+
+def _huge_spec() -> JobSpec:
+    return JobRequest(count=_SAMPLES).resolve(find_generator(GENERATOR))[0]
+
+
+def _enter(ledger: Ledger, job_id: str, job_shards: int, done: Iterator[tuple[int, int]] | tuple[()] = ()) -> None:
+    """A job of so many shards of one sample, in the ledger alone."""
+    spec = replace(_huge_spec(), count=job_shards, shard_size=1)
+    assert ledger.enter(job_id=job_id, spec=spec, destination="/nowhere", priority=5, done=done)
+
+
+def _command(settings: Settings, *arguments: str) -> float:
+    """Seconds of a command, from start to end of its process."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    environment = {**os.environ, "NOISEMILL_REDIS_URL": settings.redis_url}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start

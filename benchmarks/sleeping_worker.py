@@ -1,0 +1,144 @@
+"""Workers whose device is imitated by sleeping: all else is the real thing.
+
+A worker is a thread with the real `SliceWorker`: ledger, leases, mill, store, receipts. It takes real messages of
+Celery from the real queue, by kombu as Celery's consumer does: one at a time, by priority, acknowledged at the end of
+the slice. Only Celery's own process is left out, and TensorFlow. Several share a process, since sixteen of noisemill's
+own would be sixteen imports of TensorFlow on two cores.
+
+    python -m benchmarks.sleeping_worker REDIS_URL ROOT NAME... --sample-s 0.001 --slice-s 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from queue import Empty
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.free_generator import FreeEngine, Ready
+from pipeline.broker import Wakeups, celery_app, queue_name, read_wakeup
+from pipeline.generators import find_generator
+from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.settings import Settings, load_settings
+from pipeline.version import VERSION
+from workers.engine import Calibration
+from workers.reconciler import Reconciler
+from workers.slices import SliceWorker
+
+if TYPE_CHECKING:
+    from workers.engine import EngineRoom
+
+GENERATOR = "article-28"
+BATCH = 64
+_ANNOUNCE_S = 5.0
+#: How often an empty queue is looked at, seconds.
+_LOOK_S = 0.02
+
+
+@dataclass
+class SleepingEngine(FreeEngine):
+    """Takes so many seconds a sample, as a device would: the processor is free meanwhile."""
+
+    sample_s: float = 0.0
+
+    def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Ready:
+        """Samples that are there already, after a while."""
+        time.sleep(self.sample_s * len(latents))
+        return super().predict(latents, labels)
+
+
+class SleepingRooms:
+    """Stands in for `workers.engine.EngineRoom`."""
+
+    def __init__(self, sample_s: float) -> None:
+        self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)
+        self._sample_s = sample_s
+
+    def engine(self, engine: str, batch: int) -> Any:
+        """An engine that sleeps."""
+        return SleepingEngine(self._images, batch, sample_s=self._sample_s)
+
+    def compare(self, engine: Any, rate: float) -> None:
+        """Nothing was promised."""
+
+
+def worker_info(name: str, root: str) -> WorkerInfo:
+    """What such a worker announces."""
+    generator = find_generator(GENERATOR)
+    interface = generator.interface
+    return WorkerInfo(
+        id=name, host="here", pid=os.getpid(), generator=generator.name, digest=generator.digest,
+        latent_shape=interface.latent_shape, sample_shape=interface.sample_shape, classes=interface.classes,
+        device="cpu", engine="tf", batch=BATCH, rate=1000.0, output_roots=(root,), started_at=time.time(),
+        version=VERSION,
+    )  # fmt: skip
+
+
+def serve(settings: Settings, name: str, root: str, sample_s: float) -> None:
+    """Takes one wake-up after the other, for ever."""
+    ledger, info = Ledger(settings), worker_info(name, root)
+    wakeups = Wakeups(settings, ledger)
+    rooms = cast("EngineRoom", SleepingRooms(sample_s))
+    calibration = Calibration(engine="tf", batch=BATCH, rate=1000.0)
+    worker = SliceWorker(settings, ledger, wakeups, rooms, calibration, info, threading.Event())
+    threading.Thread(target=_announce, args=(worker,), daemon=True).start()
+    Reconciler(ledger, wakeups, info.id, settings.reconcile_s).start()
+    with celery_app(settings).connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        queue = queue_name(info.digest)
+        while True:
+            try:
+                message = channel.basic_get(queue)
+            except Empty:
+                message = None
+            if message is None:
+                time.sleep(_LOOK_S)
+                continue
+            wakeup = read_wakeup(_envelope(message))
+            worker.run(job=wakeup.job, token=wakeup.token, serial=wakeup.serial)
+            message.ack()
+
+
+def _envelope(message: Any) -> dict[str, Any]:
+    """The message as it lay in Redis: kombu has undone its base64."""
+    body = message.body if isinstance(message.body, bytes) else message.body.encode()
+    return {
+        "content-type": message.content_type,
+        "headers": message.headers,
+        "body": base64.b64encode(body).decode(),
+    }
+
+
+def _announce(worker: SliceWorker) -> None:
+    while True:
+        worker.ledger.announce(replace(worker.info, job=worker.job, samples=worker.samples))
+        time.sleep(_ANNOUNCE_S)
+
+
+def main(arguments: list[str]) -> None:
+    """So many workers, until the process is ended."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("redis_url")
+    parser.add_argument("root")
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--sample-s", type=float, required=True)
+    parser.add_argument("--slice-s", type=float, required=True)
+    options = parser.parse_args(arguments)
+    settings = replace(load_settings(redis_url=options.redis_url), slice_s=options.slice_s)
+    for name in options.names:
+        threading.Thread(target=serve, args=(settings, name, options.root, options.sample_s), daemon=True).start()
+    print(json.dumps({"up": options.names}), flush=True)
+    sys.stdin.read()  # Its end is the end of who started this.
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
