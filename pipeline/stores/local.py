@@ -139,6 +139,20 @@ class LocalStore:
             probe.touch(exist_ok=False)
             probe.unlink()
 
+    def check_access(self) -> float | None:
+        """Creates the folder, then writes, reads, lists and deletes a file in it. Its clock is this machine's."""
+        self.check_writable()
+        probe = self._root / _temporary_name()
+        with _errors_in_words(self._root):
+            try:
+                probe.write_bytes(b"probe")
+                probe.read_bytes()
+                with os.scandir(self._root) as entries:
+                    next(entries, None)
+            finally:
+                probe.unlink(missing_ok=True)
+        return None
+
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Removes old staging folders and temporary files, except folders that a living draft has locked."""
         with _errors_in_words(self._root):

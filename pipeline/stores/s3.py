@@ -6,8 +6,10 @@ import io
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import BinaryIO
 
+from pipeline.errors import StoreError
 from pipeline.stores.s3_bucket import Bucket, ObjectReader
 from pipeline.stores.s3_draft import S3Draft
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Entry, check_name
@@ -73,6 +75,24 @@ class S3Store:
         with bucket.errors_in_words(self._prefix.rstrip("/")):
             bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"")
             bucket.client.delete_object(Bucket=bucket.name, Key=probe)
+
+    def check_access(self) -> float | None:
+        """Puts a probe below the prefix, reads, lists and deletes it: all that noisemill does there."""
+        bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
+        probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
+        with bucket.errors_in_words(self._prefix.rstrip("/")):
+            answer = bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"probe")
+            try:
+                found = bucket.client.get_object(Bucket=bucket.name, Key=probe)["Body"].read()
+                listed = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=probe).get("Contents", [])
+            finally:
+                bucket.client.delete_object(Bucket=bucket.name, Key=probe)
+        if found != b"probe" or [entry["Key"] for entry in listed] != [probe]:
+            raise StoreError(
+                f"{self.url}: what was written is not what is read or listed after: use a store that is consistent"
+            )
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return None if told is None else parsedate_to_datetime(told).timestamp()
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Aborts multipart uploads to which no part has been added for `older_than_s` seconds.

@@ -137,6 +137,13 @@ class Store(Protocol):
         """
         ...
 
+    def check_access(self) -> float | None:
+        """Writes a probe, reads, lists and deletes it; answers the time by the server's clock (Unix), where it has one.
+
+        Raises StoreError as `check_writable` does.
+        """
+        ...
+
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Removes what crashed attempts left behind and nothing has touched for `older_than_s` seconds."""
         ...

@@ -437,11 +437,12 @@ def test_doctor(run: Run, redis: Settings, tmp_path: Path):
     assert (outcome.code, outcome.err) == (0, "")
     checks = [line for line in outcome.out.splitlines() if not line.startswith(" ")]
     assert [line.split()[:2] for line in checks] == [
-        ["ok", f"{name}:"] for name in ("redis", "workers", "schedules", "devices", "generators", "storage")
+        ["warning" if name == "redis" else "ok", f"{name}:"]
+        for name in ("redis", "workers", "jobs", "schedules", "devices", "generators", "storage")
     ]
     assert "1 up, tiny on cpu" in outcome.out
     assert "WARNING: it keeps no append-only file" in outcome.out
-    documents = _json(run, "doctor", tmp_path / "new", keys={"check", "works", "says", "warnings"})
+    documents = _json(run, "doctor", tmp_path / "new", keys={"check", "state", "works", "says", "warnings"})
     assert all(document["works"] for document in documents)
     assert tree(tmp_path) == before
 
@@ -450,13 +451,20 @@ def test_doctor_tells_what_does_not_work(run: Run, tmp_path: Path):
     (tmp_path / "file").write_text("")
     outcome = run("doctor", tmp_path / "file", "--redis", "unix:///nowhere")
     assert (outcome.code, outcome.err) == (1, "")
-    assert "FAIL redis:      Redis at unix:///nowhere cannot be reached" in outcome.out
-    assert "FAIL workers:    not known" in outcome.out
+    assert "problem redis:      Redis at unix:///nowhere cannot be reached" in outcome.out
+    assert "problem workers:    not known" in outcome.out
     assert (
-        f"FAIL storage:    {os.path.realpath(tmp_path / 'file')}: a file lies where a folder should be" in outcome.out
+        f"problem storage:    {os.path.realpath(tmp_path / 'file')}: a file lies where a folder should be"
+        in outcome.out
     )
     documents = _json(run, "doctor", "ftp://x", "--redis", "unix:///nowhere", code=1)
-    assert [each["check"] for each in documents if not each["works"]] == ["redis", "workers", "schedules", "storage"]
+    assert [each["check"] for each in documents if not each["works"]] == [
+        "redis",
+        "workers",
+        "jobs",
+        "schedules",
+        "storage",
+    ]
 
 
 # -- the command itself ----------------------------------------------------------------------------------------

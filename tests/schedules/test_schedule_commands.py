@@ -215,4 +215,4 @@ def test_doctor_knows_of_schedules(run: Run, book: ScheduleBook) -> None:
     book.withdraw()
     outcome = run("doctor")
     assert outcome.code == 1
-    assert "FAIL schedules:  1, but no scheduler is up: start one with 'noisemill scheduler'" in outcome.out
+    assert "problem schedules:  1, but no scheduler is up: start one with 'noisemill scheduler'" in outcome.out
