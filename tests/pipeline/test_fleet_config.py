@@ -61,6 +61,12 @@ def test_all_that_there_is(tmp_path: Path) -> None:
     assert (found.redis, found.per_gpu, found.scheduler) == ("redis://h:6379/1", 2, True)
 
 
+def test_the_example_in_the_docs(tmp_path: Path) -> None:
+    [example] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    found = load(tmp_path, example)
+    assert [table.generator for table in found.workers] == ["fashion", "models/faces.keras"]
+
+
 WORKERS = '[[workers]]\ngenerator = "fashion"\n'
 
 
