@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from pipeline.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
@@ -88,12 +89,13 @@ class JobSpec:
         """Canonical JSON: sorted keys, no spaces but line ends, the same bytes for the same spec."""
         return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Identity of the dataset: hash over every field but the way in which the generator was asked for."""
+        # Kept, since every receipt of a dataset is compared with it.
         return self._hash_without("generator")
 
-    @property
+    @cached_property
     def samples_sha256(self) -> str:
         """Identity of the samples, however many of them: what `sha256` covers, but for the count.
 

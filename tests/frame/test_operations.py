@@ -1,0 +1,58 @@
+"""The handbook's messages are those of the code, and every kind of error has its place there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline import errors
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+TABLES = PAGE.partition("<!-- messages")[2].partition("<!-- end of messages")[0]
+MESSAGES = [match.removeprefix("(message) ") for match in re.findall(r"^\| `(.+?)` \|", TABLES, flags=re.MULTILINE)]
+
+
+def sources() -> str:
+    """All code, with what is said in several literals or lines put together."""
+    paths = [path for folder in ("pipeline", "workers") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    text = "\n".join(path.read_text() for path in paths if path.suffix in (".py", ".lua"))
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+SOURCES = sources()
+
+
+def test_the_page_tells_of_many() -> None:
+    assert len(MESSAGES) > 60
+    assert len(set(MESSAGES)) == len(MESSAGES)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_is_in_the_code(message: str) -> None:
+    assert message in SOURCES
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in vars(errors).items() if isinstance(kind, type) and name != "NoisemillError"]
+)
+def test_every_kind_of_error_has_its_place(name: str) -> None:
+    assert f"`{name}`" in TABLES
+
+
+def test_the_least_rights_are_those_that_errors_ask_for() -> None:
+    [policy] = [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)]
+    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    asked = set(re.findall(r"s3:\w+", (ROOT / "pipeline" / "stores" / "s3_errors.py").read_text()))
+    assert asked
+    assert asked <= allowed
+
+
+def test_settings_that_are_named_exist() -> None:
+    from pipeline.settings import Settings
+
+    known = {f"NOISEMILL_{name.upper()}" for name in vars(Settings())} | {"NOISEMILL_REDIS_URL_FILE"}
+    assert set(re.findall(r"NOISEMILL_[A-Z_]+", PAGE)) <= known
