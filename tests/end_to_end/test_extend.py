@@ -45,16 +45,16 @@ def assert_made(fleet: Fleet, job: str, destination: str, like: str) -> None:
 def at_once(fleet: Fleet) -> str:
     """What extensions must come to, made in one go."""
     destination = str(fleet.folder / "at-once")
-    job = fleet.submit(TINY, destination, "--count", "40_050", "--shard-size", "100")
+    job = fleet.submit(TINY, destination, "--count", "80_050", "--shard-size", "100")
     assert fleet.watch(job).returncode == 0
     return destination
 
 
 def test_a_job_that_is_going_is_extended(fleet: Fleet, at_once: str) -> None:
     destination = str(fleet.folder / "going")
-    old = fleet.submit(TINY, destination, "--count", "30_030", "--shard-size", "100")
+    old = fleet.submit(TINY, destination, "--count", "60_030", "--shard-size", "100", "--workers", "1")
     fleet.wait_until(lambda: shards_done(fleet, old) > 20)
-    new = extend(fleet, destination, "40_050")
+    new = extend(fleet, destination, "80_050")
     assert new != old
     found = fleet.json("status", new)["samples_found"]
     assert found > 2000
@@ -65,7 +65,7 @@ def test_a_job_that_is_going_is_extended(fleet: Fleet, at_once: str) -> None:
     assert refused.returncode == 1
     assert "is another job's now" in refused.stderr
     assert Dataset(destination).whole
-    assert extend(fleet, destination, "40_050") == new
+    assert extend(fleet, destination, "80_050") == new
     assert fleet.json("status", new)["state"] == "done"
 
 
@@ -89,7 +89,7 @@ def test_here_and_now_killed_and_resumed(fleet: Fleet, at_once: str, tmp_path: P
     job = fleet.submit(TINY, destination, "--count", "2_050", "--shard-size", "100")
     assert fleet.watch(job).returncode == 0
     environment = {name: value for name, value in fleet.environment.items() if name != "NOISEMILL_REDIS_URL"}
-    command = [sys.executable, "-m", "pipeline.cli", "extend", destination, "--count", "40_050"]
+    command = [sys.executable, "-m", "pipeline.cli", "extend", destination, "--count", "80_050"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
     receipts = Path(destination) / "receipts"

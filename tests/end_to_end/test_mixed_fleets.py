@@ -138,7 +138,7 @@ def test_a_worker_that_sees_the_destination_elsewhere_refuses_it(lone_fleet: Fle
     def told() -> str:
         return lone_fleet.json("status", job)["error"] or ""
 
-    lone_fleet.wait_until(lambda: f"{destination} is below none of its output roots" in told(), told=told)
+    lone_fleet.wait_until(lambda: f"{destination} is below no --output-root of this worker" in told(), told=told)
     assert sorted(path.name for path in destination.iterdir()) == ["job.json"]
     assert list(elsewhere.iterdir()) == []
     lone_fleet.start_worker()
