@@ -98,7 +98,7 @@ class Receipt:
         """JSON with stable keys."""
         # Of thousands of images: the copies that `asdict` makes, and the encoder that indents, would take five times
         # as long as this.
-        data = {**asdict(replace(self, files=())), "files": [vars(file) for file in self.files]}
+        data = {**asdict(replace(self, files=())), "files": [file._asdict() for file in self.files]}
         return json.dumps(data, sort_keys=True, indent=1 if len(self.files) <= _FEW_FILES else None) + "\n"
 
     @classmethod

@@ -110,7 +110,10 @@ class LocalStore:
         folder = prefix.rpartition("/")[0]
         if folder:
             check_name(folder)
-        entries = _walk(self._inside(self._root / folder), f"{folder}/" if folder else "")
+        name = f"{folder}/" if folder else ""
+        entries = _walk(self._inside(self._root / folder), name)
+        if prefix == name:
+            return entries
         return (entry for entry in entries if entry.name.startswith(prefix))
 
     def delete(self, names: Iterable[str]) -> None:
@@ -390,14 +393,21 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
         except FileNotFoundError:
             return
     # With its slash, a folder sorts among files as its files' names do.
-    keyed = [(name + entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry) for entry in found]
-    for key, entry in sorted(keyed, key=lambda pair: pair[0]):
-        if key.startswith(TEMPORARY):
+    for entry in sorted(filter(None, (_entry(each, name + each.name) for each in found))):
+        if entry.name.startswith(TEMPORARY):
             continue
-        if key.endswith("/"):
-            yield from _walk(folder / entry.name, key)
-        elif (status := _status(entry)) is not None and stat.S_ISREG(status.st_mode):
-            yield Entry(name=key, size_bytes=status.st_size)
+        if entry.name.endswith("/"):
+            yield from _walk(folder / entry.name[len(name) : -1], entry.name)
+        else:
+            yield entry
+
+
+def _entry(found: os.DirEntry[str], name: str) -> Entry | None:
+    """A folder, with a slash behind its name, or a file; None for what is neither, or a link to neither."""
+    if found.is_dir(follow_symlinks=False):
+        return Entry(f"{name}/", 0)
+    status = _status(found)
+    return Entry(name, status.st_size) if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

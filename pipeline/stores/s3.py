@@ -54,7 +54,7 @@ class S3Store:
         for key, size_bytes in self._bucket.objects(self._prefix + prefix):
             name = key.removeprefix(self._prefix)
             if not name.startswith(TEMPORARY) and not name.endswith("/"):
-                yield Entry(name=name, size_bytes=size_bytes)
+                yield Entry(name, size_bytes)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes objects, 1,000 with a request."""

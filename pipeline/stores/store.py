@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 #: Names that begin so are a store's own temporary ones: never listed, swept when they are old.
 TEMPORARY = ".noisemill-"
@@ -18,9 +17,8 @@ TEMPORARY = ".noisemill-"
 SWEEP_AGE_S = 3600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A file that a draft put in place."""
+class StoredFile(NamedTuple):
+    """A file that a draft put in place; a tuple, as a shard may have thousands."""
 
     #: Name in the store.
     name: str
@@ -30,9 +28,8 @@ class StoredFile:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A file that a listing found."""
+class Entry(NamedTuple):
+    """A file that a listing found; a tuple, as listings are long."""
 
     #: Name in the store.
     name: str
