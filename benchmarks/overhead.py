@@ -37,7 +37,7 @@ def run(effort: Effort) -> Result:
     with folder() as place:
         generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
         again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
-    idle, gaps = _warm_worker(effort)
+    idle, idle_gaps, pickups = _warm_worker(effort)
     later = generated[1:]
     figures = [
         _seconds("`noisemill --help`", helps, reach=0.25),
@@ -45,13 +45,18 @@ def run(effort: Effort) -> Result:
         _seconds("`generate`: to the first batch", [each["until_first"] for each in later]),
         _seconds("`generate`: beside the forward pass, in all", [each["beside"] for each in later]),
         _seconds("`generate`, all there already", [again]),
-        _seconds("between two jobs on a warm worker", gaps, reach=0.05),
+        _seconds("device idle between two queued jobs, on a warm worker", idle_gaps, reach=0.05),
+        _seconds("of that, from a job's end to the next one's first claim", pickups),
         Figure(case="idle worker: share of a core", unit="%", values=idle, reach=1.0, smaller_is_better=True),
     ]
     return Result(
         title="What else takes time",
         figures=figures,
-        notes=[f"`generate {GENERATOR} OUT --count {generated[0]['samples']}`; most of it is TensorFlow's start."],
+        notes=[
+            f"`generate {GENERATOR} OUT --count {generated[0]['samples']}`; most of it is TensorFlow's start.",
+            "Between two jobs: from one's first claim to the next one's, less the seconds of the forward pass. In it the "
+            "last shard is flushed and placed, sheet, card, index and manifest are written, the next wake-up is taken.",
+        ],
         details={"generate": generated},
     )
 
@@ -83,8 +88,11 @@ def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
-    """Percent of a core that an idle worker uses; seconds between jobs that wait for it in the queue."""
+def _warm_worker(effort: Effort) -> tuple[list[float], list[float], list[float]]:
+    """Percent of a core that an idle worker uses; of jobs that wait for it in the queue, seconds for each but the last:
+
+    how long the device stood idle until the next one's turn, and how long from its end to the next one's first claim.
+    """
     with folder() as place, private_server() as url:
         settings = replace(load_settings(redis_url=url), cache_dir=place / "cache")
         ledger = Ledger(settings)
@@ -95,9 +103,13 @@ def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
             time.sleep(idle_s)
             idle = 100 * (_processor_seconds(pid) - before) / idle_s
             jobs = _jobs(settings, ledger, place, effort)
-    ordered = sorted(jobs, key=lambda job: job.running_at or 0.0)
-    gaps = [(later.running_at or 0.0) - (earlier.ended_at or 0.0) for earlier, later in itertools.pairwise(ordered)]
-    return [idle], gaps
+    pairs = list(itertools.pairwise(sorted(jobs, key=lambda job: job.running_at or 0.0)))
+    device_idle = [
+        (later.running_at or 0.0) - (earlier.running_at or 0.0) - earlier.stage_seconds["predict"]
+        for earlier, later in pairs
+    ]
+    pickups = [(later.running_at or 0.0) - (earlier.ended_at or 0.0) for earlier, later in pairs]
+    return [idle], device_idle, pickups
 
 
 @contextmanager
