@@ -54,8 +54,8 @@ def run(effort: Effort) -> Result:
         figures=figures,
         notes=[
             f"`generate {GENERATOR} OUT --count {generated[0]['samples']}`; most of it is TensorFlow's start.",
-            "Between two jobs: from one's first claim to the next one's, less the seconds of the forward pass. In it the "
-            "last shard is flushed and placed, sheet, card, index and manifest are written, the next wake-up is taken.",
+            "Between two jobs: from one's first claim to the next one's, less the seconds of the forward pass.",
+            "In it shards are flushed, sheet, card, index and manifest are written, and the next wake-up is taken.",
         ],
         details={"generate": generated},
     )
