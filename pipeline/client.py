@@ -30,6 +30,7 @@ from pipeline.launch import WorkerConfig, share_cores
 from pipeline.ledger import Job, Ledger
 from pipeline.mending import withdraw_damaged
 from pipeline.receipts import EngineRecord
+from pipeline.records import read_record
 from pipeline.request import JobRequest, Upload
 from pipeline.selection import Selection
 from pipeline.settings import Settings, load_settings
@@ -148,7 +149,7 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
 def read_spec(store: Store) -> JobSpec | None:
     """The spec at a destination; None where there is none. Raises DatasetError if it is malformed."""
     try:
-        text = store.read(shards.JOB)
+        text = read_record(store, shards.JOB)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return JobSpec.from_json(text, source=f"{store.url}/{shards.JOB}")

@@ -18,6 +18,7 @@ from pipeline.formats import FORMATS
 from pipeline.inputs import Inputs
 from pipeline.reading import Rows
 from pipeline.receipts import Manifest, Receipt
+from pipeline.records import read_record
 from pipeline.selection import Selection, selection_from_json
 from pipeline.shards import Shard
 from pipeline.spec import JobSpec
@@ -51,7 +52,7 @@ class Dataset:
     def __init__(self, destination: str | os.PathLike[str], *, cache_bytes: int = _CACHE_BYTES) -> None:
         store = open_store(destination)
         try:
-            text = store.read(shards.JOB)
+            text = read_record(store, shards.JOB)
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(f"{store.url} holds no dataset: there is no {shards.JOB}") from None
         self.spec = JobSpec.from_json(text, source=f"{store.url}/{shards.JOB}")
@@ -210,7 +211,7 @@ class Dataset:
         """
         name = shards.receipt_name(index)
         try:
-            receipt = Receipt.from_json(self.store.read(name), source=f"{self.store.url}/{name}")
+            receipt = Receipt.from_json(read_record(self.store, name), source=f"{self.store.url}/{name}")
         except FileNotFoundError:
             return None
         if not receipt.belongs_to(self.spec.samples_sha256, self.plan[index]):
@@ -228,7 +229,9 @@ class Dataset:
     def selection(self) -> Selection | None:
         """The shards that are meant to be here, where that is not all. Raises DatasetError if it is malformed."""
         try:
-            return selection_from_json(self.store.read(shards.SELECTION), self.plan, f"{self.url}/{shards.SELECTION}")
+            return selection_from_json(
+                read_record(self.store, shards.SELECTION), self.plan, f"{self.url}/{shards.SELECTION}"
+            )
         except FileNotFoundError:
             return None
 
@@ -240,7 +243,7 @@ class Dataset:
         """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""
         source = f"{self.store.url}/{shards.MANIFEST}"
         try:
-            return Manifest.from_json(self.store.read(shards.MANIFEST), source=source)
+            return Manifest.from_json(read_record(self.store, shards.MANIFEST), source=source)
         except FileNotFoundError:
             return None
 
@@ -248,7 +251,7 @@ class Dataset:
     def exported_from(self) -> str | None:
         """The dataset that it was made of by `export`; None where a job made it, or what tells it is damaged."""
         try:
-            told = json.loads(self.store.read(shards.ORIGIN))
+            told = json.loads(read_record(self.store, shards.ORIGIN))
         except (FileNotFoundError, ValueError, RecursionError):
             return None
         source = told.get("exported_from") if isinstance(told, dict) else None

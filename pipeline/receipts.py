@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.errors import DatasetError
+from pipeline.records import parse_record
 from pipeline.shards import Shard
 from pipeline.sketch import WIDTH
 from pipeline.stores.store import StoredFile
@@ -238,10 +239,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _object(text: bytes, source: str, names: set[str], newest: int) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{source} is not valid JSON: {error}") from None
+    data = parse_record(text, source)
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")
     version = data.get("version")

@@ -18,7 +18,6 @@ Half a SHA-256 still leaves one chance in 2**128 that another shard has the same
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -34,6 +33,7 @@ from pipeline import shards
 from pipeline.dataset import Dataset
 from pipeline.errors import DatasetError, UsageError
 from pipeline.receipts import EngineRecord, Receipt, Statistics, engine_record, statistics_of
+from pipeline.records import parse_record
 from pipeline.sketch import WIDTH, difference
 from pipeline.spec import JobSpec
 from pipeline.version import VERSION
@@ -231,15 +231,12 @@ def _input_from_json(data: dict[str, Any]) -> Input:
 
 def _sha256(body: Mapping[str, Any]) -> str:
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _checked(text: bytes, source: str) -> dict[str, Any]:
     """What a recipe holds, once it is known that it is one and nobody has changed it."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError, binascii.Error):
-        raise DatasetError(f"{source} is no recipe: it is not valid JSON") from None
+    body = parse_record(text, source)
     if not isinstance(body, dict) or "recipe" not in body:
         raise DatasetError(f"{source} is no recipe: 'noisemill recipe DEST' writes one")
     if isinstance(body["recipe"], int) and body["recipe"] > RECIPE_VERSION:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import DatasetError, UsageError, shown
+from pipeline.records import parse_record
 from pipeline.shards import Plan
 
 
@@ -65,8 +66,9 @@ def parse_selection(text: str, plan: Plan) -> Selection:
 
 def selection_from_json(text: bytes, plan: Plan, source: str) -> Selection:
     """The selection that `to_json` wrote. Raises DatasetError naming `source`."""
+    told = parse_record(text, source)
     try:
-        return parse_selection(str(json.loads(text)["shards"]), plan)
+        return parse_selection(str(told["shards"]), plan)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{source} is damaged: {error}") from None
 

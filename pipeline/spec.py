@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.formats.format import SampleType
+from pipeline.records import parse_record
 from pipeline.shards import MAX_SHARDS, Plan, class_folder
 
 #: Version of the spec's fields; a reader refuses a newer one.
@@ -116,10 +117,7 @@ class JobSpec:
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "job.json") -> JobSpec:
         """The spec that `to_json` wrote. Raises DatasetError naming `source` and the field at fault."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{source} is not valid JSON: {error}") from None
+        data = parse_record(text, source)
         if not isinstance(data, dict):
             raise DatasetError(f"{source} is not a job: an object is expected")
         version = data.get("version")

@@ -66,10 +66,10 @@ class LocalStore:
         #: lack all that was written before, and where a disk was unmounted, it would lie on another.
         self._seen = False
 
-    def read(self, name: str) -> bytes:
-        """The whole file."""
+    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+        """The whole file, or its begin."""
         with self.open(name) as file, _errors_in_words(self._root / name):
-            return file.read()
+            return file.read(-1 if most_bytes is None else most_bytes)
 
     def open(self, name: str) -> BinaryIO:
         """The file for reading."""

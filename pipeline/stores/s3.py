@@ -28,9 +28,9 @@ class S3Store:
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = Bucket(bucket)
 
-    def read(self, name: str) -> bytes:
-        """The whole object."""
-        return self._bucket.get(self._key(name))
+    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+        """The whole object, or its begin."""
+        return self._bucket.get(self._key(name), most_bytes=most_bytes)
 
     def open(self, name: str) -> BinaryIO:
         """The object, fetched in pieces of 1 to 8 MiB as they are read."""

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -78,12 +78,19 @@ class Bucket:
         """Writes an object whole."""
         self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data)))
 
-    def get(self, key: str, first: int = 0, stop: int | None = None) -> bytes:
-        """The object, or its bytes `first` to `stop - 1`. Raises FileNotFoundError if it is absent."""
+    def get(self, key: str, first: int = 0, stop: int | None = None, *, most_bytes: int | None = None) -> bytes:
+        """The object, or its bytes `first` to `stop - 1`, which have to be there, or its first `most_bytes`.
+
+        Raises FileNotFoundError if it is absent.
+        """
         extra: dict[str, Any] = {} if stop is None else {"Range": f"bytes={first}-{stop - 1}"}
 
         def fetch() -> bytes:
-            return self.client.get_object(Bucket=self.name, Key=key, **extra)["Body"].read()
+            answer = self.client.get_object(Bucket=self.name, Key=key, **extra)
+            if most_bytes is None or answer["ContentLength"] <= most_bytes:
+                return answer["Body"].read()
+            with closing(answer["Body"]) as body:  # What is not read must not come to the next who asks.
+                return body.read(most_bytes)
 
         data = self._ask(key, fetch)
         if stop is not None and len(data) != stop - first:

@@ -92,8 +92,11 @@ class Store(Protocol):
     #: Where it is: "/data/x" or "s3://bucket/prefix".
     url: str
 
-    def read(self, name: str) -> bytes:
-        """The whole file. Raises FileNotFoundError (which is no StoreError) if it is absent."""
+    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+        """The whole file, or so many bytes of its begin.
+
+        Raises FileNotFoundError (which is no StoreError) if it is absent.
+        """
         ...
 
     def open(self, name: str) -> BinaryIO:

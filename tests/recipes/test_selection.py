@@ -46,5 +46,5 @@ def test_both_together(one: set[int], other: set[int]) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b'{"shards": "99"}', b'{"shards": 5.5}', b"\xff"])
 def test_a_damaged_selection(text: bytes) -> None:
-    with pytest.raises(DatasetError, match=r"selection\.json is damaged"):
+    with pytest.raises(DatasetError, match=r"selection\.json is (damaged|not valid JSON)"):
         selection_from_json(text, PLAN, "selection.json")

@@ -84,6 +84,14 @@ class StoreSuite:
         assert door.files() == {"empty": b""}
         assert store.read("empty") == b""
 
+    @pytest.mark.parametrize("most", [1, 5, 6, 1000])
+    def test_read_the_begin(self, store: Store, most: int) -> None:
+        store.write("a", b"begin!")
+        store.write("empty", b"")
+        assert store.read("a", most_bytes=most) == b"begin!"[:most]
+        assert store.read("a") == b"begin!"
+        assert store.read("empty", most_bytes=most) == b""
+
     def test_read_what_another_wrote(self, store: Store, door: Door) -> None:
         door.put("x/y", b"by other means")
         assert store.read("x/y") == b"by other means"
