@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError, shown
+from pipeline.files import first_line, read_regular
 
 #: The file that `up` looks for where it is called.
 FILE_NAME = "noisemill.toml"
@@ -54,11 +55,11 @@ class FleetConfig:
 def load_fleet_config(path: Path) -> FleetConfig:
     """What a file says, its relative paths taken from where it lies. Raises UsageError: what is wrong where."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_regular(path).decode())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # Of which malformed TOML and UTF-8 are kinds.
-        raise UsageError(f"{path} is no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # Of which malformed TOML and UTF-8 are kinds.
+        raise UsageError(f"{path} is no TOML: {first_line(error)}") from None
     tables = data.pop("workers", None)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f'{path} names no workers: write [[workers]] and generator = "fashion"')
@@ -79,7 +80,7 @@ def load_fleet_config(path: Path) -> FleetConfig:
 
 def _from(path: Path, reference: str) -> str:
     """A generator's file, taken from where the configuration lies; names and URLs are what they are."""
-    if "://" in reference or os.path.isabs(reference) or not (path.parent / reference).exists():
+    if "://" in reference or os.path.isabs(reference) or not os.path.exists(path.parent / reference):
         return reference
     return str((path.parent / reference).resolve())
 

@@ -30,6 +30,7 @@ from urllib.parse import unquote, urlsplit
 import redis
 
 from pipeline.errors import UsageError
+from pipeline.files import read_regular
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.settings import Settings
 from pipeline.version import VERSION
@@ -183,7 +184,7 @@ def webhook_secret() -> bytes | None:
     text = os.environ.get(SECRET_VARIABLE, "")
     if path:
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_regular(Path(path)).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{SECRET_VARIABLE}_FILE={path} cannot be read: {error}") from None
     text = text.strip()

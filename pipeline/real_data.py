@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UsageError, shown
+from pipeline.files import open_regular, read_regular
 from pipeline.shards import class_folder
 from pipeline.spec import JobSpec
 
@@ -74,7 +76,7 @@ class RealData:
 def load_real(place: Path, spec: JobSpec) -> RealData:
     """The real data at a place, as judges of such samples need it. Raises UsageError that says what does not fit."""
     assert spec.classes is not None
-    if not place.exists():
+    if not os.path.exists(place):
         raise UsageError(f"real data {str(place)!r}: there is no such file or folder")
     if place.is_file():
         data = _hold_out(_read_npz(place))
@@ -101,7 +103,7 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     """One idx file: two zero bytes, a type code, the number of axes, their sizes, the values."""
     path = folder / f"{name}.gz"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.exists() else (folder / name).read_bytes()
+        content = gzip.decompress(read_regular(path)) if path.exists() else read_regular(folder / name)
         if content[:2] != b"\0\0" or content[2] != _IDX_UINT8:
             raise ValueError("it is no idx file of unsigned bytes")
         axes = content[3]
@@ -115,7 +117,7 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
 
 def _read_npz(path: Path) -> Labelled:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             if not {"arr_0", "arr_1"} <= set(arrays):
                 raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}, not arr_0 (images) and arr_1 (labels)")
             images, labels = arrays["arr_0"], arrays["arr_1"]
@@ -156,9 +158,9 @@ def _read_folders(folder: Path, spec: JobSpec) -> Labelled:
 
 def _read_image(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             pixels = np.asarray(image.convert(_MODES[shape[2]]))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"real image {str(path)!r} cannot be read: {error}") from None
     if pixels.shape[:2] != shape[:2]:
         raise UsageError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import shards
 from pipeline.client import Watcher, enqueue, make_here, prepare, raise_unless_done, read_spec, wait_for
 from pipeline.dataset import Dataset
 from pipeline.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
+from pipeline.files import open_regular
 from pipeline.finishing import finish_dataset
 from pipeline.generators import Generator, find_generator
 from pipeline.ledger import Ledger
@@ -77,13 +77,13 @@ def read_recipe(place: str) -> Recipe:
             with open_store(folder).open(name) as remote:
                 text = remote.read(MAX_BYTES + 1)
         else:
-            with Path(place).open("rb") as file:
+            with open_regular(place) as file:
                 text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"recipe {place!r}: there is no such file") from None
     except (IsADirectoryError, ValueError):
         raise UsageError(f"recipe {place!r} is no file; 'noisemill recipe DEST' writes one") from None
-    except PermissionError as error:
+    except OSError as error:
         raise UsageError(f"recipe {place!r} cannot be read: {error.strerror or error}") from None
     return Recipe.from_json(text, place)
 

@@ -7,6 +7,7 @@ Run r of a schedule uses the seed after that of run r - 1. Streams of different 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -191,7 +192,7 @@ def new_schedule(
         raise UsageError("--latents would make each run the same samples: give --seed, which runs count up from")
     found = find_generator(generator)
     JobRequest(**chosen).resolve(found)
-    if Path(str(chosen.get("labels", ""))).is_file():
+    if os.path.isfile(str(chosen.get("labels", ""))):
         # Runs are asked for elsewhere, from another folder.
         chosen["labels"] = str(Path(chosen["labels"]).resolve())
     return Schedule(

@@ -18,6 +18,9 @@ from pipeline.version import VERSION
 
 EXIT_INTERRUPTED = 130
 
+#: Of an error's line that is longer, its begin and its end are shown, so many characters of each.
+_LONGEST_LINE, _CUT = 600, 290
+
 #: Commands, the modules that hold them, and their line in `--help`.
 _COMMANDS = {
     "generate": ("jobs", "Make a dataset here and now."),
@@ -103,15 +106,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "noisemill"
-        click.echo(f"noisemill: {error.format_message()}\nTry '{command} --help'.", err=True)
+        _say(f"{error.format_message()}\nTry '{command} --help'.")
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"noisemill: {error.format_message()}", err=True)
+        _say(error.format_message())
         return error.exit_code
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except NoisemillError as error:
-        click.echo(f"noisemill: {error}", err=True)
+        _say(str(error))
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
@@ -119,3 +122,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("noisemill: interrupted", err=True)
         return EXIT_INTERRUPTED
+
+
+def _say(message: str) -> None:
+    """What went wrong, in lines of bearable length, whatever was typed. A list that click breaks becomes one line."""
+    lines = message.replace("\n\t", " ").splitlines()
+    whole = [line if len(line) <= _LONGEST_LINE else f"{line[:_CUT]} ... {line[-_CUT:]}" for line in lines]
+    # A file's name need not be text: what is none of it is shown by its number.
+    click.echo(("noisemill: " + "\n".join(whole)).encode(errors="backslashreplace"), err=True)

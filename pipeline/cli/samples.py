@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,7 @@ def _writer(output: Path | None, suffixes: tuple[str, ...]) -> Callable[[Any, Ge
         return None
     if output.suffix not in suffixes:
         raise UsageError(f"output {str(output)!r} must end in {', '.join(suffixes)}")
-    if not output.absolute().parent.is_dir():
+    if not os.path.isdir(output.absolute().parent):
         raise UsageError(f"output {str(output)!r}: there is no folder {str(output.parent)!r}")
     writers: dict[str, Callable[[Path, Any, Generator, str], None]] = {
         ".png": _write_png,

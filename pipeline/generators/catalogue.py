@@ -62,12 +62,13 @@ def find_generator(reference: str) -> Generator:
 
 
 def _path(reference: str) -> Path:
-    path = Path(reference.removeprefix("file://")).expanduser()
-    if path.is_dir() and find_model(path) is None:
+    # By os.path, which answers False also for what is too long, or in a folder that nobody may look into.
+    path = Path(os.path.expanduser(reference.removeprefix("file://")))
+    if os.path.isdir(path) and find_model(path) is None:
         raise UnknownGeneratorError(
             f"generator {reference!r} is a folder without a model.keras in it, or another model"
         )
-    if path.exists():
+    if os.path.exists(path):
         return path
     if os.sep in reference or path.suffix:
         raise UnknownGeneratorError(f"generator {reference!r}: there is no such file")

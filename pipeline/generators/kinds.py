@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -40,9 +41,9 @@ class Kind(Protocol):
 
 
 def _file(path: Path, name: str, suffix: str) -> Path | None:
-    if path.is_dir():
-        return path / name if (path / name).is_file() else None
-    return path if path.is_file() and path.name.endswith(suffix) else None
+    if os.path.isdir(path):
+        return path / name if os.path.isfile(path / name) else None
+    return path if os.path.isfile(path) and path.name.endswith(suffix) else None
 
 
 class KerasFile:
@@ -96,7 +97,7 @@ class SavedModel:
     def find(self, path: Path) -> Path | None:
         """The folder."""
         folder = path.parent if path.name == _SAVED_MODEL else path
-        return folder if (folder / _SAVED_MODEL).is_file() else None
+        return folder if os.path.isfile(folder / _SAVED_MODEL) else None
 
     def files(self, model: Path) -> list[Path]:
         """Graph, variables and assets; not the fingerprint and other notes beside them."""

@@ -5,6 +5,7 @@ More examples: NOISEMILL_FUZZ_EXAMPLES=2000, and NOISEMILL_FUZZ_SEED for others.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -52,6 +53,7 @@ BYTES: dict[str, Mutation] = {
     "mark": lambda data, chance: b"\xef\xbb\xbf" + data,
     "zeros": lambda data, chance: data.replace(b" ", b"\0") + b"\0",
     "latin": lambda data, chance: data[:9] + b"\xff\xfe\xe9" + data[9:],
+    "lines": lambda data, chance: data.replace(b"\n", b"\r\n"),
     "twice": lambda data, chance: data + data,
     "deep": lambda data, chance: b"[" * 100_000,
     "deeper": lambda data, chance: b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
@@ -178,10 +180,11 @@ NAMED = {
     "latents": "generate {tiny} new --latents {file} --dry-run",
     "labels": "generate {tiny} new --labels {file} --dry-run",
     "words": "generate {tiny} new -n 4 --labels {file} --dry-run",
-    "recipe": "reproduce {file} new --dry-run",
+    "recipe": "reproduce {file} new",
     "keras": "generators inspect {file}",
     "sidecar": "generators inspect m.keras",
     "tfjs": "generators inspect {file}",
+    "fleet": "up --config {file}",
 }
 
 
@@ -192,35 +195,55 @@ def _sound(kind: str, own: Path, run: Run) -> tuple[str, bytes]:
     if kind == "words":
         return "words.txt", b"circle\nsquare\nstar\ncross\n"
     if kind == "keras":
+        shutil.copyfile(TINY.with_suffix(".toml"), "m.toml")
         return "m.keras", TINY.read_bytes()
     if kind == "sidecar":
         shutil.copyfile(TINY, "m.keras")
-        return "m.toml", (TINY.with_suffix(".toml").read_bytes() if TINY.with_suffix(".toml").exists() else _SIDECAR)
+        return "m.toml", (TINY.with_suffix(".toml").read_bytes())
     if kind == "recipe":
         assert run("recipe", own, "-o", "sound.json").code == 0
         return "r.json", Path("sound.json").read_bytes()
-    folder = next((TINY.parents[1] / "data").rglob("model.json"), None)
-    if folder is None:
-        pytest.skip("there is no model of TensorFlow.js among the test data")
-    shutil.copytree(folder.parent, "tfjs", dirs_exist_ok=True)
-    return "tfjs/model.json", folder.read_bytes()
+    if kind == "fleet":
+        return "fleet.toml", _FLEET.replace("GENERATOR", str(TINY)).encode()
+    shutil.copytree(TFJS, "tfjs")
+    return "tfjs/model.json", (TFJS / "model.json").read_bytes()
 
 
-_SIDECAR = b'[latent]\nshape = [8]\n[label]\nclasses = ["a", "b", "c", "d"]\n[output]\nrange = [-1.0, 1.0]\n'
+#: A model that TensorFlow.js made.
+TFJS = TINY.parents[1] / "generators" / "tfjs" / "conditional"
+
+_FLEET = """redis = "unix:///nowhere"
+output_roots = ["/data"]
+metrics_port = 9100
+
+[[workers]]
+generator = "GENERATOR"
+count = 2
+device = "cpu"
+
+[s3]
+endpoint_url = "http://127.0.0.1:9000"
+"""
 
 
 @pytest.mark.parametrize("kind", NAMED)
 def test_a_file_that_the_user_names(run: Run, own: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
     """A damaged model that only TensorFlow could judge is not asked about: that takes seconds each."""
     monkeypatch.setattr("pipeline.generators.catalogue.subprocess.run", _no_tensorflow)
+    monkeypatch.setattr("pipeline.reproduction.make_here", _no_tensorflow)
     name, data = _sound(kind, own, run)
     words = NAMED[kind].format(tiny=TINY, file=name).split()
     path = Path(name)
+    path.write_bytes(data)
+    _check_read(run(*words), kind)
     for mutation, mutate in BYTES.items():
         for number in range(2 * ROUNDS):
             path.write_bytes(mutate(data, random.Random(f"{SEED} {kind} {mutation} {number}")))
             TRIED["damaged file of the user's"] += 1
-            check(run(*words), f"{kind} {mutation} {number}")
+            outcome = run(*words)
+            check(outcome, f"{kind} {mutation} {number}")
+            assert "Usage" not in outcome.err
+            shutil.rmtree("new", ignore_errors=True)
     for place, put in PLACES.items():
         _in_place(path, put)
         TRIED["damaged file of the user's"] += 1
@@ -229,6 +252,33 @@ def test_a_file_that_the_user_names(run: Run, own: Path, kind: str, monkeypatch:
         assert outcome.code or kind == "sidecar", place
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         path.touch()
+
+
+def _check_read(outcome: Outcome, kind: str) -> None:
+    """What is sound is taken: the words reach what comes after the file."""
+    after = {"recipe": "it would be asked about", "keras": "", "sidecar": "", "tfjs": "", "fleet": "unix:///nowhere"}
+    if outcome.code:
+        assert after.get(kind), outcome.err
+        assert after[kind] in outcome.err
+
+
+def test_a_field_of_a_recipe_is_odd(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the hash that it then must have."""
+    monkeypatch.setattr("pipeline.reproduction.make_here", _no_tensorflow)
+    name, data = _sound("recipe", own, run)
+    body = json.loads(data)
+    del body["sha256"]
+    for field in body:
+        for odd in ODD:
+            changed = {**body, field: odd}
+            text = json.dumps(changed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            hashed = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+            Path(name).write_text(json.dumps({**changed, "sha256": hashed}))
+            TRIED["damaged file of the user's"] += 1
+            outcome = run("reproduce", name, "new")
+            check(outcome, f"{field} {odd!r}"[:100])
+            assert outcome.code
+            shutil.rmtree("new", ignore_errors=True)
 
 
 def _no_tensorflow(*_: Any, **__: Any) -> Any:
