@@ -108,6 +108,14 @@ class SliceWorker:
             self.ledger.abandon(job, str(error))
         except StoreError as error:
             self.hold(job, error)
+        except LedgerError:
+            raise
+        except Exception as error:
+            # Nobody knows what it is, so nobody knows that it passes: wake-ups without end would make it a storm.
+            reason = _in_words(error)
+            log.exception("job %s cannot be carried out, what stopped it was not foreseen: %s", job, reason,
+                          extra=about(job))  # fmt: skip
+            self.ledger.abandon(job, f"the worker met what was not foreseen, {reason}; its log has the traceback")
         finally:
             self.job = None
             metrics.BUSY.set(0)

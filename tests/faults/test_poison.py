@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -91,3 +92,24 @@ def test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again(fleet: Fl
     fleet.start_worker(**faulty(die=die))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(2))
     assert fleet.watch(job).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "at", ["workers.slices:_Slice.run", pytest.param("pipeline.ledger:Ledger.claim", marks=pytest.mark.faults)]
+)
+def test_what_nobody_foresaw_fails_the_job_once(fleet: Fleet, at: str) -> None:
+    """Outside a shard, where no attempts are counted: one traceback, the reason in `status`, and no further wake-up."""
+    ill = fleet.start_worker(**faulty(fail=at))
+    job = fleet.submit(TINY, str(fleet.folder / "out"), *size(2))
+    watched = fleet.watch(job)
+    assert watched.returncode == 1
+    assert "not foreseen, RuntimeError: nobody foresaw" in watched.stderr
+    assert "Traceback" not in watched.stderr
+    time.sleep(3)  # The reconciler looks every half second.
+    assert ill.said().count("was not foreseen") == 1
+    assert ill.said().count("Traceback (most recent call last)") == 1
+    assert fleet.json("status", job)["state"] == "failed"
+    assert ill.stop() == 0
+    fleet.start_worker()
+    again = fleet.run("resume", "out").stdout.strip()
+    assert fleet.watch(again).returncode == 0

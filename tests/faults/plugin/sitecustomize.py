@@ -7,6 +7,7 @@ The product knows nothing of it. NOISEMILL_TEST_FAULTS holds a JSON object:
     die       {"at": "module:Class.function", "when": "before" or "after", "argument": "...", "flags": folder,
                "times": 1, "number": 9}: the process kills itself there, so often in all, where the text of the first
                argument begins with "argument"
+    fail      "module:Class.function": what is called there raises what nobody foresees
     latent    {"value": v, "how": "nan", "kill", "segfault" or "memory"}: what the generator does with a latent that
                begins with v
 """
@@ -121,6 +122,16 @@ def die(at: str, when: str, flags: str, argument: str = "", times: int = 1, numb
     wrap(at, make)
 
 
+def fail(at: str) -> None:
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        def failing(*arguments: Any, **named: Any) -> Any:
+            raise RuntimeError("nobody foresaw\nthis")
+
+        return failing
+
+    wrap(at, make)
+
+
 def spoil(value: float, how: str) -> None:
     def make(predict: Callable[..., Any]) -> Callable[..., Any]:
         def spoilt(self: Any, latents: Any, labels: Any) -> Any:
@@ -146,6 +157,7 @@ _KINDS: dict[str, Callable[..., None]] = {
     "clock": set_clock,
     "pace_s": slow_down,
     "die": lambda options: die(**options),
+    "fail": fail,
     "latent": lambda options: spoil(**options),
 }
 
