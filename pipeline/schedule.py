@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -104,8 +104,13 @@ class Schedule:
             data = json.loads(text)
             if data["version"] > SCHEDULE_VERSION:
                 raise LedgerError(f"schedule {data['name']!r} was written by a newer noisemill: upgrade")
-            return cls(**{**data, "recurrence": Recurrence(**data["recurrence"])})
-        except (KeyError, TypeError, ValueError) as error:
+            schedule = cls(**{**data, "recurrence": Recurrence(**data["recurrence"])})
+            _check_record(schedule)
+            schedule.recurrence.next_after(schedule.since)
+            if not isinstance(schedule.request.get("seed", 0), int) or not all(map(str.isidentifier, schedule.request)):
+                raise ValueError("the request")
+            return schedule
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
             raise LedgerError(f"Redis holds a schedule that is malformed: {shown(text)}") from error
 
 
@@ -151,8 +156,10 @@ class Run:
     def from_json(cls, text: str) -> Run:
         """The run that `to_json` wrote. Raises LedgerError where it is malformed."""
         try:
-            return cls(**json.loads(text))
-        except (TypeError, ValueError) as error:
+            run = cls(**json.loads(text))
+            _check_record(run)
+            return run
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LedgerError(f"Redis holds a run of a schedule that is malformed: {shown(text)}") from error
 
 
@@ -165,6 +172,44 @@ class Skipped:
     until: float
     times: int
     reason: str
+
+    @classmethod
+    def from_json(cls, text: str) -> Skipped:
+        """What was written with `asdict`. Raises LedgerError where it is malformed."""
+        try:
+            skipped = cls(**json.loads(text))
+            _check_record(skipped)
+            return skipped
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise LedgerError(f"Redis holds a skipped moment that is malformed: {shown(text)}") from error
+
+
+#: What the fields of records in Redis can be; whoever can write there can put anything.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str) and value.isprintable() and len(value) < 5000,
+    "str | None": lambda value: value is None or (_CHECKS["str"](value.replace("\n", " "))),
+    "int": lambda value: type(value) is int and 0 <= value < 2**53,
+    "int | None": lambda value: value is None or (type(value) is int and 0 < value < 2**53),
+    "float": lambda value: type(value) in (int, float) and 0 <= value < _LATEST,
+    "float | None": lambda value: value is None or (type(value) in (int, float) and 0 <= value < _LATEST),
+    "bool": lambda value: type(value) is bool,
+    "bool | None": lambda value: value is None or type(value) is bool,
+    "Recurrence": lambda value: isinstance(value, Recurrence) and _check_record(value),
+    "Mapping[str, Any]": lambda value: isinstance(value, dict),
+    "Literal['skip', 'queue']": lambda value: value in ("skip", "queue"),
+    "Literal['one', 'none']": lambda value: value in ("one", "none"),
+}
+
+#: The year 9000; Unix time.
+_LATEST = 2.2e11
+
+
+def _check_record(record: Any) -> bool:
+    """Raises ValueError for a field that cannot be; else answers True."""
+    for each in fields(record):
+        if not _CHECKS[str(each.type)](getattr(record, each.name)):
+            raise ValueError(f"{each.name} cannot be")
+    return True
 
 
 def new_schedule(

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 
 from redis.client import Pipeline
 
-from pipeline.errors import LedgerError, UsageError
+from pipeline.errors import LedgerError, UsageError, shown
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.schedule import MISSED_S, Run, Schedule, Skipped
 from pipeline.settings import Settings
@@ -35,6 +35,7 @@ _REMEMBERED = 200
 _SCHEDULER_TTL_S = 20
 
 _Answer = TypeVar("_Answer")
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class ScheduleBook:
         """The moment up to which everything is settled: fired, or before the schedule began. Unix time."""
         with self._talk():
             fired = self._redis.hget(self._fired, schedule.name)
-        return max(schedule.since, float(fired) if fired else 0.0)
+        return max(schedule.since, _number(fired, float))
 
     def fire(self, name: str, due_at: float, now: float) -> Fired:
         """Takes up a moment at which a schedule is due: a new run, or a note of why there is none.
@@ -137,12 +138,12 @@ class ScheduleBook:
         def take_up(pipe: Pipeline) -> Fired:
             text = pipe.hget(self._all, name)
             schedule = Schedule.from_json(str(text)) if text else None
-            last = float(pipe.hget(self._fired, name) or 0)
+            last = _number(pipe.hget(self._fired, name), float)
             if schedule is None or schedule.paused or due_at <= max(last, schedule.since):
                 return Fired()
             runs = self._read_runs(pipe, name)
             reason = _reason_to_skip(schedule, runs, due_at, now)
-            number = int(pipe.hget(self._numbers, name) or 0) + 1
+            number = _number(pipe.hget(self._numbers, name), int) + 1
             latest = pipe.lindex(self._skipped(name), 0)
             pipe.multi()
             pipe.hset(self._fired, name, repr(due_at))
@@ -164,7 +165,7 @@ class ScheduleBook:
             reason = _reason_to_skip(schedule, runs, now, now)
             if reason is not None:
                 raise UsageError(f"schedule {name!r} cannot run now: {reason}")
-            number = int(pipe.hget(self._numbers, name) or 0) + 1
+            number = _number(pipe.hget(self._numbers, name), int) + 1
             pipe.multi()
             return self._open_run(pipe, schedule, runs, number, now, now, by_hand=True)
 
@@ -185,7 +186,7 @@ class ScheduleBook:
         """The latest moments at which nothing was made, the earliest first."""
         with self._talk():
             texts = self._redis.lrange(self._skipped(name), 0, -1)
-        return [Skipped(**json.loads(text)) for text in reversed(texts)]
+        return [Skipped.from_json(str(text)) for text in reversed(texts)]
 
     def update(self, name: str, number: int, **changes: Any) -> None:
         """Changes what the book says of a run; one that was removed meanwhile, with its schedule, stays removed."""
@@ -259,7 +260,7 @@ class ScheduleBook:
     def _skip(self, pipe: Pipeline, name: str, latest: str | bytes | None, due_at: float, reason: str) -> Skipped:
         """Notes a moment; together with those before it that were skipped for the same reason."""
         skipped = Skipped(due_at=due_at, until=due_at, times=1, reason=reason)
-        before = Skipped(**json.loads(latest)) if latest else None
+        before = Skipped.from_json(str(latest)) if latest else None
         if before is not None and before.reason == reason:
             skipped = replace(before, until=due_at, times=before.times + 1)
             pipe.lpop(self._skipped(name))
@@ -321,6 +322,17 @@ def _to_forget(schedule: Schedule, runs: list[Run]) -> list[Run]:
     """Old runs that nobody asks for: not those that are going, nor datasets among which `keep` chooses."""
     over = [run for run in runs if not run.going and (schedule.keep is None or run.state != "done")]
     return over[:-_REMEMBERED]
+
+
+def _number(text: str | bytes | None, kind: type[_Number]) -> _Number:
+    """A number that is kept of a schedule, 0 where there is none. Raises LedgerError for what is none."""
+    try:
+        number = kind(text or 0)
+        if 0 <= number < 2**53:
+            return number
+    except ValueError:
+        pass
+    raise LedgerError(f"Redis holds a number of a schedule that is malformed: {shown(str(text))}")
 
 
 def _in_order(texts: list[Any]) -> list[Run]:
