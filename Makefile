@@ -29,7 +29,7 @@ demo: setup  ## 10,000 pictures of clothes in demo/fashion; again: goes on where
 	$(BIN)/noisemill generate fashion demo/fashion --count 10k
 
 test: setup  ## all tests but the slow suites below
-	$(RUN) pytest --durations=15
+	$(RUN) pytest -n 2 --dist loadfile --durations=15
 
 faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 	$(RUN) pytest -m faults
