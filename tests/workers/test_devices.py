@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,10 +54,9 @@ def install_gpus(folder: Path, *names: str, code: int = 0) -> None:
 
 def install_listing(folder: Path, listing: str, *, code: int = 0) -> None:
     """An `nvidia-smi` that says this."""
-    (folder / "listing").write_text(listing)
-    (folder / "nvidia-smi").write_text(
-        f"#!{sys.executable}\nprint(open({str(folder / 'listing')!r}).read(), end='')\nraise SystemExit({code})\n"
-    )
+    # No Python: its path may have a space in it, which a first line cannot hold.
+    script = f"#!/bin/sh\nprintf %s {shlex.quote(listing)}\nexit {code}\n"
+    (folder / "nvidia-smi").write_text(script)
     (folder / "nvidia-smi").chmod(0o755)
 
 
