@@ -358,6 +358,8 @@ class _Slice:
         while True:
             try:
                 return call()
+            except DamagedEntryError:
+                raise
             except LedgerError:
                 if self.stopping() or time.monotonic() > deadline:
                     raise

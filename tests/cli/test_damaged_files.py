@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -232,7 +233,7 @@ def test_a_file_that_the_user_names(run: Run, own: Path, kind: str, monkeypatch:
     monkeypatch.setattr("pipeline.generators.catalogue.subprocess.run", _no_tensorflow)
     monkeypatch.setattr("pipeline.reproduction.make_here", _no_tensorflow)
     name, data = _sound(kind, own, run)
-    words = NAMED[kind].format(tiny=TINY, file=name).split()
+    words = shlex.split(NAMED[kind].format(tiny=shlex.quote(str(TINY)), file=name))
     path = Path(name)
     path.write_bytes(data)
     _check_read(run(*words), kind)

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +22,20 @@ from tests.servers import S3Server, Valkey
 
 
 @pytest.fixture
-def here(tmp_path: Path, valkey: Valkey, s3: S3Server, cache: Path) -> Fleet:
+def here(tmp_path: Path, valkey: Valkey, s3: S3Server, cache: Path) -> Iterator[Fleet]:
     """A command line whose temporary files lie in a folder of their own, and that knows of no Redis."""
-    (tmp_path / "tmp").mkdir()
-    own = environment(valkey.url, "unused", cache, TMPDIR=str(tmp_path / "tmp"), **s3.environment)
-    del own["NOISEMILL_REDIS_URL"]
-    return Fleet(tmp_path, own)
+    # Not below tmp_path, whose name may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="nm-", dir="/tmp") as temporary:
+        own = environment(valkey.url, "unused", cache, TMPDIR=temporary, **s3.environment)
+        del own["NOISEMILL_REDIS_URL"]
+        yield Fleet(tmp_path, own)
 
 
 def left_behind(here: Fleet) -> list[str]:
     """Temporary files of ours, and processes that know of the folder."""
-    files = [str(path) for path in (here.folder / "tmp").iterdir() if path.name.startswith("noisemill")]
-    mark = f"TMPDIR={here.folder}/tmp".encode()
+    temporary = here.environment["TMPDIR"]
+    files = [str(path) for path in Path(temporary).iterdir() if path.name.startswith("noisemill")]
+    mark = f"TMPDIR={temporary}".encode()
     processes = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,26 +25,41 @@ with scratch_folder("test") as folder:
 
 
 @pytest.fixture(autouse=True)
-def _temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of its own, with a short path."""
+    with tempfile.TemporaryDirectory(prefix="nm-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        yield Path(folder)
+
+
+def test_where_the_path_is_too_long_for_a_socket_it_lies_in_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.setattr("tempfile.tempdir", None)
-
-
-def test_it_goes_at_its_end_and_when_its_owner_fails(tmp_path: Path) -> None:
     with scratch_folder("test") as folder:
-        assert folder.parent == tmp_path
+        assert folder.parent == Path("/tmp")
+    assert not folder.exists()
+
+
+def test_it_goes_at_its_end_and_when_its_owner_fails(temporary: Path) -> None:
+    with scratch_folder("test") as folder:
+        assert folder.parent == temporary
         assert folder.name.startswith("noisemill-test-")
         (folder / "file").touch()
     with pytest.raises(KeyboardInterrupt), scratch_folder("test"):
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def test_of_a_killed_owner_it_goes_when_the_next_one_begins(tmp_path: Path) -> None:
+def test_of_a_killed_owner_it_goes_when_the_next_one_begins(temporary: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     left = Path(owner.stdout.readline().strip())
-    stranger = tmp_path / "noisemill-test-without-an-owner"
+    stranger = temporary / "noisemill-test-without-an-owner"
     stranger.mkdir()
     with scratch_folder("test"):
         assert left.exists()  # It lives.
@@ -52,4 +69,4 @@ def test_of_a_killed_owner_it_goes_when_the_next_one_begins(tmp_path: Path) -> N
     with scratch_folder("other"):
         assert left.exists()
     with scratch_folder("test") as folder:
-        assert sorted(tmp_path.iterdir()) == sorted([folder, stranger])
+        assert sorted(temporary.iterdir()) == sorted([folder, stranger])

@@ -139,7 +139,7 @@ def refusals(fleet: Fleet, folder: Path) -> dict[str, tuple[list[str], int, str]
         "no object": (["s3://noisemill-test/none.json", new], 2, "no such file"),
         "no file": ([str(folder / "none.json"), new], 2, "there is no such file"),
         "a folder": ([str(folder), new], 2, "is no file"),
-        "another file": ([str(folder / "full/notes.txt"), new], 1, "is no recipe: it is not valid JSON"),
+        "another file": ([str(folder / "full/notes.txt"), new], 1, "notes.txt is not valid JSON"),
         "edited": ([str(folder / "edited.json"), new], 1, "is damaged or was edited"),
         "another generator": ([recipe, new, "--generator", "fashion"], 1, "is not the recipe's: its digest is"),
         "no generator": ([recipe, new, "--generator", "nothing"], 2, "generator 'nothing' is unknown"),

@@ -217,7 +217,6 @@ SPECS: dict[str, Any] = {
     "labels": {"labels": "class:99"},
     "file": {"labels": "file:../../etc/passwd"},
     "noise": {"noise": "truncated:1e-300"},
-    "newer": {"version": 9},
 }
 
 
