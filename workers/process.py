@@ -73,8 +73,11 @@ def _count_load(run_folder: Path) -> None:
 
 
 def _stop_parent(run_folder: Path, reason: str) -> None:
+    told = (run_folder / FATAL).exists()
     (run_folder / FATAL).write_text(reason, encoding="utf-8")
-    os.kill(os.getppid(), signal.SIGTERM)
+    if not told:
+        # A second SIGTERM would make the parent leave at once, before it has said why.
+        os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(60)  # Leaving now would make the pool start another child; the parent ends this one.
 
 
