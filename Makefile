@@ -49,7 +49,7 @@ readers: setup .venv-readers/.ready  ## PyTorch, torchvision, Hugging Face and w
 train: setup  ## train the built-in generator again (an hour or more on two cores)
 	$(RUN) training.train
 
-bench: setup  ## measure all side by side (ten quiet minutes); tables and plot go to docs/performance.md
+bench: setup  ## measure all side by side (a quiet half hour); tables and plot go to docs/performance.md
 	$(RUN) benchmarks --docs
 
 lint: setup  ## ruff: style and format
