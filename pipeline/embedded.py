@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,18 +101,24 @@ class LocalWorkers:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Ends the workers. Those of a job that is done hold nothing, and need no time to put it down."""
-        idle = failure is None and sys.platform == "linux"  # Elsewhere a killed parent's child would live on.
-        for process in self._processes:
-            process.send_signal(signal.SIGKILL if idle else signal.SIGTERM)
-        deadline = time.monotonic() + _LEAVE_S
-        for process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        self._scratch.close()
+        """Ends the workers. Those of a job that is done hold nothing, and need no time to put it down.
+
+        A second Ctrl-C, or SIGTERM, while they put down what they hold leaves them no more time.
+        """
+        try:
+            if failure is not None:
+                for process in self._processes:
+                    process.terminate()
+                deadline = time.monotonic() + _LEAVE_S
+                for process in self._processes:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            for process in self._processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # With its children: each worker leads a session.
+                    process.wait()
+            self._scratch.close()
 
     def check(self) -> None:
         """Raises WorkerError, with the last that it said, if all workers have ended."""

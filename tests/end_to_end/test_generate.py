@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.dataset import Dataset
 from tests.end_to_end.fleet import TINY, Fleet, environment
+from tests.faults.plugin import faulty
 from tests.servers import S3Server, Valkey
 
 
@@ -115,6 +116,21 @@ def test_interrupted_it_says_how_to_go_on_and_leaves_nothing(here: Fleet, number
     finished = Dataset(here.folder / "out").finished()
     assert 0 < len(finished) < 3000
     assert not [name for name in os.listdir(here.folder / "out") if name.startswith(".")]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_batch(here: Fleet) -> None:
+    here.environment |= faulty(pace_s=8)
+    process = start(here, TINY, "out", "--count", "1k", "--shard-size", "100")
+    here.wait_until(lambda: (here.folder / "out/receipts").exists())
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # The second shard's batch is still being predicted.
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=4)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("noisemill: interrupted; 'noisemill resume")
+    assert "Traceback" not in said
+    assert left_behind(here) == []
 
 
 def test_killed_it_leaves_no_process(here: Fleet) -> None:

@@ -245,6 +245,14 @@ def test_old_leftovers_are_swept_and_young_ones_kept(store: Store, root: Path) -
     assert sorted(path.name for path in root.iterdir()) == [".hidden", ".noisemill-young", ".noisemill-young-file"]
 
 
+def test_without_an_age_to_ask_for_no_clock_is_asked(store: Store, root: Path) -> None:
+    (root / ".noisemill-staged").mkdir()
+    (root / ".noisemill-staged/0").write_bytes(b"x")
+    _age(root / ".noisemill-staged", -3600)  # The disk's clock, or another machine's, is an hour ahead of this one's.
+    store.sweep(older_than_s=0)
+    assert list(root.iterdir()) == []
+
+
 def test_a_listing_passes_over_links_to_nothing_and_to_folders(store: Store, root: Path) -> None:
     store.write("a/file", b"1")
     (root / "dangling").symlink_to(root / "nowhere")
