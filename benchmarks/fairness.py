@@ -12,10 +12,11 @@ from pathlib import Path
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
 from benchmarks.sleeping_worker import GENERATOR
-from pipeline.client import enqueue, prepare
+from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.generators import find_generator
 from pipeline.ledger import Job, Ledger
+from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings
 

@@ -19,8 +19,9 @@ import numpy as np
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
 from pipeline import shards
-from pipeline.client import prepare, resume, submit
+from pipeline.client import resume, submit
 from pipeline.dataset import Dataset
+from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.generators import find_generator
 from pipeline.ledger import Claim, Ledger

@@ -16,11 +16,13 @@ from typing import Any
 
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
-from pipeline.client import enqueue, prepare, wait_for
+from pipeline.destination import prepare
 from pipeline.embedded import private_server
+from pipeline.following import wait_for
 from pipeline.generators import find_generator
 from pipeline.launch import WorkerConfig
 from pipeline.ledger import Job, Ledger
+from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.broker import Wakeups
-from pipeline.client import enqueue, prepare
+from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.generators import Generator
 from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.version import VERSION

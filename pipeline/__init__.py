@@ -12,17 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.client import JobHandle, generate, resume, submit
+    from pipeline.client import generate, resume, submit
     from pipeline.dataset import Dataset
     from pipeline.errors import NoisemillError
     from pipeline.exporting import export
     from pipeline.extending import extend
+    from pipeline.queueing import JobHandle
 
 #: Public names and the modules that they come from, loaded when they are first asked for:
 #: numpy, redis and Celery take half a second, which `--help` does not need.
 _SOURCES = {
     "Dataset": "pipeline.dataset",
-    "JobHandle": "pipeline.client",
+    "JobHandle": "pipeline.queueing",
     "NoisemillError": "pipeline.errors",
     "extend": "pipeline.extending",
     "export": "pipeline.exporting",

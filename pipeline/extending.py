@@ -12,19 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import shards
-from pipeline.client import (
-    JobHandle,
-    Watcher,
-    cancel_and_wait,
-    enqueue,
-    last_priority,
-    make_here,
-    same_generator,
-    spec_at,
-)
+from pipeline.client import make_here, same_generator
 from pipeline.dataset import Dataset
+from pipeline.destination import spec_at
 from pipeline.errors import UsageError
+from pipeline.following import Watcher, cancel_and_wait
 from pipeline.ledger import Job, Ledger
+from pipeline.queueing import JobHandle, enqueue, last_priority
 from pipeline.settings import load_settings
 from pipeline.sizing import size_up
 from pipeline.spec import JobSpec

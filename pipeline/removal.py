@@ -8,9 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline import shards
-from pipeline.client import cancel_and_wait, read_spec
 from pipeline.dataset import Dataset
+from pipeline.destination import read_spec
 from pipeline.errors import DatasetError, UnknownJobError, UsageError
+from pipeline.following import cancel_and_wait
 from pipeline.ledger import Ledger
 from pipeline.stores import open_store
 

@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import shards
-from pipeline.client import Watcher, enqueue, make_here, prepare, raise_unless_done, read_spec, wait_for
+from pipeline.client import make_here
 from pipeline.dataset import Dataset
+from pipeline.destination import prepare, read_spec
 from pipeline.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
 from pipeline.files import open_regular
 from pipeline.finishing import finish_dataset
+from pipeline.following import Watcher, raise_unless_done, wait_for
 from pipeline.generators import Generator, find_generator
 from pipeline.ledger import Ledger
 from pipeline.mending import withdraw_damaged_shards
+from pipeline.queueing import enqueue
 from pipeline.receipts import EngineRecord
 from pipeline.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
 from pipeline.request import Upload, labels_upload, latents_upload

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from pipeline.client import enqueue, prepare, read_spec
 from pipeline.dataset import Dataset
+from pipeline.destination import prepare, read_spec
 from pipeline.errors import DatasetError, DestinationOccupiedError, LedgerError, NoisemillError, StoreError, shown
 from pipeline.generators import find_generator
 from pipeline.ledger import Job, Ledger
+from pipeline.queueing import enqueue
 from pipeline.removal import remove_dataset
 from pipeline.request import JobRequest
 from pipeline.schedule import Run, Schedule

@@ -35,9 +35,9 @@ from pipeline.settings import load_settings, names_redis
 from pipeline.stores import normalise
 
 if TYPE_CHECKING:
-    from pipeline.client import JobHandle
     from pipeline.extending import Extension
     from pipeline.ledger import Job, Ledger, WorkerInfo
+    from pipeline.queueing import JobHandle
     from pipeline.sizing import Sizing
 
 
@@ -80,7 +80,8 @@ def generate_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import make_here, prepare
+    from pipeline.client import make_here
+    from pipeline.destination import prepare
     from pipeline.request import JobRequest
     from pipeline.sizing import size_up
 
@@ -121,8 +122,9 @@ def submit_command(
 ) -> None:
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
 
-    from pipeline.client import enqueue, prepare
+    from pipeline.destination import prepare
     from pipeline.ledger import Ledger
+    from pipeline.queueing import enqueue
     from pipeline.request import JobRequest
     from pipeline.sizing import size_up
 
@@ -204,7 +206,7 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
     """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import Follower, raise_unless_done
+    from pipeline.following import Follower, raise_unless_done
     from pipeline.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
@@ -277,7 +279,9 @@ def resume_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import JobHandle, resume, spec_at
+    from pipeline.client import resume
+    from pipeline.destination import spec_at
+    from pipeline.queueing import JobHandle
 
     if names_redis(redis_url):
         if on_done is not None:
@@ -356,8 +360,8 @@ def extend_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import JobHandle
     from pipeline.extending import extend, plan_extension
+    from pipeline.queueing import JobHandle
 
     plan = plan_extension(destination, count)
     if dry_run:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline import shards
-from pipeline.client import prepare
 from pipeline.dataset import Dataset
+from pipeline.destination import prepare
 from pipeline.errors import UsageError
 from pipeline.exporting.conversion import FORMS, check_form, check_precision, converted, exported_spec
 from pipeline.exporting.npz import NpzFile, write_npz

@@ -102,7 +102,7 @@ def check(outcome: Outcome, what: str, lines: int = 2) -> None:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole dataset with latents and labels of the user's own."""
-    from pipeline.client import prepare
+    from pipeline.destination import prepare
     from pipeline.generators import find_generator
     from pipeline.request import JobRequest
     from tests.pipeline.making import make_dataset

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline import shards
-from pipeline.client import prepare, spec_at
 from pipeline.dataset import Dataset
+from pipeline.destination import prepare, spec_at
 from pipeline.errors import DatasetError, DestinationOccupiedError, UsageError
 from pipeline.extending import _record, plan_extension
 from pipeline.finishing import finish_dataset

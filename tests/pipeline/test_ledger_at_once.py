@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.client import enqueue
 from pipeline.dataset import Dataset
 from pipeline.ledger import Claim, Ledger
+from pipeline.queueing import enqueue
 from pipeline.settings import Settings
 from tests.pipeline.making import make_dataset, make_spec
 

@@ -237,7 +237,8 @@ def test_on_done_knows_what_happened(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
-    from pipeline.client import enqueue, prepare
+    from pipeline.destination import prepare
+    from pipeline.queueing import enqueue
 
     spec = make_spec(count=40, shard_size=10)
     prepare(spec, tmp_path / "out", [])
