@@ -1,4 +1,4 @@
-"""Seeds and numbers of samples: their bounds, and how people write them."""
+"""Numbers that people give: their bounds, and how counts are written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ MAX_BATCH = 2**20
 
 #: Most samples of one shard: labels and receipt of a shard are held in memory.
 MAX_SHARD_SIZE = 10**7
+
+#: Most workers of one job, and most that are started on one machine.
+MAX_WORKERS = 1024
 
 #: Block numbers fill one word too.
 MAX_COUNT = 10**12

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.counts import MAX_WORKERS
 from pipeline.errors import UsageError, shown
 from pipeline.files import first_line, read_regular
 
@@ -120,7 +121,7 @@ _WORKERS: dict[str, _Check] = {
         lambda value: isinstance(value, str) and re.fullmatch(r"auto|cpu|gpu(:[0-9]{1,4})?", value) is not None,
         '"auto", "cpu", "gpu" or "gpu:N"',
     ),
-    "count": _whole(1, 1024),
+    "count": _whole(1, MAX_WORKERS),
     "threads": _whole(1, 4096),
     "output_roots": _TEXTS,
 }

@@ -23,14 +23,14 @@ _LONGEST_LINE, _CUT = 600, 290
 
 #: Commands, the modules that hold them, and their line in `--help`.
 _COMMANDS = {
-    "generate": ("jobs", "Make a dataset here and now."),
-    "submit": ("jobs", "Queue a job in Redis; prints its id."),
+    "generate": ("making", "Make a dataset here and now."),
+    "submit": ("making", "Queue a job in Redis; prints its id."),
     "jobs": ("jobs", "List jobs."),
     "status": ("jobs", "Show one job."),
     "watch": ("jobs", "Follow jobs until they end."),
     "cancel": ("jobs", "Cancel a job; finished shards stay."),
-    "resume": ("jobs", "Make what is missing of a job or destination."),
-    "extend": ("jobs", "Make a dataset larger: only the new samples."),
+    "resume": ("making", "Make what is missing of a job or destination."),
+    "extend": ("making", "Make a dataset larger: only the new samples."),
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "report": ("report", "Write one HTML page about a dataset."),

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from pipeline.cli.options import examples, json_option
-from pipeline.cli.output import print_json, print_table, size
-from pipeline.generators import builtin_names, find_generator
+from pipeline.cli.output import print_json, print_table, size, warn
+from pipeline.generators import Generator, builtin_names, find_generator
 
 
 @click.group(
@@ -68,3 +68,11 @@ def _number(value: int | None) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def known_generator(reference: str) -> Generator:
+    """The generator that answers to a reference, after a warning of what is odd about it."""
+    found = find_generator(reference)
+    for note in found.structure.notes:
+        warn(f"{found.name}: {note}")
+    return found

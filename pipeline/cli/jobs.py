@@ -1,155 +1,25 @@
-"""Jobs: generate, submit, jobs, status, watch, cancel, resume, extend.
+"""Jobs that were queued: jobs, status, watch, cancel.
 
-Imports inside the functions keep numpy, redis and Celery out of `--help`.
+Imports inside the functions keep redis out of `--help`.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline import shards
-from pipeline.cli.interruption import interruptible
-from pipeline.cli.options import (
-    Count,
-    Whole,
-    device_option,
-    examples,
-    job_options,
-    json_option,
-    priority_option,
-    redis_option,
-    sharing_option,
-    webhook_option,
-)
-from pipeline.cli.output import duration, print_json, print_table, rate, size, warn
-from pipeline.errors import JobFailedError, UsageError, WorkerError
-from pipeline.generators import Generator, find_generator
-from pipeline.settings import load_settings, names_redis
-from pipeline.stores import normalise
+from pipeline.cli.options import examples, json_option, redis_option
+from pipeline.cli.output import print_facts, print_json, print_table, rate, warn
+from pipeline.errors import JobFailedError
+from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.extending import Extension
-    from pipeline.ledger import Job, Ledger, WorkerInfo
-    from pipeline.queueing import JobHandle
-    from pipeline.sizing import Sizing
-
-
-_MOST_WORKERS = 1024
+    from pipeline.ledger import Job
 
 #: How often `watch` looks, seconds.
 _POLL_S = 0.5
-
-_local_workers_option = click.option(
-    "--workers", "--parallel", "workers", type=Whole(1, _MOST_WORKERS), help="Workers on this machine.  [default: 1]"
-)
-_on_done_option = click.option(
-    "--on-done", metavar="COMMAND", help="Run by the shell when the job is done or has failed; see NOISEMILL_STATE."
-)
-
-
-@click.command("generate", epilog=examples("noisemill generate fashion out --count 10k --format png"))
-@click.argument("generator")
-@click.argument("destination", metavar="DEST")
-@job_options
-@_local_workers_option
-@device_option
-@_on_done_option
-@json_option
-def generate_command(
-    generator: str,
-    destination: str,
-    workers: int | None,
-    device: str,
-    on_done: str | None,
-    dry_run: bool,
-    as_json: bool,
-    **request: Any,
-) -> None:
-    """Make a dataset here and now, with a private Valkey and local workers.
-
-    GENERATOR is the name of a built-in generator, a .keras file, a TensorFlow.js model.json or a SavedModel
-    folder, here or in S3; DEST a folder or s3://bucket/prefix.
-    A destination that holds the same job already is completed.
-    """
-
-    from pipeline.cli.progress import job_progress
-    from pipeline.client import make_here
-    from pipeline.destination import prepare
-    from pipeline.request import JobRequest
-    from pipeline.sizing import size_up
-
-    found = find_generator(generator)
-    _warn_of(found)
-    spec, uploads = JobRequest(**request).resolve(found)
-    place = normalise(destination)
-    if dry_run:
-        _print_sizing(size_up(spec, []), as_json, queued=False)
-        return
-    started = time.monotonic()
-    store = prepare(spec, place, uploads)
-    with _telling(on_done, store.url, spec.count), interruptible(_resuming(store.url)), job_progress() as progress:
-        job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
-    _print_result(store.url, job, time.monotonic() - started, as_json)
-    _tell_done(on_done, store.url, spec.count)
-
-
-@click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
-@click.argument("generator")
-@click.argument("destination", metavar="DEST")
-@job_options
-@sharing_option
-@priority_option
-@webhook_option
-@redis_option
-@json_option
-def submit_command(
-    generator: str,
-    destination: str,
-    workers: int | None,
-    priority: int,
-    webhook: str | None,
-    dry_run: bool,
-    redis_url: str | None,
-    as_json: bool,
-    **request: Any,
-) -> None:
-    """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
-
-    from pipeline.destination import prepare
-    from pipeline.ledger import Ledger
-    from pipeline.queueing import enqueue
-    from pipeline.request import JobRequest
-    from pipeline.sizing import size_up
-
-    found = find_generator(generator)
-    _warn_of(found)
-    spec, uploads = JobRequest(**request).resolve(found)
-    settings = load_settings(redis_url=redis_url)
-    ledger = Ledger(settings)
-    ledger.ping()
-    if dry_run:
-        _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json, queued=True)
-        return
-    store = prepare(spec, destination, uploads)
-    handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0, webhook=webhook)
-    _print_queued(handle, as_json)
-
-
-def _warn_of(generator: Generator) -> None:
-    for note in generator.structure.notes:
-        warn(f"{generator.name}: {note}")
-
-
-def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:
-    place = normalise(destination)
-    return [worker for worker in ledger.workers(generator.digest) if worker.may_write(place)]
 
 
 @click.command("jobs", epilog=examples("noisemill jobs --redis redis://host:6379/0"))
@@ -262,201 +132,6 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
         click.echo(f"{job_id}: had ended already, it is {state}")
 
 
-@click.command("resume", epilog=examples("noisemill resume out"))
-@click.argument("job_or_dest", metavar="JOB_OR_DEST")
-@_local_workers_option
-@device_option
-@_on_done_option
-@redis_option
-@json_option
-def resume_command(
-    job_or_dest: str, workers: int | None, device: str, on_done: str | None, redis_url: str | None, as_json: bool
-) -> None:
-    """Make what is missing of a job: failed, cancelled, interrupted or damaged.
-
-    With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made here and now. The
-    destination alone is enough: nothing has to be left in Redis.
-    """
-
-    from pipeline.cli.progress import job_progress
-    from pipeline.client import resume
-    from pipeline.destination import spec_at
-    from pipeline.queueing import JobHandle
-
-    if names_redis(redis_url):
-        if on_done is not None:
-            raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
-        handle = resume(job_or_dest, redis_url=redis_url, parallel=workers or 0)
-        assert isinstance(handle, JobHandle)
-        _print_queued(handle, as_json)
-        return
-    if "/" not in job_or_dest and not os.path.isdir(job_or_dest):
-        raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
-    started = time.monotonic()
-    spec, destination = spec_at(job_or_dest)
-    with _telling(on_done, destination, spec.count), interruptible(_resuming(destination)), job_progress() as progress:
-        job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
-    assert not isinstance(job, JobHandle)
-    _print_result(destination, job, time.monotonic() - started, as_json)
-    _tell_done(on_done, destination, spec.count)
-
-
-@contextmanager
-def _telling(command: str | None, destination: str, count: int) -> Iterator[None]:
-    """Runs the user's command where the job fails; the failure is the answer, whatever the command says."""
-
-    from pipeline.hooks import run_on_done
-
-    try:
-        yield
-    except (JobFailedError, WorkerError) as error:
-        if command is not None:
-            code = run_on_done(command, state="failed", destination=destination, count=count, error=str(error))
-            if code:
-                warn(f"the --on-done command ended with {code}")
-        raise
-
-
-def _tell_done(command: str | None, destination: str, count: int) -> None:
-    """Runs the user's command after all is done. Exit code 1 where it fails: nothing of the data is lost by that."""
-
-    from pipeline.hooks import run_on_done
-
-    if command is None:
-        return
-    code = run_on_done(command, state="done", destination=destination, count=count)
-    if code:
-        warn(f"the dataset is whole, but the --on-done command ended with {code}")
-        raise click.exceptions.Exit(1)
-
-
-@click.command(
-    "extend",
-    epilog=examples(
-        "noisemill extend out --count 100k",
-        "noisemill extend s3://bucket/clothes --count 2M --redis redis://host:6379/0",
-    ),
-)
-@click.argument("destination", metavar="DEST")
-@click.option("--count", "-n", type=Count(), required=True, help="How many samples it is to have in all.")
-@_local_workers_option
-@device_option
-@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
-@redis_option
-@json_option
-def extend_command(
-    destination: str,
-    count: int,
-    workers: int | None,
-    device: str,
-    dry_run: bool,
-    redis_url: str | None,
-    as_json: bool,
-) -> None:
-    """Make a dataset larger: only the new samples, and the last shard again where it was not full.
-
-    With --redis or NOISEMILL_REDIS_URL the job is queued there, and the old one cancelled if it is still going; else
-    the samples are made here and now. Interrupted, `resume` or the same command makes what is missing.
-    """
-
-    from pipeline.cli.progress import job_progress
-    from pipeline.extending import extend, plan_extension
-    from pipeline.queueing import JobHandle
-
-    plan = plan_extension(destination, count)
-    if dry_run:
-        _print_extension(plan, as_json)
-        return
-    if names_redis(redis_url):
-        handle = extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0)
-        assert isinstance(handle, JobHandle)
-        _print_queued(handle, as_json)
-        return
-    started = time.monotonic()
-    with interruptible(_resuming(plan.destination)), job_progress() as progress:
-        job = extend(plan.destination, count, here=True, workers=workers or 1, device=device, watcher=progress.show)
-    assert not isinstance(job, JobHandle)
-    _print_result(plan.destination, job, time.monotonic() - started, as_json)
-
-
-def _resuming(destination: str) -> str:
-    return f"'noisemill resume {shlex.quote(destination)}' makes what is missing"
-
-
-def _print_queued(handle: JobHandle, as_json: bool) -> None:
-    if handle.warning:
-        warn(handle.warning)
-    if as_json:
-        print_json({**handle.status().as_json(), "warning": handle.warning})
-    else:
-        click.echo(handle.id)
-
-
-def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
-    if as_json:
-        print_json(sizing.as_json())
-        return
-    click.echo(f"{sizing.count:,} samples in {sizing.shards:,} shards of up to {sizing.shard_size:,}")
-    click.echo(f"{'about' if sizing.estimated else 'exactly'} {size(sizing.size_bytes)} ({sizing.size_bytes:,} bytes)")
-    if sizing.seconds is not None:
-        click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
-    elif queued:
-        click.echo("how long: no worker is up that could tell")
-
-
-def _print_extension(plan: Extension, as_json: bool) -> None:
-    if as_json:
-        print_json(plan.as_json())
-        return
-    if not plan.samples_to_make:
-        click.echo(f"{plan.destination}: all {plan.count:,} samples are there: nothing to make")
-        return
-    click.echo(
-        f"{plan.samples_to_make:,} samples to make in {plan.shards - plan.shards_kept:,} shards; "
-        f"{plan.shards_kept:,} shards stay as they are"
-    )
-    how = "about" if plan.estimated else "exactly"
-    click.echo(f"{plan.count:,} samples in all, {how} {size(plan.size_bytes)} ({plan.size_bytes:,} bytes)")
-
-
-def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
-    """Where the data is, its totals, its rate and what bounded it."""
-
-    from pipeline.dataset import Dataset
-
-    dataset = Dataset(destination)
-    manifest = dataset.manifest()
-    assert manifest is not None
-    made = job.count - job.samples_found if job else 0
-    preview = f"{destination}/{shards.PREVIEW}" if dataset.store.exists(shards.PREVIEW) else None
-    if as_json:
-        result = {
-            "destination": destination,
-            "count": manifest.count,
-            "shards": manifest.shards,
-            "size_bytes": manifest.size_bytes,
-            "made": made,
-            "seconds": round(elapsed_s, 3),
-            "rate": job.rate if job else None,
-            "verdict": job.verdict if job else None,
-            "preview": preview,
-            "job": job.as_json() if job else None,
-        }
-        print_json(result)
-        return
-    click.echo(f"{manifest.count:,} samples in {manifest.shards:,} shards, {size(manifest.size_bytes)}: {destination}")
-    if job is None:
-        click.echo("all of it was there already")
-    elif made == 0:
-        click.echo("all samples were there already; only the last step was missing")
-    else:
-        share = f" ({made:,} made now)" if made != manifest.count else ""
-        bound = f", {job.verdict}" if job.verdict else ""
-        click.echo(f"{rate(job.rate)}{share}{bound}; {duration(elapsed_s)} in all")
-    if preview:
-        click.echo(f"contact sheet: {preview}")
-
-
 def _print_status(job: Job) -> None:
     click.echo(f"{job.id}: {job.state}")
     facts = [
@@ -484,5 +159,4 @@ def _print_status(job: Job) -> None:
     facts += [("will be retried", message) for message in job.errors[:3] if job.live]
     if job.leases_lost:
         facts.append(("leases lost", str(job.leases_lost)))
-    for name, value in facts:
-        click.echo(f"  {name + ':':<16}{value}")
+    print_facts(facts)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.counts import MAX_BATCH, MAX_SEED, parse_count
+from pipeline.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
 from pipeline.errors import UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -125,41 +125,46 @@ device_option = click.option(
     metavar="auto|cpu|gpu:N",
     help="What to compute on; auto takes the first GPU, else the CPU.",
 )
-sharing_option = click.option(
-    "--workers", "--parallel", "workers", type=Whole(1, 1024), help="Most workers that share the job at a time."
-)
-priority_option = click.option(
-    "--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."
-)
-webhook_option = click.option(
-    "--webhook", type=Webhook(), metavar="URL", help="Called when the job is done, has failed or was cancelled."
-)
 
 
-_option = click.option
+def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Options that several commands have, in the order in which their help shows them."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
+_option = click.option
 
+#: What a job is made of; the same for `generate`, `submit` and `schedule add`.
+job_options = together(
+    _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
+    _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="The same seed, the same samples."),
+    _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
+    _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
+    _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
+    _option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]"),
+    _option("--labels", metavar="PLAN", help=_LABELS_HELP),
+    _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
+    _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
+    _option(
+        "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
+    ),
+    _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
+)
 
-def job_options(command: _Command) -> _Command:
-    """What a job is made of; the same for `generate` and `submit`."""
-    options = [
-        _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
-        _option(
-            "--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="The same seed, the same samples."
-        ),
-        _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
-        _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
-        _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
-        _option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]"),
-        _option("--labels", metavar="PLAN", help=_LABELS_HELP),
-        _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
-        _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
-        _option(
-            "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
-        ),
-        _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_SHARING_HELP = "Most workers that share the job at a time."
+_WEBHOOK_HELP = "Called when the job is done, has failed or was cancelled."
+
+#: How a job is queued; the same for `submit` and `schedule add`.
+queueing_options = together(
+    _option("--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help=_SHARING_HELP),
+    _option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."),
+    _option("--webhook", type=Webhook(), metavar="URL", help=_WEBHOOK_HELP),
+)

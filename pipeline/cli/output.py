@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     widths = [max(len(row[position]) for row in [columns, *rows]) for position in range(len(columns))]
     for row in [columns, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """What is known of one thing, a line each on stdout."""
+    for name, value in facts:
+        click.echo(f"  {name + ':':<16}{value}")
 
 
 def write_file(path: Path, data: bytes) -> None:

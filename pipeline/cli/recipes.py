@@ -14,6 +14,7 @@ import click
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, examples, json_option, redis_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
+from pipeline.counts import MAX_WORKERS
 from pipeline.settings import names_redis
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 @click.option("--generator", metavar="REF", help="The generator, where it is not where the recipe says.")
 @click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, where the recipe does not hold them.")
 @click.option("--labels", metavar="FILE", help="The labels of the dataset, where the recipe does not hold them.")
-@click.option("--workers", "--parallel", "workers", type=click.IntRange(1, 1024), help="Workers.  [default: 1]")
+@click.option("--workers", "--parallel", "workers", type=click.IntRange(1, MAX_WORKERS), help="Workers.  [default: 1]")
 @device_option
 @redis_option
 @json_option

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from pipeline.cli.options import examples, json_option
-from pipeline.cli.output import print_json, warn
+from pipeline.cli.generators import known_generator
+from pipeline.cli.options import examples, json_option, together
+from pipeline.cli.output import print_json, write_file
 from pipeline.counts import MAX_SEED
 from pipeline.errors import UsageError
-from pipeline.generators import Generator, find_generator
+from pipeline.generators import Generator
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+#: What makes a file's bytes of samples, their generator and a title.
+_Encoder = Callable[[Any, Generator, str], bytes]
 
-
-def _draw_options(command: _Command) -> _Command:
-    options = [
-        click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the job."),
-        click.option("--label", metavar="K", help="Class, by number or name.  [default: the one of plan `balanced`]"),
-        click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_draw_options = together(
+    click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the job."),
+    click.option("--label", metavar="K", help="Class, by number or name.  [default: the one of plan `balanced`]"),
+    click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
+)
 
 
 @click.command("sample", epilog=examples("noisemill sample fashion --index 7 --output boot.png"))
@@ -66,12 +64,13 @@ def sample_command(
     # numpy, which the help does not need.
     from pipeline.sampling import draw
 
-    found = _found(generator)
-    write = _writer(output, (".png", ".npy", ".html"))
+    found = known_generator(generator)
+    encode = _encoder(output, (".png", ".npy", ".html")) if output is not None else None
     drawn = draw(found, index, seed=seed, label=label, noise=noise)
     sample, name = drawn.samples[0], _class_name(found, drawn.labels)
-    if write is not None:
-        write(sample, found, f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else ""))
+    title = f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else "")
+    if output is not None and encode is not None:
+        write_file(output, encode(sample, found, title))
     if as_json:
         print_json(
             {
@@ -91,8 +90,7 @@ def sample_command(
         return
     if output is None:
         _show(sample, found)
-    told = f", {name}" if name else ""
-    click.echo(str(output) if output else f"{found.name}, seed {seed}, sample {index}{told}")
+    click.echo(str(output) if output else title)
 
 
 @click.command("interpolate", epilog=examples("noisemill interpolate fashion 3 14 --steps 9 --output way.png"))
@@ -117,19 +115,11 @@ def interpolate_command(
     # numpy, which the help does not need.
     from pipeline.sampling import interpolate
 
-    found = _found(generator)
-    write = _writer(output, (".png", ".npy"))
-    assert write is not None
+    found = known_generator(generator)
+    encode = _encoder(output, (".png", ".npy"))
     drawn = interpolate(found, first, last, steps, seed=seed, label=label, noise=noise)
-    write(drawn.samples, found, "")
+    write_file(output, encode(drawn.samples, found, ""))
     click.echo(str(output))
-
-
-def _found(reference: str) -> Generator:
-    found = find_generator(reference)
-    for note in found.structure.notes:
-        warn(f"{found.name}: {note}")
-    return found
 
 
 def _class_name(generator: Generator, labels: tuple[int, ...] | None) -> str | None:
@@ -143,36 +133,31 @@ def _show(sample: Any, generator: Generator) -> None:
     click.echo(heatmap.text(sample, generator.interface.value_range, shutil.get_terminal_size().columns))
 
 
-def _writer(output: Path | None, suffixes: tuple[str, ...]) -> Callable[[Any, Generator, str], None] | None:
-    """How to write to this file; asked before anything is computed."""
-    if output is None:
-        return None
+def _encoder(output: Path, suffixes: tuple[str, ...]) -> _Encoder:
+    """What makes this file's bytes; asked before anything is computed."""
     if output.suffix not in suffixes:
         raise UsageError(f"output {str(output)!r} must end in {', '.join(suffixes)}")
     if not os.path.isdir(output.absolute().parent):
         raise UsageError(f"output {str(output)!r}: there is no folder {str(output.parent)!r}")
-    writers: dict[str, Callable[[Path, Any, Generator, str], None]] = {
-        ".png": _write_png,
-        ".npy": _write_npy,
-        ".html": _write_html,
-    }
-    return lambda samples, generator, title: writers[output.suffix](output, samples, generator, title)
+    return {".png": _png, ".npy": _npy, ".html": _html}[output.suffix]
 
 
-def _write_png(output: Path, samples: Any, generator: Generator, title: str) -> None:
+def _png(samples: Any, generator: Generator, _title: str) -> bytes:
     from pipeline import heatmap  # numpy and Pillow, which the help does not need.
 
     one = samples.ndim == len(generator.interface.sample_shape)
-    output.write_bytes((heatmap.png if one else heatmap.strip)(samples, generator.interface.value_range))
+    return (heatmap.png if one else heatmap.strip)(samples, generator.interface.value_range)
 
 
-def _write_npy(output: Path, samples: Any, generator: Generator, title: str) -> None:
+def _npy(samples: Any, _generator: Generator, _title: str) -> bytes:
     import numpy as np  # Which the help does not need.
 
-    np.save(output, samples)
+    file = io.BytesIO()
+    np.save(file, samples)
+    return file.getvalue()
 
 
-def _write_html(output: Path, samples: Any, generator: Generator, title: str) -> None:
+def _html(samples: Any, generator: Generator, title: str) -> bytes:
     from pipeline import heatmap  # numpy and Pillow, which the help does not need.
 
-    output.write_text(heatmap.html(samples, generator.interface.value_range, title), encoding="utf-8")
+    return heatmap.html(samples, generator.interface.value_range, title).encode()

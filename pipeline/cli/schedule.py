@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import (
-    Whole,
-    examples,
-    job_options,
-    json_option,
-    priority_option,
-    redis_option,
-    sharing_option,
-    webhook_option,
-)
-from pipeline.cli.output import print_json, print_table, warn
+from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
+from pipeline.cli.output import print_facts, print_json, print_table, warn
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -72,9 +63,7 @@ def schedule_command() -> None:
 )
 @click.option("--replace", "replacing", is_flag=True, help="Take the place of the schedule of this name.")
 @job_options
-@sharing_option
-@priority_option
-@webhook_option
+@queueing_options
 @redis_option
 @json_option
 def add_command(
@@ -173,8 +162,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(schedule, book, history=True))
         return
-    for fact, value in _facts(schedule, book):
-        click.echo(f"  {fact + ':':<16}{value}")
+    print_facts(_facts(schedule, book))
     rows = [
         [
             str(run.number),

@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate, warn
+from pipeline.counts import MAX_WORKERS
 from pipeline.errors import UsageError
 from pipeline.fleet_config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.generators import find_generator
@@ -81,7 +82,7 @@ def worker_command(generator: str, **options: Any) -> None:
     "up", epilog=examples("noisemill up fashion --output-root /data", "noisemill up --config noisemill.toml")
 )
 @click.argument("generator", required=False)
-@click.option("--workers", type=Whole(1, 1024), help="How many.  [default: one per GPU, else one]")
+@click.option("--workers", type=Whole(1, MAX_WORKERS), help="How many.  [default: one per GPU, else one]")
 @click.option("--scheduler", is_flag=True, help="Run the scheduler as well.")
 @click.option(
     "--per-gpu",

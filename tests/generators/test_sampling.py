@@ -86,6 +86,14 @@ def test_wrong_usage(tmp_path, arguments, reason):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.npy", "x.html"])
+def test_a_full_disk_is_told_in_a_line(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    done = noisemill("sample", MODEL, "-o", name, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"noisemill: {name} cannot be written: No space left on device\n"
+
+
 def test_nan_is_never_shown(tmp_path):
     import keras
 

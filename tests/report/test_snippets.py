@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cli.jobs import generate_command
+from pipeline.cli.making import generate_command
 from pipeline.generators import find_generator
 from pipeline.request import JobRequest
 from pipeline.snippets import checking, making, reading, recipe
