@@ -348,6 +348,11 @@ class Ledger:
                 found.append(_damaged_job(job_id, str(error)))
         return found
 
+    def job_count(self) -> int:
+        """How many jobs the ledger knows; reads none of them."""
+        with self._talk():
+            return self._redis.zcard(self._key("jobs"))
+
     def live_jobs(self) -> list[str]:
         """Ids of the jobs that can be worked on."""
         with self._talk():

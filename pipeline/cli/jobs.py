@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import examples, json_option, redis_option
+from pipeline.cli.options import Whole, examples, json_option, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, rate, warn
 from pipeline.errors import JobFailedError
 from pipeline.settings import load_settings
@@ -18,19 +18,27 @@ from pipeline.settings import load_settings
 if TYPE_CHECKING:
     from pipeline.ledger import Job
 
+#: Most jobs that are listed: a ledger of them all fits in no server's memory.
+_MOST_JOBS = 10_000_000
+
 #: How often `watch` looks, seconds.
 _POLL_S = 0.5
 
 
 @click.command("jobs", epilog=examples("noisemill jobs --redis redis://host:6379/0"))
+@click.option("--limit", type=Whole(1, _MOST_JOBS), default=50, show_default=True, help="List at most so many.")
 @redis_option
 @json_option
-def jobs_command(redis_url: str | None, as_json: bool) -> None:
+def jobs_command(limit: int, redis_url: str | None, as_json: bool) -> None:
     """List jobs, the latest first."""
 
     from pipeline.ledger import Ledger
 
-    found = Ledger(load_settings(redis_url=redis_url)).jobs()
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    found = ledger.jobs(latest=limit)
+    known = ledger.job_count()
+    if known > limit:
+        warn(f"these are the latest {limit:,} of {known:,} jobs: --limit shows more")
     if as_json:
         print_json([job.as_json() for job in found])
         return

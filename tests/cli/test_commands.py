@@ -22,6 +22,7 @@ from pipeline.cli import noisemill
 from pipeline.generators import find_generator
 from pipeline.latents import latents
 from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.redis_connection import connect
 from pipeline.settings import Settings
 from pipeline.version import VERSION
 from tests.cli.conftest import TINY
@@ -181,6 +182,19 @@ def test_jobs(run: Run, redis: Settings, tmp_path: Path):
     header, *rows = outcome.out.splitlines()
     assert header.split() == ["JOB", "STATE", "SAMPLES", "RATE", "PRIORITY", "SCHEDULE", "DESTINATION"]
     assert rows[0].split() == [second, "queued", "0/100", "-", "0", "-", os.path.realpath(tmp_path / "two")]
+
+
+def test_jobs_reads_only_what_it_shows(run: Run, redis: Settings, tmp_path: Path):
+    first, second, third = (_submit(run, tmp_path / name) for name in ("one", "two", "three"))
+    # A job whose entry is gone leaves the list when it is read.
+    connect(redis.redis_url).delete(f"{redis.key_prefix}:job:{first}")
+    outcome = run("jobs", "--limit", "2", "--json")
+    assert [job["id"] for job in json.loads(outcome.out)] == [third, second]
+    assert (outcome.code, outcome.err) == (0, "noisemill: these are the latest 2 of 3 jobs: --limit shows more\n")
+    assert Ledger(redis).job_count() == 3
+    outcome = run("jobs", "--limit", "3")
+    assert (len(outcome.out.splitlines()), outcome.err) == (1 + 2, "")
+    assert Ledger(redis).job_count() == 2
 
 
 def test_status(run: Run, redis: Settings, tmp_path: Path):
