@@ -19,6 +19,9 @@ MAX_SHARD_SIZE = 10**7
 #: Most workers of one job, and most that are started on one machine.
 MAX_WORKERS = 1024
 
+#: Most datasets that a schedule can keep.
+MAX_KEPT = 100_000
+
 #: Block numbers fill one word too.
 MAX_COUNT = 10**12
 

@@ -7,19 +7,15 @@ Run r of a schedule uses the seed after that of run r - 1. Streams of different 
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.counts import MAX_SEED
 from pipeline.errors import LedgerError, UsageError, shown
-from pipeline.generators import find_generator
-from pipeline.recurrence import Recurrence, parse_recurrence
-from pipeline.request import JobRequest
+from pipeline.recurrence import Recurrence
 from pipeline.stores import normalise
 
 #: Version of what is kept of a schedule; a reader refuses a newer one.
@@ -28,16 +24,12 @@ SCHEDULE_VERSION = 1
 #: States in which a run stands in the way of the next.
 GOING_STATES = ("waiting", "queued", "running")
 
-#: Most datasets that `--keep` can name.
-MOST_KEPT = 100_000
-
 #: A run that is later than this counts as missed, seconds.
 MISSED_S = 60.0
 
-_PLACEHOLDERS = ("date", "time", "run")
 
-#: How many runs ahead a template is tried, to see whether their destinations differ.
-_TRIED = 1000
+class UnreadableScheduleError(LedgerError):
+    """What Redis holds of a schedule is malformed, or a newer noisemill's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +91,17 @@ class Schedule:
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
-        """The schedule that `to_json` wrote. Raises LedgerError where it is malformed, or of a newer noisemill."""
-        try:
+        """The schedule that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a schedule", text):
             data = json.loads(text)
             if data["version"] > SCHEDULE_VERSION:
-                raise LedgerError(f"schedule {data['name']!r} was written by a newer noisemill: upgrade")
+                raise UnreadableScheduleError(f"schedule {data['name']!r} was written by a newer noisemill: upgrade")
             schedule = cls(**{**data, "recurrence": Recurrence(**data["recurrence"])})
             _check_record(schedule)
             schedule.recurrence.next_after(schedule.since)
             if not isinstance(schedule.request.get("seed", 0), int) or not all(map(str.isidentifier, schedule.request)):
                 raise ValueError("the request")
             return schedule
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
-            raise LedgerError(f"Redis holds a schedule that is malformed: {shown(text)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +133,10 @@ class Run:
     #: Whether every hash was right when it was done; None where that was not looked at.
     verified: bool | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`, without what is the steward's own."""
+        return {name: value for name, value in asdict(self).items() if name not in ("placed", "spec_sha256")}
+
     @property
     def going(self) -> bool:
         """Whether it has not ended."""
@@ -154,13 +148,11 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str) -> Run:
-        """The run that `to_json` wrote. Raises LedgerError where it is malformed."""
-        try:
+        """The run that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a run of a schedule", text):
             run = cls(**json.loads(text))
             _check_record(run)
             return run
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise LedgerError(f"Redis holds a run of a schedule that is malformed: {shown(text)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +165,30 @@ class Skipped:
     times: int
     reason: str
 
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
     @classmethod
     def from_json(cls, text: str) -> Skipped:
-        """What was written with `asdict`. Raises LedgerError where it is malformed."""
-        try:
+        """The moment that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a skipped moment", text):
             skipped = cls(**json.loads(text))
             _check_record(skipped)
             return skipped
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise LedgerError(f"Redis holds a skipped moment that is malformed: {shown(text)}") from error
+
+
+@contextmanager
+def _distrust(what: str, text: str) -> Iterator[None]:
+    """Whatever a record in Redis leads to while it is read: the user hears that it is malformed."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
+        raise UnreadableScheduleError(f"Redis holds {what} that is malformed: {shown(text)}") from error
 
 
 #: What the fields of records in Redis can be; whoever can write there can put anything.
@@ -210,87 +217,3 @@ def _check_record(record: Any) -> bool:
         if not _CHECKS[str(each.type)](getattr(record, each.name)):
             raise ValueError(f"{each.name} cannot be")
     return True
-
-
-def new_schedule(
-    *,
-    name: str,
-    generator: str,
-    destination: str,
-    request: Mapping[str, Any],
-    cron: str | None = None,
-    every: str | None = None,
-    timezone: str | None = None,
-    now: float,
-    **options: Any,
-) -> Schedule:
-    """A schedule that has been checked as far as it can be before its first run.
-
-    `request` holds the options of `JobRequest`, the others are `Schedule`'s. Raises UsageError for what cannot be
-    used, in the schedule or in the job.
-    """
-    check_name(name)
-    recurrence = parse_recurrence(cron, every, timezone, now)
-    place = check_template(destination, recurrence, now)
-    chosen = {option: value for option, value in request.items() if value is not None}
-    if "latents" in chosen:
-        raise UsageError("--latents would make each run the same samples: give --seed, which runs count up from")
-    found = find_generator(generator)
-    JobRequest(**chosen).resolve(found)
-    if os.path.isfile(str(chosen.get("labels", ""))):
-        # Runs are asked for elsewhere, from another folder.
-        chosen["labels"] = str(Path(chosen["labels"]).resolve())
-    return Schedule(
-        name=name,
-        generator=found.reference,
-        destination=place,
-        recurrence=recurrence,
-        request=chosen,
-        added_at=now,
-        since=now,
-        **options,
-    )
-
-
-def check_name(name: str) -> str:
-    """The name of a schedule. Raises UsageError unless it is short and plain."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise UsageError(
-            f"name {shown(name)} cannot be used: use up to 64 letters, digits, '.', '_' and '-', no sign first"
-        )
-    return name
-
-
-def check_template(template: str, recurrence: Recurrence, now: float) -> str:
-    """The normalised form of a destination with placeholders.
-
-    Raises UsageError for an unknown placeholder, `..`, or where two runs would go to the same place.
-    """
-    found = re.findall(r"\{([^{}]*)\}", template)
-    unknown = [name for name in found if name not in _PLACEHOLDERS]
-    if unknown or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", template)):
-        raise UsageError(
-            f"destination {shown(template)} has {shown('{' + unknown[0] + '}') if unknown else 'a brace alone'}: "
-            "known are {date}, {time} and {run}"
-        )
-    if ".." in template.split("/"):
-        raise UsageError(f"destination {shown(template)} has '..' in it: write where the runs go without it")
-    place = normalise(template)
-    if place.count("{") != template.count("{"):
-        raise UsageError(f"destination {shown(template)}: placeholders stand in the names of folders alone")
-    _check_distinct(place, recurrence, now)
-    return place
-
-
-def _check_distinct(place: str, recurrence: Recurrence, now: float) -> None:
-    if "{run}" in place:
-        return
-    probe = Schedule(name="probe", generator="", destination=place, recurrence=recurrence, added_at=now, since=now)
-    seen: set[str] = set()
-    moment = now
-    for _ in range(_TRIED):
-        moment = recurrence.next_after(moment)
-        destination = probe.destination_of(1, moment)
-        if destination in seen:
-            raise UsageError(f"runs of this schedule would go to {destination} more than once: put {{run}} into it")
-        seen.add(destination)

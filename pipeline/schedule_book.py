@@ -15,17 +15,16 @@ schedule meanwhile, one comes first, and the other sees it.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from redis.client import Pipeline
 
-from pipeline.errors import LedgerError, UsageError, shown
+from pipeline.errors import UsageError, shown
 from pipeline.redis_connection import connect, redis_errors
-from pipeline.schedule import MISSED_S, Run, Schedule, Skipped
+from pipeline.schedule import MISSED_S, Run, Schedule, Skipped, UnreadableScheduleError
 from pipeline.settings import Settings
 
 #: Ended runs and skipped moments that are remembered. Datasets among which `keep` chooses are never forgotten.
@@ -84,17 +83,17 @@ class ScheduleBook:
         return Schedule.from_json(str(text))
 
     def schedules(self, unreadable: list[str] | None = None) -> list[Schedule]:
-        """All of them, by name. What is wrong with one that cannot be read goes to `unreadable`, or is raised."""
+        """All of them, by name. Which one cannot be read, and why, goes to `unreadable`, or is raised."""
         with self._talk():
             texts = self._redis.hgetall(self._all)
         found = []
-        for _, text in sorted(texts.items()):
+        for name, text in sorted(texts.items()):
             try:
                 found.append(Schedule.from_json(str(text)))
-            except LedgerError as error:
+            except UnreadableScheduleError as error:
                 if unreadable is None:
                     raise
-                unreadable.append(str(error))
+                unreadable.append(f"schedule {shown(name)}: {error}")
         return found
 
     def pause(self, name: str) -> Schedule:
@@ -264,7 +263,7 @@ class ScheduleBook:
         if before is not None and before.reason == reason:
             skipped = replace(before, until=due_at, times=before.times + 1)
             pipe.lpop(self._skipped(name))
-        pipe.lpush(self._skipped(name), json.dumps(asdict(skipped)))
+        pipe.lpush(self._skipped(name), skipped.to_json())
         pipe.ltrim(self._skipped(name), 0, _REMEMBERED - 1)
         return skipped
 
@@ -325,14 +324,14 @@ def _to_forget(schedule: Schedule, runs: list[Run]) -> list[Run]:
 
 
 def _number(text: str | bytes | None, kind: type[_Number]) -> _Number:
-    """A number that is kept of a schedule, 0 where there is none. Raises LedgerError for what is none."""
+    """A number that is kept of a schedule, 0 where there is none. Raises UnreadableScheduleError for what is none."""
     try:
         number = kind(text or 0)
         if 0 <= number < 2**53:
             return number
     except ValueError:
         pass
-    raise LedgerError(f"Redis holds a number of a schedule that is malformed: {shown(str(text))}")
+    raise UnreadableScheduleError(f"Redis holds a number of a schedule that is malformed: {shown(str(text))}")
 
 
 def _in_order(texts: list[Any]) -> list[Run]:

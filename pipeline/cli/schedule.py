@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, warn
+from pipeline.counts import MAX_KEPT
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def schedule_command() -> None:
 @click.option("--cron", metavar="LINE", help='Minute, hour, day, month, day of the week; for example "0 2 * * *".')
 @click.option("--every", metavar="TIME", help="So often, from now on: 90s, 15m, 6h, 1d, 2w.")
 @click.option("--timezone", metavar="ZONE", help="Whose clock --cron, {date} and {time} go by.  [default: UTC]")
-@click.option("--keep", type=Whole(1, 100_000), help="Delete the oldest verified datasets beyond so many.")
+@click.option("--keep", type=Whole(1, MAX_KEPT), help="Delete the oldest verified datasets beyond so many.")
 @click.option(
     "--overlap",
     type=click.Choice(["skip", "queue"]),
@@ -92,7 +93,7 @@ def add_command(
     'noisemill schedule run NAME' makes one at once.
     """
 
-    from pipeline.schedule import new_schedule
+    from pipeline.schedule_request import new_schedule
 
     schedule = new_schedule(
         name=name,
@@ -117,7 +118,7 @@ def add_command(
     book.add(schedule, replacing=replacing)
     _warn_without_scheduler(book)
     if as_json:
-        print_json(_as_json(schedule, book))
+        print_json(_as_json(schedule, book.runs(schedule.name), book))
     else:
         click.echo(f"{name}: {schedule.recurrence}, next {_moment(schedule.next_run(time.time()), schedule)}")
 
@@ -126,29 +127,30 @@ def add_command(
 @redis_option
 @json_option
 def list_command(redis_url: str | None, as_json: bool) -> None:
-    """List schedules: when each is due next, and what came of its last run."""
+    """List schedules: when each is due next, and what came of its last run. Exit code 1 where one cannot be read."""
+
+    from pipeline.schedule import UnreadableScheduleError
+
     book = _book(redis_url)
-    schedules = book.schedules()
+    unreadable: list[str] = []
+    listed: list[tuple[Schedule, list[Run]]] = []
+    for schedule in book.schedules(unreadable):
+        try:
+            listed.append((schedule, book.runs(schedule.name)))
+        except UnreadableScheduleError as error:
+            unreadable.append(f"schedule {schedule.name!r}: {error}")
     if as_json:
-        print_json([_as_json(schedule, book) for schedule in schedules])
-        return
-    rows = []
-    for schedule in schedules:
-        last = next(reversed(book.runs(schedule.name)), None)
-        rows.append(
-            [
-                schedule.name,
-                str(schedule.recurrence),
-                _moment(schedule.next_run(time.time()), schedule, otherwise="paused"),
-                _moment(last.due_at if last else None, schedule),
-                f"run {last.number} {last.state}" if last else "-",
-                schedule.destination,
-            ]
-        )
-    columns = ["SCHEDULE", "WHEN", "NEXT", "LAST", "STATE", "DESTINATION"]
-    print_table(columns, rows, empty="no schedules: add one with 'noisemill schedule add'")
-    if rows:
-        _warn_without_scheduler(book)
+        print_json([_as_json(schedule, runs, book) for schedule, runs in listed])
+    elif listed or not unreadable:
+        columns = ["SCHEDULE", "WHEN", "NEXT", "LAST", "STATE", "DESTINATION"]
+        rows = [_row(schedule, runs) for schedule, runs in listed]
+        print_table(columns, rows, empty="no schedules: add one with 'noisemill schedule add'")
+        if rows:
+            _warn_without_scheduler(book)
+    for problem in unreadable:
+        warn(problem)
+    if unreadable:
+        raise click.exceptions.Exit(1)
 
 
 @schedule_command.command("show", epilog=examples("noisemill schedule show nightly"))
@@ -159,8 +161,10 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
     """Show a schedule and its history: runs, and times at which nothing was made."""
     book = _book(redis_url)
     schedule = book.get(name)
+    runs, skipped = book.runs(name), book.skipped(name)
     if as_json:
-        print_json(_as_json(schedule, book, history=True))
+        history = {"runs": [run.as_json() for run in runs], "skipped": [one.as_json() for one in skipped]}
+        print_json({**_as_json(schedule, runs, book), **history})
         return
     print_facts(_facts(schedule, book))
     rows = [
@@ -173,15 +177,15 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
             run.job or "-",
             run.destination + (f"  {run.error}" if run.error else ""),
         ]
-        for run in book.runs(name)[-_TOLD:]
+        for run in runs[-_TOLD:]
     ]
     click.echo()
     print_table(["RUN", "DUE", "STATE", "SAMPLES", "SEED", "JOB", "DESTINATION"], rows, empty="no runs yet")
-    skipped = book.skipped(name)[-_TOLD:]
     if skipped:
         click.echo()
         rows = [
-            [_moment(one.due_at, schedule), _moment(one.until, schedule), str(one.times), one.reason] for one in skipped
+            [_moment(one.due_at, schedule), _moment(one.until, schedule), str(one.times), one.reason]
+            for one in skipped[-_TOLD:]
         ]
         print_table(["SKIPPED FROM", "TO", "TIMES", "BECAUSE"], rows, empty="")
 
@@ -219,7 +223,7 @@ def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
     run = book.fire_by_hand(name, time.time())
     _warn_without_scheduler(book)
     if as_json:
-        print_json(_run_as_json(run))
+        print_json(run.as_json())
     else:
         click.echo(f"{name}: run {run.number} goes to {run.destination}")
 
@@ -251,7 +255,7 @@ def _warn_without_scheduler(book: ScheduleBook) -> None:
 
 def _print_change(schedule: Schedule, book: ScheduleBook, told: str, as_json: bool) -> None:
     if as_json:
-        print_json(_as_json(schedule, book))
+        print_json(_as_json(schedule, book.runs(schedule.name), book))
     else:
         click.echo(f"{schedule.name}: {told}")
 
@@ -291,13 +295,22 @@ def _facts(schedule: Schedule, book: ScheduleBook) -> list[tuple[str, str]]:
     ]
 
 
-def _as_json(schedule: Schedule, book: ScheduleBook, *, history: bool = False) -> dict[str, Any]:
-    from dataclasses import asdict
+def _row(schedule: Schedule, runs: list[Run]) -> list[str]:
+    last = runs[-1] if runs else None
+    return [
+        schedule.name,
+        str(schedule.recurrence),
+        _moment(schedule.next_run(time.time()), schedule, otherwise="paused"),
+        _moment(last.due_at if last else None, schedule),
+        f"run {last.number} {last.state}" if last else "-",
+        schedule.destination,
+    ]
 
+
+def _as_json(schedule: Schedule, runs: list[Run], book: ScheduleBook) -> dict[str, Any]:
     from pipeline.hooks import shown_webhook
 
-    runs = book.runs(schedule.name)
-    document: dict[str, Any] = {
+    return {
         "name": schedule.name,
         "generator": schedule.generator,
         "destination": schedule.destination,
@@ -314,19 +327,9 @@ def _as_json(schedule: Schedule, book: ScheduleBook, *, history: bool = False) -
         "catch_up": schedule.catch_up,
         "paused": schedule.paused,
         "added_at": schedule.added_at,
-        "last_run": _run_as_json(runs[-1]) if runs else None,
+        "last_run": runs[-1].as_json() if runs else None,
         "scheduler": book.scheduler(),
     }
-    if history:
-        document["runs"] = [_run_as_json(run) for run in runs]
-        document["skipped"] = [asdict(one) for one in book.skipped(schedule.name)]
-    return document
-
-
-def _run_as_json(run: Run) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {name: value for name, value in asdict(run).items() if name not in ("placed", "spec_sha256")}
 
 
 def _moment(at: float | None, schedule: Schedule, otherwise: str = "-") -> str:

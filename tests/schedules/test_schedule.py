@@ -14,7 +14,8 @@ from pipeline.counts import MAX_SEED
 from pipeline.errors import LedgerError, UsageError
 from pipeline.latents import latents, random_labels
 from pipeline.recurrence import Recurrence, parse_recurrence
-from pipeline.schedule import Schedule, check_name, check_template, new_schedule
+from pipeline.schedule import Schedule
+from pipeline.schedule_request import check_name, check_template, new_schedule
 from tests.cli.conftest import TINY
 
 NOW = datetime(2026, 11, 23, 18, 30, tzinfo=UTC).timestamp()

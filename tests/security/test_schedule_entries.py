@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from pipeline.errors import LedgerError, NoisemillError
-from pipeline.schedule import Run, Schedule, new_schedule
+from pipeline.schedule import Run, Schedule
 from pipeline.schedule_book import ScheduleBook
+from pipeline.schedule_request import new_schedule
 from pipeline.settings import Settings
 from tests.cli.running import runner
 from tests.end_to_end.fleet import TINY
@@ -51,6 +52,22 @@ def refused(
     assert "\x1b" not in outcome.err
 
 
+def lists_the_others(capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`list` shows the schedule `well`, names `ill` in one line, and exits with 1."""
+    monkeypatch.setenv("NOISEMILL_KEY_PREFIX", settings.key_prefix)
+    run = runner(capsys)
+    listed = run("schedule", "list", "--redis", settings.redis_url)
+    as_json = run("schedule", "list", "--json", "--redis", settings.redis_url)
+    assert [row.split()[0] for row in listed.out.splitlines()] == ["SCHEDULE", "well"]
+    assert [one["name"] for one in json.loads(as_json.out)] == ["well"]
+    for outcome in (listed, as_json):
+        assert outcome.code == 1
+        told = [line for line in outcome.err.splitlines() if "malformed" in line]
+        assert len(told) == 1
+        assert told[0].startswith("noisemill: schedule 'ill': Redis holds a ")
+        assert told[0].isascii()
+
+
 @pytest.mark.parametrize("field", list(Schedule.__dataclass_fields__))
 def test_a_field_of_a_schedule(book: ScheduleBook, raw: redis.Redis, field: str):
     key = f"{book.settings.key_prefix}:schedules"
@@ -86,21 +103,16 @@ def test_commands_say_so(
     for text in ("", "[", "[]", "[" * 100_000, json.dumps({**sound, "recurrence": {"cron": "61 * * * *"}}),
                  json.dumps({**sound, "recurrence": {"every_s": 0}}), json.dumps({**sound, "since": "x"})):  # fmt: skip
         raw.hset(key, "ill", text)
-        for words in (
-            ["list"],
-            ["show", "ill"],
-            ["pause", "ill"],
-            ["resume", "ill"],
-            ["run", "ill"],
-            ["list", "--json"],
-        ):
+        for words in (["show", "ill"], ["pause", "ill"], ["resume", "ill"], ["run", "ill"]):
             refused(capsys, settings, monkeypatch, *words)
+        lists_the_others(capsys, settings, monkeypatch)
     raw.hset(key, "ill", json.dumps(sound))
     runs = f"{settings.key_prefix}:schedule:ill:runs"
     run = json.loads(str(raw.hget(runs, "1")))
     for field in Run.__dataclass_fields__:
         raw.hset(runs, "1", json.dumps({**run, field: [[]]}))
         refused(capsys, settings, monkeypatch, "show", "ill")
+        lists_the_others(capsys, settings, monkeypatch)
     raw.hset(runs, "1", json.dumps(run))
     raw.lpush(f"{settings.key_prefix}:schedule:ill:skipped", "{}")
     refused(capsys, settings, monkeypatch, "show", "ill", "--json")
