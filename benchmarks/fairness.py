@@ -15,7 +15,8 @@ from benchmarks.sleeping_worker import GENERATOR
 from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.generators import find_generator
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings

@@ -20,8 +20,9 @@ from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.following import wait_for
 from pipeline.generators import find_generator
+from pipeline.job import Job
 from pipeline.launch import WorkerConfig
-from pipeline.ledger import Job, Ledger
+from pipeline.ledger import Ledger
 from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings

@@ -24,11 +24,12 @@ from pipeline.broker import Wakeups
 from pipeline.destination import prepare
 from pipeline.embedded import private_server
 from pipeline.generators import Generator
-from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.ledger import Ledger
 from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.version import VERSION
+from pipeline.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
     from workers.engine import Calibration, EngineRoom

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from benchmarks.free_generator import FreeEngine, Ready
 from pipeline.broker import Wakeups, celery_app, queue_name, read_wakeup
 from pipeline.generators import find_generator
-from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.ledger import Ledger
 from pipeline.settings import Settings, load_settings
 from pipeline.version import VERSION
+from pipeline.worker_info import WorkerInfo
 from workers.engine import Calibration
 from workers.reconciler import Reconciler
 from workers.slices import SliceWorker

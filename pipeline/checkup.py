@@ -147,7 +147,8 @@ def _workers(settings: Settings) -> _Answer:
 
 
 def _jobs(settings: Settings) -> _Answer:
-    from pipeline.ledger import Job, Ledger
+    from pipeline.job import Job
+    from pipeline.ledger import Ledger
 
     ledger = Ledger(settings)
     workers = ledger.workers()

@@ -15,8 +15,9 @@ from pipeline.errors import GeneratorError, LedgerError, UsageError, one_line
 from pipeline.following import Watcher, raise_unless_done, wait_for
 from pipeline.generators import Generator, find_generator
 from pipeline.hooks import check_webhook
+from pipeline.job import Job
 from pipeline.launch import WorkerConfig, share_cores
-from pipeline.ledger import Job, Ledger
+from pipeline.ledger import Ledger
 from pipeline.mending import withdraw_damaged
 from pipeline.queueing import JobHandle, enqueue, is_live, last_priority
 from pipeline.receipts import EngineRecord

@@ -17,7 +17,8 @@ from pipeline.dataset import Dataset
 from pipeline.destination import spec_at
 from pipeline.errors import UsageError
 from pipeline.following import Watcher, cancel_and_wait
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.queueing import JobHandle, enqueue, last_priority
 from pipeline.settings import load_settings
 from pipeline.sizing import size_up

@@ -8,8 +8,10 @@ from typing import Any
 
 from pipeline.broker import Wakeups
 from pipeline.errors import UnknownJobError
-from pipeline.ledger import Job, Ledger, WorkerInfo
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.settings import Settings
+from pipeline.worker_info import WorkerInfo
 
 #: Jobs that have ended are looked at so far back.
 _LATEST = 20

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from shlex import quote
 
 from pipeline.errors import JobFailedError, LedgerError, UnknownJobError
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 
 #: What is called with the job's state while one waits for it.
 Watcher = Callable[[Job], None]

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -21,20 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import redis
 
 from pipeline.counts import MAX_BATCH
-from pipeline.entries import DamagedEntryError, Fields, is_of_another_type, printable
+from pipeline.entries import DamagedEntryError, Fields, is_of_another_type
 from pipeline.errors import LedgerError, UnknownJobError, shown
+from pipeline.job import Job, damaged_job, read_job
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.selection import Selection
 from pipeline.settings import Settings
-from pipeline.stores import is_canonical
+from pipeline.worker_info import WorkerInfo, read_worker
 
 if TYPE_CHECKING:
     from pipeline.spec import JobSpec
-
-#: States in which a job can still be worked on.
-LIVE_STATES = ("queued", "running")
-
-_STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
 
 #: A worker that has not announced itself for so long is gone, seconds.
 WORKER_TTL_S = 20
@@ -61,138 +57,6 @@ class Claim:
     fence: str
     #: How often the shard was claimed so far, from 1; 0 for the last step.
     attempt: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as the ledger knows it."""
-
-    id: str
-    #: queued, running, done, failed or cancelled; preparing while a client enters it.
-    state: str
-    destination: str
-    generator: str
-    digest: str
-    #: Name of the schedule that asked for it; None where a person did.
-    schedule: str | None
-    priority: int
-    #: Samples and shards of the job, or of its selection.
-    count: int
-    shards: int
-    #: The shards that are to be made, such as "17,20-25"; None for all.
-    selection: str | None
-    shards_done: int
-    shards_leased: int
-    samples_done: int
-    #: Samples that lay at the destination when the job was opened.
-    samples_found: int
-    #: Samples made under leases that still run.
-    samples_in_flight: int
-    bytes_done: int
-    #: Shards that were given up, with their last error.
-    failed: Mapping[int, str]
-    #: Last errors of shards that will be tried again.
-    errors: Sequence[str]
-    #: Why the whole job failed or is held up, where no shard is to blame.
-    error: str | None
-    leases_lost: int
-    #: What the first slice settled; None before.
-    engine: str | None
-    batch: int
-    #: Unix times in seconds of the states that the job has been in.
-    queued_at: float | None
-    running_at: float | None
-    ended_at: float | None
-    #: Since when its store has done nothing but fail; None while it works.
-    held_at: float | None
-    #: When this was so, by the server's clock as the times above.
-    seen_at: float
-    #: Seconds that the stages of the mill were busy, summed over workers.
-    stage_seconds: Mapping[str, float]
-    #: What the time went into.
-    verdict: str | None
-
-    @property
-    def live(self) -> bool:
-        """Whether it can still be worked on."""
-        return self.state in LIVE_STATES or self.state == "preparing"
-
-    @property
-    def samples_made(self) -> int:
-        """Samples done or in flight."""
-        return min(self.count, self.samples_done + self.samples_in_flight)
-
-    @property
-    def rate(self) -> float | None:
-        """Samples per second since work began; None before."""
-        if self.running_at is None:
-            return None
-        elapsed = (self.ended_at or self.seen_at) - self.running_at
-        return (self.samples_made - self.samples_found) / elapsed if elapsed > 0 else None
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`: stable keys, numbers as numbers, times as Unix seconds."""
-        data = asdict(self)
-        data["failed"] = {str(shard): message for shard, message in sorted(self.failed.items())}
-        return {**data, "samples_made": self.samples_made, "rate": self.rate}
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerInfo:
-    """What a worker announces of itself."""
-
-    id: str
-    host: str
-    pid: int
-    #: Name and digest of the generator that it holds.
-    generator: str
-    digest: str
-    latent_shape: tuple[int, ...]
-    sample_shape: tuple[int, ...]
-    classes: tuple[str, ...] | None
-    #: "cpu" or "gpu:0".
-    device: str
-    #: Engine, batch and samples per second that its calibration found.
-    engine: str
-    batch: int
-    rate: float
-    #: Folders and buckets that it may write below.
-    output_roots: tuple[str, ...]
-    #: Unix time, by the worker's own clock.
-    started_at: float
-    version: str
-    #: Id of the job that it is making; None while idle.
-    job: str | None = None
-    #: What it has made since it started.
-    samples: int = 0
-    #: Messages since it started that were no wake-ups.
-    messages_refused: int = 0
-    #: For how long it has been up, seconds.
-    up_s: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
-
-    def may_write(self, destination: str) -> bool:
-        """Whether the destination lies below one of its output roots; see `output_allowed`."""
-        return output_allowed(destination, self.output_roots)
-
-
-def output_allowed(destination: str, roots: Sequence[str]) -> bool:
-    """Whether a worker with these output roots may write to a destination (both normalised).
-
-    Local folders must lie below a local root. S3 is free unless a root names a bucket. A destination with '..' in
-    it, or none that `normalise` would answer, is nobody's. Links are not looked at: where the paths are is another
-    machine's matter, and the worker resolves them when it writes.
-    """
-    if not is_canonical(destination):
-        return False
-    s3 = destination.startswith("s3://")
-    candidates = [root for root in roots if root.startswith("s3://") == s3]
-    if s3 and not candidates:
-        return True
-    return any(destination == root or destination.startswith(root.rstrip("/") + "/") for root in candidates)
 
 
 @dataclass
@@ -321,7 +185,7 @@ class Ledger:
         entry = Fields(job_id, flat)
         if not entry:
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
-        return _job(job_id, entry, *rest)
+        return read_job(job_id, entry, *rest)
 
     def spec(self, job_id: str) -> tuple[JobSpec, str]:
         """The job's spec and destination. Raises UnknownJobError."""
@@ -345,7 +209,7 @@ class Ledger:
                 with self._talk():
                     self._redis.zrem(self._key("jobs"), job_id)
             except DamagedEntryError as error:
-                found.append(_damaged_job(job_id, str(error)))
+                found.append(damaged_job(job_id, str(error)))
         return found
 
     def job_count(self) -> int:
@@ -491,7 +355,7 @@ class Ledger:
             gone = [worker_id for worker_id, text in zip(ids, texts, strict=True) if text is None]
             if gone:
                 self._redis.zrem(self._key("workers"), *gone)
-        found = [_worker(str(text)) for text in texts if text is not None]
+        found = [read_worker(str(text)) for text in texts if text is not None]
         return [worker for worker in found if worker is not None and digest in (None, worker.digest)]
 
     def server_info(self) -> dict[str, Any]:
@@ -569,94 +433,3 @@ def _batched(items: Iterable[_Item], size: int) -> Iterator[tuple[_Item, ...]]:
     rest = iter(items)
     while batch := tuple(islice(rest, size)):
         yield batch
-
-
-def _job(
-    job_id: str,
-    entry: Fields,
-    failed: Sequence[str],
-    progress: Sequence[str],
-    leased: int,
-    _retrying: int,
-    errors: Sequence[str],
-    now_ms: str,
-) -> Job:
-    state = entry.choice("state", _STATES)
-    if entry.text("id") != job_id:
-        raise entry.damaged("id", entry.text("id"))
-    stages = entry.durations("seconds_")
-    return Job(
-        id=job_id,
-        state=state,
-        destination=entry.text("destination"),
-        generator=entry.text("generator"),
-        digest=entry.text("digest"),
-        schedule=entry.text("schedule", "") or None,
-        priority=entry.whole("priority", most=9),
-        count=entry.whole("count"),
-        shards=entry.whole("shards"),
-        selection=entry.text("selection", "", longest=2**20) or None,
-        shards_done=entry.whole("shards_done"),
-        shards_leased=leased,
-        samples_done=entry.whole("samples_done"),
-        samples_found=entry.whole("samples_found", 0),
-        samples_in_flight=sum(entry.number("progress", samples) for samples in progress),
-        bytes_done=entry.whole("bytes_done", 0),
-        failed={
-            entry.number("failed", shard): printable(message)
-            for shard, message in zip(failed[::2], failed[1::2], strict=True)
-        },
-        errors=[printable(error) for error in errors],
-        error=entry.words("error"),
-        leases_lost=entry.whole("leases_lost", 0),
-        engine=entry.text("engine", "") or None,
-        batch=entry.whole("batch", 0),
-        queued_at=entry.seconds("queued_at"),
-        running_at=entry.seconds("running_at"),
-        ended_at=None if state in LIVE_STATES else entry.seconds(f"{state}_at"),
-        held_at=entry.seconds("held_at"),
-        seen_at=entry.number("seen_at", now_ms) / 1000,
-        stage_seconds=stages,
-        verdict=verdict(stages),
-    )
-
-
-def _damaged_job(job_id: str, reason: str) -> Job:
-    """What stands in a list for a job whose entry cannot be read."""
-    nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(Job)), 0)
-    absent = ("schedule", "selection", "engine", "queued_at", "running_at", "ended_at", "held_at", "verdict")
-    nothing |= dict.fromkeys(absent)
-    nothing |= {"destination": "", "generator": "", "digest": "", "failed": {}, "errors": [], "stage_seconds": {}}
-    return Job(**{**nothing, "id": printable(job_id), "state": "damaged", "error": reason})
-
-
-#: What a user is told about the stage that bounded a run.
-_BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
-
-
-def verdict(stage_seconds: Mapping[str, float]) -> str | None:
-    """What the time went into: the busiest stage, in a word; None where nothing was measured."""
-    known = {stage: seconds for stage, seconds in stage_seconds.items() if stage in _BOUND}
-    return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None
-
-
-def _worker(text: str) -> WorkerInfo | None:
-    """What a worker announced; None where it is none that a worker would write. A newer one's fields are left out."""
-    try:
-        data = json.loads(text)
-        known = {field.name: data[field.name] for field in fields(WorkerInfo) if field.name in data}
-        for name in ("latent_shape", "sample_shape", "output_roots"):
-            known[name] = tuple(known[name])
-        known["classes"] = tuple(known["classes"]) if known["classes"] else None
-        worker = WorkerInfo(**known)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    texts = (worker.id, worker.host, worker.generator, worker.digest, worker.device, worker.engine, worker.version)
-    numbers = (worker.batch, worker.rate, worker.started_at, worker.samples, worker.messages_refused)
-    words: list[Any] = [*texts, *worker.output_roots, *(worker.classes or ()), worker.job or ""]
-    is_sound = (
-        all(isinstance(word, str) and word.isprintable() for word in words)
-        and all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers)
-        and all(type(size) is int for size in (worker.pid, *worker.latent_shape, *worker.sample_shape))
-    )
-    return worker if is_sound else None

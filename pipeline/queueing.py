@@ -12,7 +12,8 @@ from pipeline.dataset import Dataset
 from pipeline.destination import difference
 from pipeline.errors import DatasetError, DestinationOccupiedError, UnknownJobError
 from pipeline.following import Watcher, raise_unless_done, wait_for
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.receipts import EngineRecord
 from pipeline.selection import Selection
 from pipeline.settings import Settings

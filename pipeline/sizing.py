@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.formats.stored_png import MOST_STORED_BYTES, StoredPng
-from pipeline.ledger import WorkerInfo
 from pipeline.spec import JobSpec
+from pipeline.worker_info import WorkerInfo
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _LABEL_BYTES = 4

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge
 
-from pipeline.ledger import WorkerInfo
+from pipeline.worker_info import WorkerInfo
 
 STAGES = ("noise", "predict", "encode", "write")
 

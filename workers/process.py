@@ -16,9 +16,10 @@ from pipeline.broker import Wakeups
 from pipeline.errors import LedgerError, NoisemillError, one_line
 from pipeline.generators import find_generator
 from pipeline.launch import RUN_FOLDER_VARIABLE, WorkerConfig
-from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.ledger import Ledger
 from pipeline.settings import load_settings
 from pipeline.version import VERSION
+from pipeline.worker_info import WorkerInfo
 from workers import metrics
 from workers.intake import messages_refused
 from workers.slices import SliceWorker

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pipeline.broker import Wakeups
 from pipeline.entries import DamagedEntryError
 from pipeline.errors import NoisemillError, UnknownJobError, one_line
-from pipeline.ledger import Ledger, WorkerInfo
+from pipeline.ledger import Ledger
+from pipeline.worker_info import WorkerInfo
 
 log = logging.getLogger("noisemill")
 

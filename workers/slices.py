@@ -28,13 +28,15 @@ from pipeline.errors import (
     shown,
 )
 from pipeline.finishing import finish_dataset
-from pipeline.ledger import LIVE_STATES, Claim, Ledger, WorkerInfo
+from pipeline.job import LIVE_STATES
+from pipeline.ledger import Claim, Ledger
 from pipeline.receipts import Receipt, Statistics
 from pipeline.settings import Settings
 from pipeline.spec import JobSpec
 from pipeline.stores import is_canonical, normalise, open_store
 from pipeline.stores.store import StoredFile
 from pipeline.verification import damaged_inputs
+from pipeline.worker_info import WorkerInfo
 from workers import metrics
 from workers.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
 from workers.logs import about

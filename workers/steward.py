@@ -15,7 +15,8 @@ from pipeline.dataset import Dataset
 from pipeline.destination import prepare, read_spec
 from pipeline.errors import DatasetError, DestinationOccupiedError, LedgerError, NoisemillError, StoreError, shown
 from pipeline.generators import find_generator
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.queueing import enqueue
 from pipeline.removal import remove_dataset
 from pipeline.request import JobRequest

@@ -16,7 +16,7 @@ from pipeline.errors import JobFailedError
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.ledger import Job
+    from pipeline.job import Job
 
 #: Most jobs that are listed: a ledger of them all fits in no server's memory.
 _MOST_JOBS = 10_000_000

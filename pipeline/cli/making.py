@@ -35,9 +35,11 @@ from pipeline.stores import normalise
 
 if TYPE_CHECKING:
     from pipeline.extending import Extension
-    from pipeline.ledger import Job, Ledger, WorkerInfo
+    from pipeline.job import Job
+    from pipeline.ledger import Ledger
     from pipeline.queueing import JobHandle
     from pipeline.sizing import Sizing
+    from pipeline.worker_info import WorkerInfo
 
 _local_workers_option = click.option(
     "--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help="Workers on this machine.  [default: 1]"

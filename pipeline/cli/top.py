@@ -30,7 +30,8 @@ from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from pipeline.fleet import FleetState
-    from pipeline.ledger import Job, WorkerInfo
+    from pipeline.job import Job
+    from pipeline.worker_info import WorkerInfo
 
 _Thing = TypeVar("_Thing")
 

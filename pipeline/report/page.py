@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ledger import verdict
+from pipeline.job import verdict
 from pipeline.report import charts
 from pipeline.report.findings import CLASSES, Findings, Rate
 from pipeline.report.pictures import grid, is_large, mean_and_deviation, picture_shape

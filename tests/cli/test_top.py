@@ -20,8 +20,9 @@ from rich.console import Console
 
 from pipeline.cli.top import _Rates, _view
 from pipeline.fleet import FleetState, Watchtower
-from pipeline.ledger import Claim, Ledger, WorkerInfo
+from pipeline.ledger import Claim, Ledger
 from pipeline.settings import Settings
+from pipeline.worker_info import WorkerInfo
 from tests.cli.running import Run
 from tests.pipeline.making import make_spec
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.ledger import Job, Ledger
+from pipeline.job import Job
+from pipeline.ledger import Ledger
 from pipeline.settings import Settings
 from tests.end_to_end.fleet import TINY, Fleet, Worker, environment
 from tests.faults.cable import Cable

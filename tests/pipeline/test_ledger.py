@@ -13,8 +13,10 @@ import pytest
 import redis
 
 from pipeline.errors import LedgerError, UnknownJobError
-from pipeline.ledger import Claim, Ledger, WorkerInfo, output_allowed, verdict
+from pipeline.job import verdict
+from pipeline.ledger import Claim, Ledger
 from pipeline.settings import Settings
+from pipeline.worker_info import WorkerInfo, output_allowed
 from tests.pipeline.making import make_spec
 from tests.servers import Valkey
 
