@@ -197,7 +197,7 @@ def _schedules(settings: Settings) -> _Answer:
             warnings.append(
                 f"schedule {schedule.name} was due at {moment} and is late: look at the scheduler's log, start it anew"
             )
-        last = next(iter(reversed(book.runs(schedule.name))), None)
+        last = book.last_run(schedule.name)
         if last is not None and last.state == "failed":
             warnings.append(
                 f"schedule {schedule.name}: run {last.number} has failed: 'noisemill schedule show {schedule.name}'"

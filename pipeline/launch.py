@@ -82,6 +82,8 @@ class SchedulerConfig:
     log_level: str = "info"
     #: "text" or "json".
     log_format: str = "text"
+    #: Where Prometheus finds its metrics; 0 is nowhere.
+    metrics_port: int = 0
 
     @property
     def title(self) -> str:

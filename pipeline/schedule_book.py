@@ -176,6 +176,18 @@ class ScheduleBook:
             texts = self._redis.hvals(self._runs(name))
         return _in_order(texts)
 
+    def last_number(self, name: str) -> int:
+        """The number of its last run, which is how many there have been; 0 before the first."""
+        with self._talk():
+            return _number(self._redis.hget(self._numbers, name), int)
+
+    def last_run(self, name: str) -> Run | None:
+        """Its last run; None before the first."""
+        number = self.last_number(name)
+        with self._talk():
+            text = self._redis.hget(self._runs(name), str(number))
+        return None if text is None else Run.from_json(str(text))
+
     def changes(self) -> dict[str, str]:
         """For each schedule what is another value once its runs have changed: no need to read them all before."""
         with self._talk():

@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus. Counted in the child, served by the parent (`metrics_server`).
+"""What workers and the scheduler count, for Prometheus. A worker's child counts, its parent serves (`metrics_server`).
 
 Where the parent serves, it names a folder in PROMETHEUS_MULTIPROC_DIR before the child starts: the library
 then keeps every number in files there, so that a child that dies takes no count with it.
@@ -48,6 +48,11 @@ _INFO = Gauge(
     "What the worker is; absent until its generator is loaded and warm.",
     ["worker", "generator", "digest", "device", "engine", "version"],
     multiprocess_mode="livemostrecent",
+)
+
+# Of the scheduler, which serves it by itself: in no registry, so that workers do not serve it.
+RUNS_ENDED = Counter(
+    "noisemill_schedule_runs_ended", "Runs of a schedule that ended.", ["schedule", "state"], registry=None
 )
 
 # A series that is there from the start tells a rate from its first event on.

@@ -1,4 +1,7 @@
-"""The Prometheus endpoint of a worker, served by its parent process: up from the start, and while the child dies."""
+"""The Prometheus endpoint of a worker, served by its parent process: up from the start, and while the child dies.
+
+And that of the scheduler, up while it waits for its turn too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from pipeline.errors import LedgerError, WorkerError
+from pipeline.schedule import Schedule
+from pipeline.schedule_book import ScheduleBook
+from pipeline.version import VERSION
 from workers.intake import messages_refused
+from workers.metrics import RUNS_ENDED
 
 #: Where the child keeps its numbers; set by the parent before the child starts.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -52,14 +59,91 @@ class WorkerCollector(Collector):
                 mark_process_dead(pid, str(self._folder))
 
 
-def serve(collector: Collector, host: str, port: int, child: Callable[[], int | None]) -> None:
-    """Serves /metrics from a thread: the collector, and the memory and time of the process `child` names.
+class SchedulerCollector(Collector):
+    """What the book says of schedules, the same from every scheduler; and what this one does and has seen end."""
+
+    def __init__(self, book: ScheduleBook, is_active: Callable[[], bool]) -> None:
+        self._book, self._is_active = book, is_active
+
+    def collect(self) -> Iterable[Metric]:
+        """All families; what the book says is absent while Redis does not answer."""
+        yield GaugeMetricFamily(
+            "noisemill_scheduler_active", "1 where this scheduler fires what is due, 0 while it waits for its turn.",
+            self._is_active(),
+        )  # fmt: skip
+        info = GaugeMetricFamily("noisemill_scheduler_info", "What the scheduler is.", labels=["version"])
+        info.add_metric([VERSION], 1)
+        yield info
+        yield from self._said_by_the_book()
+        yield from RUNS_ENDED.collect()
+
+    def _said_by_the_book(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("noisemill_redis_up", "1 where Redis answered this scrape, else 0.")
+        unreadable: list[str] = []
+        try:
+            found = self._book.schedules(unreadable)
+        except LedgerError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        each = _OfEachSchedule()
+        paused = 0
+        for schedule in found:
+            try:
+                each.add(schedule, self._book)
+                paused += schedule.paused
+            except LedgerError as error:
+                unreadable.append(str(error))
+        states = GaugeMetricFamily("noisemill_schedules", "Schedules, by what becomes of them.", labels=["state"])
+        states.add_metric(["paused"], paused)
+        states.add_metric(["unreadable"], len(unreadable))
+        states.add_metric(["carried_out"], len(each.names) - paused)
+        yield from (up, states, each.runs, each.last, each.next)
+
+
+class _OfEachSchedule:
+    """The families that have a series for each schedule."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.runs = CounterMetricFamily(
+            "noisemill_schedule_runs", "Runs of a schedule that were begun.", labels=["schedule"]
+        )
+        self.last = GaugeMetricFamily(
+            "noisemill_schedule_last_run_timestamp_seconds", "When its last run was begun.", labels=["schedule"]
+        )
+        self.next = GaugeMetricFamily(
+            "noisemill_schedule_next_run_timestamp_seconds",
+            "When it is due next, or has been since where that is past; absent while it is paused.",
+            labels=["schedule"],
+        )
+
+    def add(self, schedule: Schedule, book: ScheduleBook) -> None:
+        """One schedule. Raises LedgerError where what Redis holds of it cannot be read."""
+        number, last = book.last_number(schedule.name), book.last_run(schedule.name)
+        settled = book.fired_until(schedule)
+        self.names.append(schedule.name)
+        self.runs.add_metric([schedule.name], number)
+        if last is not None:
+            self.last.add_metric([schedule.name], last.fired_at)
+        if not schedule.paused:
+            self.next.add_metric([schedule.name], schedule.recurrence.next_after(settled))
+        for state in ("done", "failed", "cancelled"):  # There from the start, as in `metrics`.
+            RUNS_ENDED.labels(schedule.name, state)
+
+
+def serve(collector: Collector, host: str, port: int, child: Callable[[], int | None] | None = None) -> None:
+    """Serves /metrics from a thread: the collector, and the memory and time of the process `child` names, else of this.
 
     Raises WorkerError where the address cannot be had.
     """
     registry = CollectorRegistry()
     registry.register(collector)
-    ProcessCollector(namespace="noisemill_child", pid=lambda: child() or "none", registry=registry)
+    if child is None:
+        ProcessCollector(registry=registry)
+    else:
+        ProcessCollector(namespace="noisemill_child", pid=lambda: child() or "none", registry=registry)
     try:
         start_http_server(port, host, registry)
     except OSError as error:

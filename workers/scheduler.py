@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from pipeline.schedule import Schedule
 from pipeline.schedule_book import ScheduleBook
 from pipeline.settings import Settings, load_settings
 from workers.logs import set_up_logging
+from workers.metrics_server import SchedulerCollector, serve
 from workers.steward import Steward
 
 log = logging.getLogger("noisemill")
@@ -89,6 +91,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         if self._steward is None:
             self._steward = Steward(self.book)
             self._steward.start()
+            self.app.conf["noisemill_active"].set()
             log.info("this scheduler is active")
         return wait_s
 
@@ -149,7 +152,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         entry.save().reschedule(settled)
 
 
-def _application(settings: Settings, book: ScheduleBook) -> Celery:
+def _application(settings: Settings, book: ScheduleBook, active: threading.Event) -> Celery:
     app = Celery("noisemill-scheduler", set_as_current=False)
     app.conf.update(
         enable_utc=True,
@@ -162,6 +165,7 @@ def _application(settings: Settings, book: ScheduleBook) -> Celery:
         redbeat_lock_timeout=_LOCK_S,
         redbeat_redis_options={"socket_timeout": 5, "socket_connect_timeout": 5, "health_check_interval": 25},
         noisemill_book=book,
+        noisemill_active=active,
     )
     return app
 
@@ -188,9 +192,12 @@ def run(config: SchedulerConfig) -> int:
     # Celery logs a traceback where Redis goes away while the lock is waited for; the first tick says it in a line.
     logging.getLogger("celery.utils.dispatch.signal").setLevel(logging.CRITICAL)
     settings = load_settings(redis_url=config.redis_url)
+    book, active = ScheduleBook(settings), threading.Event()
+    if config.metrics_port:
+        serve(SchedulerCollector(book, active.is_set), settings.metrics_host, config.metrics_port)
     _wait_for_redis(Ledger(settings))
     service = Service(
-        _application(settings, ScheduleBook(settings)),
+        _application(settings, book, active),
         scheduler_cls=_BookScheduler,
         max_interval=_LOOP_S,
     )

@@ -25,6 +25,7 @@ from pipeline.schedule_book import ScheduleBook
 from pipeline.stores import open_store
 from pipeline.verification import verify
 from workers.logs import about
+from workers.metrics import RUNS_ENDED
 
 log = logging.getLogger("noisemill")
 
@@ -173,6 +174,7 @@ class Steward:
         self._book.update(
             schedule.name, run.number, state=state, error=error, samples=samples, ended_at=ended_at or time.time()
         )
+        RUNS_ENDED.labels(schedule.name, state).inc()
         level = logging.INFO if state == "done" else logging.WARNING
         log.log(
             level, "schedule %s: run %d %s%s", schedule.name, run.number, _ENDS[state], f": {error}" if error else ""

@@ -55,6 +55,11 @@ class _Seat(Generic[_Config]):
         self.process = subprocess.Popen(self.config.command(), env=self.config.environment(), start_new_session=True)
         self.started_at = time.monotonic()
 
+    def move_port(self, by: int) -> None:
+        """Where it serves metrics, does so at a port further on."""
+        if self.config.metrics_port:
+            self.config = replace(self.config, metrics_port=self.config.metrics_port + by)
+
     def look(self) -> None:
         """Starts the process, or starts it again when its pause is over."""
         now = time.monotonic()
@@ -109,12 +114,10 @@ def seats(groups: Sequence[WorkerGroup]) -> list[_Seat[WorkerConfig]]:
     return [_Seat(next(shared) if config.device == "cpu" else config) for config in placed]
 
 
-def with_ports(places: list[_Seat[WorkerConfig]]) -> list[_Seat[WorkerConfig]]:
-    """Each seat that serves metrics with a port of its own: the one it names, plus its number."""
+def part_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
+    """Gives each seat that serves metrics a port of its own: the one it names, plus its number."""
     for number, place in enumerate(places):
-        if place.config.metrics_port:
-            place.config = replace(place.config, metrics_port=place.config.metrics_port + number)
-    return places
+        place.move_port(number)
 
 
 def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
@@ -150,14 +153,16 @@ def main() -> None:
     groups, scheduler = groups_from_environment(), scheduler_from_environment()
     if scheduler is not None:
         set_up_logging(scheduler.log_level, scheduler.log_format)
-        places.append(_Seat(scheduler))
     if groups:
         set_up_logging(groups[0].config.log_level, groups[0].config.log_format)
     try:
-        places += with_ports(seats(groups))
+        places += seats(groups)
     except UsageError as error:
         print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if scheduler is not None:
+        places.append(_Seat(scheduler))
+    part_ports(places)
     supervise(places)
 
 

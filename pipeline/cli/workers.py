@@ -47,7 +47,7 @@ _metrics_option = click.option(
     "--metrics-port",
     type=Whole(0, 65535),
     default=0,
-    help="Serve Prometheus metrics here; of several workers, from here on.  [default: 0, not at all]",
+    help="Serve Prometheus metrics here; of several processes, from here on.  [default: 0, not at all]",
 )
 _log_format_option = click.option(
     "--log-format",
@@ -133,7 +133,12 @@ def up_command(
     first = groups[0].config
     environment = supervisor_environment(groups)
     if scheduler:
-        beside = SchedulerConfig(redis_url=first.redis_url, log_level=first.log_level, log_format=first.log_format)
+        beside = SchedulerConfig(
+            redis_url=first.redis_url,
+            log_level=first.log_level,
+            log_format=first.log_format,
+            metrics_port=first.metrics_port,
+        )
         environment = beside.environment(environment)
     os.execve(supervisor_command()[0], supervisor_command(), environment)  # noqa: S606
 
@@ -175,10 +180,11 @@ def _is_typed(context: click.Context, name: str) -> bool:
 
 
 @click.command("scheduler", epilog=examples("noisemill scheduler --redis redis://host:6379/0"))
+@_metrics_option
 @redis_option
 @_log_option
 @_log_format_option
-def scheduler_command(redis_url: str | None, log_level: str, log_format: str) -> None:
+def scheduler_command(redis_url: str | None, **options: Any) -> None:
     """Carry out the schedules, until SIGTERM or Ctrl-C.
 
     It needs no GPU, but must reach the destinations, and the generators' files. Of several schedulers one is
@@ -189,7 +195,7 @@ def scheduler_command(redis_url: str | None, log_level: str, log_format: str) ->
 
     settings = load_settings(redis_url=redis_url)
     Ledger(settings).ping()
-    config = SchedulerConfig(redis_url=settings.redis_url, log_level=log_level, log_format=log_format)
+    config = SchedulerConfig(redis_url=settings.redis_url, **options)
     os.execve(supervisor_command()[0], supervisor_command(), config.environment())  # noqa: S606
 
 

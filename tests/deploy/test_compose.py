@@ -121,13 +121,14 @@ def test_compose_accepts_it(profiles):
     assert done.returncode == 0, done.stderr
 
 
-def test_prometheus_looks_where_the_workers_are():
+def test_prometheus_looks_where_workers_and_scheduler_are():
     prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-    [scrape] = prometheus["scrape_configs"]
-    [found] = scrape["dns_sd_configs"]
-    assert found["names"] == ["worker", "worker-gpu"]
-    for name in found["names"]:
-        assert f"--metrics-port {found['port']}" in SERVICES[name]["command"]
+    found = {scrape["job_name"]: scrape["dns_sd_configs"][0] for scrape in prometheus["scrape_configs"]}
+    names = {job: place["names"] for job, place in found.items()}
+    assert names == {"noisemill": ["worker", "worker-gpu"], "noisemill-scheduler": ["scheduler"]}
+    for place in found.values():
+        for name in place["names"]:
+            assert f"--metrics-port {place['port']}" in SERVICES[name]["command"]
 
 
 def test_the_page_and_the_alerts_ask_for_metrics_that_there_are():

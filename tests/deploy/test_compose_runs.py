@@ -40,7 +40,9 @@ class Installation:
 
     def __init__(self, folder: Path, s3: RcloneS3) -> None:
         self.folder, self.s3 = folder, s3
-        self.ports = {"valkey:6379": free_port(), "9464": free_port(), "5555": free_port()}
+        self.ports = {"valkey:6379": free_port(), "5555": free_port()}
+        #: Every container has an address, and with it this port, of its own.
+        self.metrics_ports = {name: str(free_port()) for name in SERVICES}
         self.secrets = folder / "secrets"
         subprocess.run([ROOT / "deploy/make-secrets.sh", self.secrets], check=True, capture_output=True)
         # Compose's names of servers are known to no resolver here; rclone has keys of its own.
@@ -50,13 +52,13 @@ class Installation:
             path.write_text(re.sub("(aws_secret_access_key = ).*", rf"\g<1>{s3.secret}", text))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def here(self, text: str) -> str:
-        """A word of the compose file, as it is on this machine."""
+    def here(self, text: str, name: str) -> str:
+        """A word of the compose file, said of a service, as it is on this machine."""
         text = re.sub(r"\$\{NOISEMILL_GENERATOR:-fashion\}", TINY, text)
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
         text = text.replace("http://minio:9000", self.s3.endpoint).replace("/run/secrets", str(self.secrets))
         text = text.replace("/var/cache/noisemill", str(self.folder / "cache"))
-        for container, port in (("9464", self.ports["9464"]), ("5555", self.ports["5555"])):
+        for container, port in (("9464", self.metrics_ports[name]), ("5555", self.ports["5555"])):
             text = re.sub(rf"\b{container}\b", str(port), text)
         return text
 
@@ -64,8 +66,8 @@ class Installation:
         """That of the image, then that of the service; nothing of this machine's but where programs are."""
         own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         own |= {"HOME": str(self.folder), "NOISEMILL_METRICS_HOST": "127.0.0.1"}  # Tests use loopback alone.
-        image = {key: self.here(value) for key, value in IMAGE.items() if key not in own}
-        service = {key: self.here(str(value)) for key, value in SERVICES[name].get("environment", {}).items()}
+        image = {key: self.here(value, name) for key, value in IMAGE.items() if key not in own}
+        service = {key: self.here(str(value), name) for key, value in SERVICES[name].get("environment", {}).items()}
         return {**image, **own, **service, "AWS_EC2_METADATA_DISABLED": "true"}
 
     def command(self, name: str) -> list[str]:
@@ -74,7 +76,7 @@ class Installation:
         entrypoint = service.get("entrypoint", [] if name == "valkey" else ["noisemill"])
         command = service.get("command", [])
         words = [*entrypoint, *(shlex.split(command) if isinstance(command, str) else command)]
-        return [self.here(word) for word in words]
+        return [self.here(word, name) for word in words]
 
     def start(self, name: str, *more: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -90,7 +92,7 @@ class Installation:
     def is_healthy(self, name: str) -> bool:
         """What the service's own health check answers."""
         assert self.processes[name].poll() is None, self.said(name)
-        kind, *words = [self.here(word) for word in SERVICES[name]["healthcheck"]["test"]]
+        kind, *words = [self.here(word, name) for word in SERVICES[name]["healthcheck"]["test"]]
         command = ["sh", "-c", words[0]] if kind == "CMD-SHELL" else [executable(words[0]), *words[1:]]
         done = subprocess.run(command, env=self.environment(name), cwd=self.folder, capture_output=True, check=False)
         return done.returncode == 0

@@ -6,30 +6,12 @@ import json
 import os
 import signal
 import socket
-from urllib.request import urlopen
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.end_to_end.fleet import TINY, Fleet
+from tests.end_to_end.scraping import scrape, value
 from tests.servers import free_port
-
-Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def scrape(port: int) -> Series:
-    """Every sample that the endpoint serves, by name and labels."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
-def value(series: Series, name: str, **labels: str) -> float:
-    return series[name, frozenset(labels.items())]
 
 
 def test_metrics_and_json_logs_of_a_worker(lone_fleet: Fleet) -> None:

@@ -44,8 +44,9 @@ def test_what_the_file_names_comes_up_and_goes_down(lone_fleet: Fleet) -> None:
     lone_fleet.wait_until(lambda: len(lone_fleet.json("workers")) == 1, told=up.said)
     [one] = lone_fleet.json("workers")
     assert (one["generator"], one["output_roots"]) == ("tiny", [str(folder)])
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        assert b"noisemill_worker_info{" in answer.read()
+    for number, told in enumerate((b"noisemill_worker_info{", b"noisemill_scheduler_active 1")):
+        with urlopen(f"http://127.0.0.1:{port + number}/metrics", timeout=10) as answer:
+            assert told in answer.read()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children]
     assert sorted(command[2] for command in commands) == [b"workers.main", b"workers.scheduler"]

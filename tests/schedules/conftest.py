@@ -49,11 +49,11 @@ class ScheduledFleet(Fleet):
 
     schedulers: list[Scheduler] = field(default_factory=list)
 
-    def start_scheduler(self, *, active: bool = True) -> Scheduler:
+    def start_scheduler(self, *arguments: str, active: bool = True) -> Scheduler:
         """Starts a scheduler; waits until it is the active one."""
         log = self.folder / f"scheduler-{len(self.schedulers)}.log"
         with log.open("wb") as output:
-            command = [sys.executable, "-m", "pipeline.cli", "scheduler"]
+            command = [sys.executable, "-m", "pipeline.cli", "scheduler", *arguments]
             process = subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=output, stderr=output)
         scheduler = Scheduler(process, log)
         self.schedulers.append(scheduler)

@@ -19,7 +19,7 @@ from pipeline.errors import UsageError, WorkerError
 from pipeline.launch import WorkerConfig, WorkerGroup, share_cores
 from workers import devices
 from workers.devices import Device, confirm_device, list_gpus, pin_device, pin_own_device
-from workers.supervisor import seats, with_ports
+from workers.supervisor import part_ports, seats
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "TF_FORCE_GPU_ALLOW_GROWTH")
@@ -371,9 +371,12 @@ def test_groups_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_each_worker_serves_metrics_at_a_port_of_its_own() -> None:
     on_cpu = replace(CONFIG, device="cpu")
-    found = with_ports(seats([WorkerGroup(config=replace(on_cpu, metrics_port=9000), count=2)]))
+    found = seats([WorkerGroup(config=replace(on_cpu, metrics_port=9000), count=2)])
+    part_ports(found)
     assert [seat.config.metrics_port for seat in found] == [9000, 9001]
-    assert [seat.config.metrics_port for seat in with_ports(seats([WorkerGroup(config=on_cpu, count=2)]))] == [0, 0]
+    found = seats([WorkerGroup(config=on_cpu, count=2)])
+    part_ports(found)
+    assert [seat.config.metrics_port for seat in found] == [0, 0]
 
 
 class Process:
