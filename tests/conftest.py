@@ -1,4 +1,4 @@
-"""What tests of every package share: one private Valkey, and settings with a key prefix of the test's own."""
+"""What tests of every package share: a private Valkey, settings with keys of the test's own, and an S3 server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.ledger import Ledger
 from pipeline.settings import Settings
-from tests.servers import Valkey
+from tests.servers import S3Server, Valkey, s3_or_skip
 
 # On a busy machine, any example may take long; the time-out of a test is for what hangs.
 hypothesis.settings.register_profile("noisemill", deadline=None)
@@ -42,3 +42,22 @@ def settings(valkey: Valkey, tmp_path: Path) -> Settings:
 def ledger(settings: Settings) -> Ledger:
     """An empty ledger."""
     return Ledger(settings)
+
+
+@pytest.fixture(scope="session")
+def plain_s3() -> Iterator[S3Server]:
+    """A running S3 server, of which this process's environment says nothing."""
+    with s3_or_skip() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(plain_s3: S3Server) -> Iterator[S3Server]:
+    """A running S3 server; this process's environment says how to reach it, and no profile or file of the user's."""
+    settings = {**plain_s3.environment, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield plain_s3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +22,9 @@ from pipeline.settings import Settings
 from tests.cli.conftest import TINY
 from tests.cli.running import Run
 from tests.pipeline.making import make_spec
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 JOB = "tiny-0123456789"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    """A running S3 server."""
-    with s3_or_skip() as server:
-        yield server
 
 
 @pytest.fixture
@@ -114,26 +107,27 @@ def test_a_schedule_that_is_late(run: Run, redis: Settings, find: Callable[..., 
     assert find("schedules").state == "ok"
 
 
-def test_clocks_that_differ(find: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
+def test_clocks_that_differ(find: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch, plain_s3: S3Server) -> None:
     # This machine's clock is imitated: another server's cannot be set.
-    for name, value in s3.environment.items():
+    for name, value in plain_s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(checkup, "time", SimpleNamespace(time=lambda: time.time() - 120))
     expected = "clock is 120 s ahead of this machine's: let both follow an NTP server"
     assert any(warning == f"Redis's {expected}" for warning in find("redis").warnings)
-    [warning] = find("storage", s3.destination()).warnings
+    [warning] = find("storage", plain_s3.destination()).warnings
     assert warning.startswith("S3's clock is 1")
     assert warning.endswith("s ahead of this machine's: let both follow an NTP server")
 
 
-def test_storage_in_s3(run: Run, redis: Settings, monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
-    for name, value in s3.environment.items():
+def test_storage_in_s3(run: Run, redis: Settings, monkeypatch: pytest.MonkeyPatch, plain_s3: S3Server) -> None:
+    for name, value in plain_s3.environment.items():
         monkeypatch.setenv(name, value)
-    place = s3.destination()
+    place = plain_s3.destination()
+    prefix = place.removeprefix(f"s3://{plain_s3.bucket}/")
     outcome = run("doctor", place)
     assert outcome.code == 0
     assert f"ok      storage:    {place} can be written, read, listed and deleted from" in outcome.out
-    assert s3.client.list_objects_v2(Bucket=s3.bucket).get("Contents", []) == []
+    assert plain_s3.client.list_objects_v2(Bucket=plain_s3.bucket, Prefix=prefix).get("Contents", []) == []
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     outcome = run("doctor", place)
     assert outcome.code == 1

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tests.cli.conftest import TINY
 from tests.cli.running import Run, tree
 from tests.cli.test_bad_input import assert_clear
 from tests.pipeline.making import make_dataset
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 FORMS = {
     "npy": {},
@@ -220,16 +219,10 @@ def test_misspelt_jobs(run: Run, redis: Settings, tmp_path: Path):
 # -- S3 ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_or_skip() as found:
-        yield found
-
-
-def test_in_s3(run: Run, server: S3Server, dataset: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, value in server.environment.items():
+def test_in_s3(run: Run, plain_s3: S3Server, dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in plain_s3.environment.items():
         monkeypatch.setenv(name, value)
-    place = server.destination()
+    place = plain_s3.destination()
     store, beside = open_store(place), open_store(f"{place}-2")
     for path in dataset.rglob("*"):
         if path.is_file():

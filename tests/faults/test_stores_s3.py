@@ -24,7 +24,7 @@ from pipeline.stores import Store, open_store, s3_bucket
 from pipeline.stores.store import StoredFile
 from tests.end_to_end.fleet import TINY, Fleet, environment
 from tests.faulty_s3 import TRANSIENT, FaultyS3, Rule
-from tests.servers import S3Server, Valkey, s3_or_skip
+from tests.servers import S3Server, Valkey
 from tests.stores.doors import Door, LocalDoor, S3Door
 
 MIB = 2**20
@@ -38,21 +38,15 @@ def bounded(*names: str, quick: tuple[str, ...]) -> list[ParameterSet]:
     return [pytest.param(name, marks=() if name in quick else pytest.mark.faults) for name in names]
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server:
-        yield server
-
-
 @pytest.fixture
-def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+def proxy(plain_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     """A proxy that does nothing wrong yet. This process's stores go through it, and are not patient for long."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(s3_bucket, "_READ_TIMEOUT_S", 1)
     monkeypatch.setattr(s3_bucket, "_PATIENCE_S", 4)
     monkeypatch.setattr(s3_bucket, "_LONGEST_PAUSE_S", 1)
-    with FaultyS3(s3) as proxy:
+    with FaultyS3(plain_s3) as proxy:
         settings = {**proxy.environment, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
         for name, value in settings.items():
             monkeypatch.setenv(name, value)

@@ -11,7 +11,7 @@ import tarfile
 import threading
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pipeline.stores.local import LocalDraft
 from pipeline.values import to_stored
 from pipeline.verification import verify
 from tests.pipeline.making import make_dataset, make_spec
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 SOURCES: dict[str, dict[str, Any]] = {
     "npy": {},
@@ -46,16 +46,6 @@ TARGETS: dict[str, dict[str, Any]] = {
     "tar": {"to": "tar", "shard_size": 100},
     "npz": {"to": "npz"},
 }
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ The mill is real, the engine a stand-in (see `making`); with real workers it is 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
 from pipeline.verification import verify
 from tests.pipeline.making import make_dataset, make_spec, run_mill
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 FORMS: dict[str, dict[str, Any]] = {
     "npy": {},
@@ -35,16 +33,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "tar": {"format": "tar", "dtype": "uint8", "labels": "class:2"},
     "null": {"format": "null"},
 }
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
 
 
 def grow(folder: Path, count: int) -> JobSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.errors import DatasetError
 from pipeline.finishing import finish_dataset
 from pipeline.stores import open_store
 from tests.pipeline.making import make_dataset, make_spec
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 FORMS: dict[str, dict[str, Any]] = {
     "npy": {},
@@ -31,16 +30,6 @@ SLICES = [
     slice(None), slice(0, 0), slice(25, 65), slice(-7, None), slice(29, 31), slice(90, 500), slice(60, 20),
     slice(None, None, 7), slice(80, 10, -9), slice(None, None, -1), slice(5, 6, 3),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
 
 
 def copied(folder: Path, destination: str) -> str:

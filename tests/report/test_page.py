@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,12 @@ from pipeline.verification import verify
 from tests.cli.running import Run, runner
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return runner(capsys)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
 
 
 class Reader(HTMLParser):

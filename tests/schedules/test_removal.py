@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +12,7 @@ from pipeline.errors import DatasetError
 from pipeline.removal import remove_dataset
 from pipeline.stores import open_store
 from tests.pipeline.making import make_dataset, make_spec
-from tests.servers import S3Server, s3_or_skip
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
+from tests.servers import S3Server
 
 
 @pytest.mark.parametrize("form", ["npy", "png"])

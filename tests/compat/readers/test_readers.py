@@ -5,9 +5,7 @@ They are in an environment of their own, `.venv-readers`, which `make readers` m
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from pipeline.dataset import Dataset
 from pipeline.stores import open_store
 from tests.compat.readers.blocks import ROOT, answers, block, blocks_of
 from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples
-from tests.servers import S3Server, s3_or_skip
+from tests.servers import S3Server
 
 pytestmark = [pytest.mark.compat, pytest.mark.timeout(600)]
 
@@ -79,16 +77,6 @@ def test_dataloader(folder: Path, tmp_path: Path) -> None:
     assert Counter(told["labels"]) == Counter(LABELS)
     floats = Dataset(folder / "out").samples(0, COUNT).astype(np.float64)
     assert np.allclose(told["sums"], sorted(floats.reshape(COUNT, -1).sum(axis=1)))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with s3_or_skip() as server, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server
 
 
 def test_dataloader_from_s3(folder: Path, tmp_path: Path, s3: S3Server) -> None:
