@@ -112,7 +112,7 @@ def _submit(settings: Settings, place: Path, job_shards: int, size: int, *, seed
     request = JobRequest(count=job_shards * size, shard_size=size, seed=seed)
     spec, uploads = request.resolve(find_generator(GENERATOR))
     store = prepare(spec, place / f"job-{seed}", uploads)
-    return enqueue(spec, store.url, settings, Ledger(settings), priority=priority).id
+    return enqueue(spec, store.url, Ledger(settings), priority=priority).id
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _warm_worker(effort: Effort) -> tuple[list[float], list[float], list[float]]
             before = _processor_seconds(pid)
             time.sleep(idle_s)
             idle = 100 * (_processor_seconds(pid) - before) / idle_s
-            jobs = _jobs(settings, ledger, place, effort)
+            jobs = _jobs(ledger, place, effort)
     pairs = list(itertools.pairwise(sorted(jobs, key=lambda job: job.running_at or 0.0)))
     device_idle = [
         (later.running_at or 0.0) - (earlier.running_at or 0.0) - earlier.stage_seconds["predict"]
@@ -138,14 +138,14 @@ def _wait_for_worker(ledger: Ledger) -> None:
     time.sleep(2)  # What it does once after its start is over.
 
 
-def _jobs(settings: Settings, ledger: Ledger, place: Path, effort: Effort) -> list[Job]:
+def _jobs(ledger: Ledger, place: Path, effort: Effort) -> list[Job]:
     """So many jobs, all queued at once, when they are done."""
     generator = find_generator(GENERATOR)
     handles = []
     for number in range(effort.rounds + 1):
         spec, uploads = JobRequest(count=effort.samples(_JOB_SAMPLES), seed=number).resolve(generator)
         store = prepare(spec, place / f"job-{number}", uploads)
-        handles.append(enqueue(spec, store.url, settings, ledger))
+        handles.append(enqueue(spec, store.url, ledger))
     return [wait_for(ledger, handle.id, timeout_s=600) for handle in handles]
 
 

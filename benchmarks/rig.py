@@ -27,7 +27,7 @@ from pipeline.generators import Generator
 from pipeline.ledger import Ledger
 from pipeline.queueing import enqueue
 from pipeline.request import JobRequest
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import load_settings
 from pipeline.version import VERSION
 from pipeline.worker_info import WorkerInfo
 
@@ -56,8 +56,8 @@ class Run:
 class Rig:
     """Runs jobs of one generator with one calibration."""
 
-    def __init__(self, generator: Generator, worker: SliceWorker, settings: Settings) -> None:
-        self._generator, self._worker, self._settings = generator, worker, settings
+    def __init__(self, generator: Generator, worker: SliceWorker) -> None:
+        self._generator, self._worker = generator, worker
         self._numbers = itertools.count()
 
     def run(self, root: str, count: int, **request: Any) -> Run:
@@ -65,7 +65,7 @@ class Rig:
         number = next(self._numbers)
         spec, uploads = JobRequest(count=count, seed=number, **request).resolve(self._generator)
         store = prepare(spec, f"{root}/{uuid.uuid4().hex[:8]}", uploads)
-        handle = enqueue(spec, store.url, self._settings, self._worker.ledger)
+        handle = enqueue(spec, store.url, self._worker.ledger)
         start = time.perf_counter()
         self._worker.run(job=handle.id, token=0, serial=1)
         seconds = time.perf_counter() - start
@@ -93,7 +93,7 @@ def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[
         wakeups = Wakeups(settings, ledger)
         rooms = cast("EngineRoom", rooms)
         worker = SliceWorker(settings, ledger, wakeups, rooms, calibration, info, threading.Event())
-        yield Rig(generator, worker, settings)
+        yield Rig(generator, worker)
 
 
 @contextmanager

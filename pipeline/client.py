@@ -17,7 +17,7 @@ from pipeline.generators import Generator, find_generator
 from pipeline.hooks import check_webhook
 from pipeline.job import Job
 from pipeline.launch import WorkerConfig, share_cores
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, open_ledger
 from pipeline.mending import withdraw_damaged
 from pipeline.queueing import JobHandle, enqueue, is_live, last_priority
 from pipeline.receipts import EngineRecord
@@ -25,7 +25,7 @@ from pipeline.request import JobRequest
 from pipeline.selection import Selection
 from pipeline.settings import Settings, load_settings
 from pipeline.spec import JobSpec
-from pipeline.stores import open_store
+from pipeline.stores import names_destination, open_store
 
 
 def generate(
@@ -71,11 +71,9 @@ def submit(
     spec, uploads = JobRequest(count=count, **options).resolve(found)
     if webhook is not None:
         check_webhook(webhook)
-    settings = load_settings(redis_url=redis_url)
-    ledger = Ledger(settings)
-    ledger.ping()
+    ledger = open_ledger(redis_url)
     store = prepare(spec, destination, uploads)
-    return enqueue(spec, store.url, settings, ledger, priority=priority, parallel=parallel, webhook=webhook)
+    return enqueue(spec, store.url, ledger, priority=priority, parallel=parallel, webhook=webhook)
 
 
 def make_here(
@@ -100,7 +98,7 @@ def make_here(
         settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
         local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
         ledger = Ledger(settings)
-        handle = enqueue(spec, destination, settings, ledger, only=only, made_by=made_by)
+        handle = enqueue(spec, destination, ledger, only=only, made_by=made_by)
         try:
             job = wait_for(ledger, handle.id, watcher, check=local.check)
         except LedgerError as error:
@@ -150,21 +148,17 @@ def resume(
         spec, destination = spec_at(job_or_destination)
         withdraw_damaged(destination)
         return make_here(spec, destination, same_generator(spec), workers=workers, device=device, watcher=watcher)
-    settings = load_settings(redis_url=redis_url)
-    ledger = Ledger(settings)
-    ledger.ping()
+    ledger = open_ledger(redis_url)
     spec, destination = _job_or_destination(job_or_destination, ledger)
     open_store(destination).check_writable()
     if not is_live(ledger, spec.job_id(destination)):
         withdraw_damaged(destination)
     priority = last_priority(ledger, spec, destination)
-    return enqueue(spec, destination, settings, ledger, priority=priority, parallel=parallel)
+    return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
 
 
 def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
-    if "/" not in text and not os.path.isdir(text):
-        return ledger.spec(ledger.find_job(text))
-    return spec_at(text)
+    return spec_at(text) if names_destination(text) else ledger.spec(ledger.find_job(text))
 
 
 def same_generator(spec: JobSpec) -> Generator:

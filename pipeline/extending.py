@@ -18,9 +18,8 @@ from pipeline.destination import spec_at
 from pipeline.errors import UsageError
 from pipeline.following import Watcher, cancel_and_wait
 from pipeline.job import Job
-from pipeline.ledger import Ledger
+from pipeline.ledger import open_ledger
 from pipeline.queueing import JobHandle, enqueue, last_priority
-from pipeline.settings import load_settings
 from pipeline.sizing import size_up
 from pipeline.spec import JobSpec
 from pipeline.stores import open_store
@@ -95,14 +94,12 @@ def extend(
     if generator is not None:
         _record(spec, old, url)
         return make_here(spec, url, generator, workers=workers, device=device, watcher=watcher)
-    settings = load_settings(redis_url=redis_url)
-    ledger = Ledger(settings)
-    ledger.ping()
+    ledger = open_ledger(redis_url)
     priority = last_priority(ledger, old, url)
     if spec != old:
         cancel_and_wait(ledger, old.job_id(url))
     _record(spec, old, url)
-    return enqueue(spec, url, settings, ledger, priority=priority, parallel=parallel)
+    return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
 
 
 def _grown(dataset: Dataset, count: int) -> JobSpec:

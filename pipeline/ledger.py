@@ -26,7 +26,7 @@ from pipeline.errors import LedgerError, UnknownJobError, shown
 from pipeline.job import Job, damaged_job, read_job
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.selection import Selection
-from pipeline.settings import Settings
+from pipeline.settings import Settings, load_settings
 from pipeline.worker_info import WorkerInfo, read_worker
 
 if TYPE_CHECKING:
@@ -426,6 +426,13 @@ class Ledger:
         if state == "unknown":
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
         return state
+
+
+def open_ledger(redis_url: str | None) -> Ledger:
+    """The ledger of a flag, else of the environment, once it has answered. Raises LedgerError."""
+    ledger = Ledger(load_settings(redis_url=redis_url))
+    ledger.ping()
+    return ledger
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[tuple[_Item, ...]]:

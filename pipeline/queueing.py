@@ -16,7 +16,6 @@ from pipeline.job import Job
 from pipeline.ledger import Ledger
 from pipeline.receipts import EngineRecord
 from pipeline.selection import Selection
-from pipeline.settings import Settings
 from pipeline.spec import JobSpec
 from pipeline.verification import damaged_inputs
 
@@ -53,7 +52,6 @@ class JobHandle:
 def enqueue(
     spec: JobSpec,
     destination: str,
-    settings: Settings,
     ledger: Ledger,
     *,
     priority: int = 5,
@@ -105,7 +103,7 @@ def enqueue(
         webhook=webhook,
     )
     able = [worker for worker in ledger.workers(spec.digest) if worker.may_write(destination)]
-    Wakeups(settings, ledger).send_missing(job_id, spec.digest, priority, workers=max(1, len(able)))
+    Wakeups(ledger.settings, ledger).send_missing(job_id, spec.digest, priority, workers=max(1, len(able)))
     if not able and ledger.job(job_id).live:
         handle.warning = _nobody_up(spec, destination, some_hold_it=bool(ledger.workers(spec.digest)))
     return handle

@@ -16,14 +16,13 @@ from pipeline.files import open_regular
 from pipeline.finishing import finish_dataset
 from pipeline.following import Watcher, raise_unless_done, wait_for
 from pipeline.generators import Generator, find_generator
-from pipeline.ledger import Ledger
+from pipeline.ledger import open_ledger
 from pipeline.mending import withdraw_damaged_shards
 from pipeline.queueing import enqueue
 from pipeline.receipts import EngineRecord
 from pipeline.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
 from pipeline.request import Upload, labels_upload, latents_upload
 from pipeline.selection import Selection, parse_selection
-from pipeline.settings import load_settings
 from pipeline.stores import open_store
 
 
@@ -129,10 +128,8 @@ def reproduce(
     if here:
         make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
     else:
-        settings = load_settings(redis_url=redis_url)
-        ledger = Ledger(settings)
-        ledger.ping()
-        handle = enqueue(spec, store.url, settings, ledger, parallel=workers, only=chosen, made_by=made_by)
+        ledger = open_ledger(redis_url)
+        handle = enqueue(spec, store.url, ledger, parallel=workers, only=chosen, made_by=made_by)
         raise_unless_done(wait_for(ledger, handle.id, watcher))
     return _compared(recipe, store.url, chosen)
 

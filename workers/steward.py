@@ -130,7 +130,6 @@ class Steward:
         handle = enqueue(
             spec,
             run.destination,
-            self._book.settings,
             self._ledger,
             priority=schedule.priority,
             parallel=schedule.parallel,

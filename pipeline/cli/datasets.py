@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from pipeline import shards
-from pipeline.cli.options import Count, Whole, examples, json_option
-from pipeline.cli.output import is_terminal, print_json, size, warn, write_file
+from pipeline.cli.options import FILE, Count, Whole, examples, json_option
+from pipeline.cli.output import is_terminal, print_json, size, warn, write_beside, write_file
 from pipeline.counts import MAX_COUNT
 from pipeline.errors import UsageError
 
@@ -70,9 +70,7 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
     "preview", epilog=examples("noisemill preview out", "noisemill preview s3://bucket/clothes --output sheet.png")
 )
 @click.argument("destination", metavar="DEST")
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the PNG here instead of to DEST."
-)
+@click.option("--output", "-o", type=FILE, help="Write the PNG here instead of to DEST.")
 def preview_command(destination: str, output: Path | None) -> None:
     """Draw the contact sheet, one row per class: as PNG, and in the terminal where it can show colours."""
 
@@ -89,23 +87,18 @@ def preview_command(destination: str, output: Path | None) -> None:
         raise UsageError(
             f"{dataset.url} holds no images: samples are {dataset.spec.sample_shape}, {dataset.spec.format}"
         )
-    if output is None:
-        dataset.store.write(shards.PREVIEW, sheet)
-    else:
-        write_file(output, sheet)
+    written = write_beside(dataset, shards.PREVIEW, sheet, output)
     console = Console()
     if console.is_terminal:
         click.echo(terminal_sheet(dataset, console.width))
-    click.echo(str(output) if output else f"{dataset.url}/{shards.PREVIEW}")
+    click.echo(written)
 
 
 @click.command("latents", epilog=examples("noisemill latents out --index 123"))
 @click.argument("destination", metavar="DEST")
 @click.option("--index", type=Whole(0, MAX_COUNT), required=True, help="First sample.")
 @click.option("--count", type=Count(), default=1, show_default=True, help="How many.")
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the latents to this .npy file."
-)
+@click.option("--output", "-o", type=FILE, help="Write the latents to this .npy file.")
 @json_option
 def latents_command(destination: str, index: int, count: int, output: Path | None, as_json: bool) -> None:
     """Show what made a sample: its latent and its label."""

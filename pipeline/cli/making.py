@@ -5,7 +5,6 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,8 @@ from pipeline.cli.output import duration, print_json, rate, size, warn
 from pipeline.counts import MAX_WORKERS
 from pipeline.errors import UsageError
 from pipeline.generators import Generator
-from pipeline.settings import load_settings, names_redis
-from pipeline.stores import normalise
+from pipeline.settings import names_redis
+from pipeline.stores import names_destination, normalise
 
 if TYPE_CHECKING:
     from pipeline.extending import Extension
@@ -116,21 +115,19 @@ def submit_command(
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
 
     from pipeline.destination import prepare
-    from pipeline.ledger import Ledger
+    from pipeline.ledger import open_ledger
     from pipeline.queueing import enqueue
     from pipeline.request import JobRequest
     from pipeline.sizing import size_up
 
     found = known_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
-    settings = load_settings(redis_url=redis_url)
-    ledger = Ledger(settings)
-    ledger.ping()
+    ledger = open_ledger(redis_url)
     if dry_run:
         _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json, queued=True)
         return
     store = prepare(spec, destination, uploads)
-    handle = enqueue(spec, store.url, settings, ledger, priority=priority, parallel=workers or 0, webhook=webhook)
+    handle = enqueue(spec, store.url, ledger, priority=priority, parallel=workers or 0, webhook=webhook)
     _print_queued(handle, as_json)
 
 
@@ -162,7 +159,7 @@ def resume_command(
         assert isinstance(handle, JobHandle)
         _print_queued(handle, as_json)
         return
-    if "/" not in job_or_dest and not os.path.isdir(job_or_dest):
+    if not names_destination(job_or_dest):
         raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
     started = time.monotonic()
     spec, destination = spec_at(job_or_dest)

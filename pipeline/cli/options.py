@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -109,6 +110,9 @@ class Device(click.ParamType[str, str]):
             self.fail(f"{value!r} is unknown: use auto, cpu, gpu or gpu:N", param, ctx)
         return str(value)
 
+
+#: A file that a command writes.
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 redis_option = click.option(
     "--redis",

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from pipeline.errors import StoreError
 from pipeline.words import duration as duration
 from pipeline.words import rate as rate
 from pipeline.words import size as size
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Dataset
 
 
 def print_json(data: Any) -> None:
@@ -43,6 +46,15 @@ def write_file(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_beside(dataset: Dataset, name: str, data: bytes, output: Path | None) -> str:
+    """Writes a file beside a dataset's samples, or where the user wants it; answers where. Raises StoreError."""
+    if output is None:
+        dataset.store.write(name, data)
+        return f"{dataset.url}/{name}"
+    write_file(output, data)
+    return str(output)
 
 
 def warn(message: str) -> None:

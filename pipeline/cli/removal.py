@@ -5,7 +5,6 @@ Imports inside the functions keep numpy, redis and boto3 out of `--help`.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,8 @@ import click
 from pipeline.cli.options import examples, json_option, redis_option
 from pipeline.cli.output import print_json, size, warn
 from pipeline.errors import DatasetError, UnknownJobError, UsageError
-from pipeline.settings import load_settings, names_redis
+from pipeline.settings import names_redis
+from pipeline.stores import names_destination
 
 if TYPE_CHECKING:
     from pipeline.ledger import Ledger
@@ -37,14 +37,15 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
     or NOISEMILL_REDIS_URL its job is removed there too. A job's id removes the job there; with --data its dataset too.
     """
 
-    is_job = "/" not in job_or_dest and not os.path.isdir(job_or_dest)
-    if is_job:
-        document = _remove_job(job_or_dest, _ledger(redis_url), data=data, cancel=cancel, yes=yes)
+    from pipeline.ledger import open_ledger
+
+    if not names_destination(job_or_dest):
+        document = _remove_job(job_or_dest, open_ledger(redis_url), data=data, cancel=cancel, yes=yes)
     else:
         if data:
             raise UsageError("--data goes with a job's id: a destination is its data")
-        with_redis = names_redis(redis_url)
-        document = _remove_destination(job_or_dest, _ledger(redis_url) if with_redis else None, cancel=cancel, yes=yes)
+        ledger = open_ledger(redis_url) if names_redis(redis_url) else None
+        document = _remove_destination(job_or_dest, ledger, cancel=cancel, yes=yes)
     if as_json:
         print_json(document)
         return
@@ -54,14 +55,6 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
             click.echo(f"{document['others']:,} files of others stay")
     if document["forgotten"]:
         click.echo(f"{document['job']}: removed from Redis")
-
-
-def _ledger(redis_url: str | None) -> Ledger:
-    from pipeline.ledger import Ledger
-
-    ledger = Ledger(load_settings(redis_url=redis_url))
-    ledger.ping()
-    return ledger
 
 
 def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool, yes: bool) -> dict[str, Any]:

@@ -10,17 +10,15 @@ from pathlib import Path
 import click
 
 from pipeline import shards
-from pipeline.cli.options import examples
-from pipeline.cli.output import size, write_file
+from pipeline.cli.options import FILE, examples
+from pipeline.cli.output import size, write_beside
 
 
 @click.command(
     "report", epilog=examples("noisemill report out", "noisemill report s3://bucket/clothes -o clothes.html")
 )
 @click.argument("destination", metavar="DEST")
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here instead of to DEST."
-)
+@click.option("--output", "-o", type=FILE, help="Write the page here instead of to DEST.")
 def report_command(destination: str, output: Path | None) -> None:
     """Write one HTML page about a dataset, whole or growing: report.html at DEST.
 
@@ -33,8 +31,4 @@ def report_command(destination: str, output: Path | None) -> None:
 
     dataset = Dataset(destination)
     text = page(look_at(dataset)).encode()
-    if output is None:
-        dataset.store.write(shards.REPORT, text)
-    else:
-        write_file(output, text)
-    click.echo(f"{output or f'{dataset.url}/{shards.REPORT}'} ({size(len(text))})")
+    click.echo(f"{write_beside(dataset, shards.REPORT, text, output)} ({size(len(text))})")

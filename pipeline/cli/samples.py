@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.generators import known_generator
-from pipeline.cli.options import examples, json_option, together
+from pipeline.cli.options import FILE, examples, json_option, together
 from pipeline.cli.output import print_json, write_file
 from pipeline.counts import MAX_SEED
 from pipeline.errors import UsageError
@@ -35,13 +35,13 @@ _draw_options = together(
 @click.option(
     "--output",
     "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Write .png, .npy (float32) or .html.  [default: a heatmap in text]",
 )
 @click.option(
     "--html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Write an interactive heatmap, the same as --output FILE.html.",
 )
@@ -102,7 +102,7 @@ def sample_command(
 @click.option(
     "--output",
     "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     default="interpolation.png",
     show_default=True,
     metavar="FILE",

@@ -14,7 +14,17 @@ from pipeline.errors import UsageError
 from pipeline.stores.local import LocalStore
 from pipeline.stores.store import Draft, Entry, Sink, Store, StoredFile
 
-__all__ = ["Draft", "Entry", "Sink", "Store", "StoredFile", "is_canonical", "normalise", "open_store"]
+__all__ = [
+    "Draft",
+    "Entry",
+    "Sink",
+    "Store",
+    "StoredFile",
+    "is_canonical",
+    "names_destination",
+    "normalise",
+    "open_store",
+]
 
 #: S3 keys have at most 1,024 bytes; the rest is for the names below the prefix.
 _MAX_PREFIX_BYTES = 800
@@ -48,6 +58,11 @@ def normalise(destination: str | os.PathLike[str]) -> str:
             f"destination {name}://... cannot be written: use a folder, file:///folder or s3://bucket/prefix"
         )
     return _NORMALISERS[name](text)
+
+
+def names_destination(job_or_destination: str) -> bool:
+    """Whether a user means a destination, a path or a folder that is here; else it is a job's id."""
+    return "/" in job_or_destination or os.path.isdir(job_or_destination)
 
 
 def is_canonical(destination: str) -> bool:

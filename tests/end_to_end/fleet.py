@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,16 @@ class Fleet:
                 worker.process.wait(20)
             except subprocess.TimeoutExpired:
                 worker.kill()
+
+
+@contextmanager
+def one_worker(folder: Path, environment: dict[str, str]) -> Iterator[Fleet]:
+    """A fleet of one worker, which is up."""
+    fleet = Fleet(folder, environment)
+    worker = fleet.start_worker(ready=False)
+    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
+    yield fleet
+    fleet.stop()
 
 
 def environment(redis_url: str, prefix: str, cache: Path, **more: str) -> dict[str, str]:

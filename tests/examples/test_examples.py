@@ -15,7 +15,7 @@ import pytest
 from pipeline.dataset import Dataset
 from pipeline.real_data import FASHION_MNIST
 from tests.end_to_end.conftest import cache, s3, valkey
-from tests.end_to_end.fleet import TINY, Fleet, environment
+from tests.end_to_end.fleet import TINY, Fleet, environment, one_worker
 from tests.servers import S3Server, Valkey
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,11 +26,9 @@ __all__ = ["cache", "s3", "valkey"]
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey, s3: S3Server, cache: Path) -> Iterator[Fleet]:
     """One worker that holds `tiny`."""
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), environment(valkey.url, "examples", cache, **s3.environment))
-    worker = fleet.start_worker(ready=False)
-    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
-    yield fleet
-    fleet.stop()
+    variables = environment(valkey.url, "examples", cache, **s3.environment)
+    with one_worker(tmp_path_factory.mktemp("fleet"), variables) as fleet:
+        yield fleet
 
 
 def run_example(name: str, folder: Path, *arguments: str, variables: dict[str, str], timeout_s: float = 170) -> str:

@@ -408,14 +408,20 @@ def test_a_shard_is_tried_by_others_before_who_failed_it_tries_again(ledger: Led
     assert claim(ledger, "a").attempt == 2
 
 
-def test_who_failed_a_shard_leaves_it_to_others_that_are_at_work(settings: Settings) -> None:
-    ledger = Ledger(replace(settings, lease_s=0.4))
+def one_left_of_two(settings: Settings, lease_s: float) -> Ledger:
+    """Workers a and b are at work on two shards: a has failed the first, made the second, and waits."""
+    ledger = Ledger(replace(settings, lease_s=lease_s))
     enter(ledger, shards=2)
     for worker, (token, serial) in zip("ab", ledger.missing_wakeups(JOB, workers=2, grace_s=5), strict=True):
         assert ledger.take_wakeup(JOB, token, serial, f"{worker}/1")
     ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
     assert commit(ledger, claim(ledger, "a")) == "done"
     assert ledger.claim(JOB, "a") == "wait"
+    return ledger
+
+
+def test_who_failed_a_shard_leaves_it_to_others_that_are_at_work(settings: Settings) -> None:
+    ledger = one_left_of_two(settings, lease_s=0.4)
     second = claim(ledger, "b")
     assert (second.shard, second.attempt) == (0, 2)
     ledger.fail(JOB, second, "boom", delay_s=0)
@@ -427,13 +433,7 @@ def test_who_failed_a_shard_leaves_it_to_others_that_are_at_work(settings: Setti
 
 
 def test_nobody_waits_for_others_that_have_gone(settings: Settings) -> None:
-    ledger = Ledger(replace(settings, lease_s=0.3))
-    enter(ledger, shards=2)
-    for worker, (token, serial) in zip("ab", ledger.missing_wakeups(JOB, workers=2, grace_s=5), strict=True):
-        assert ledger.take_wakeup(JOB, token, serial, f"{worker}/1")
-    ledger.fail(JOB, claim(ledger, "a"), "boom", delay_s=0)
-    assert commit(ledger, claim(ledger, "a")) == "done"
-    assert ledger.claim(JOB, "a") == "wait"
+    ledger = one_left_of_two(settings, lease_s=0.3)
     time.sleep(0.35)
     assert claim(ledger, "a").shard == 0
 

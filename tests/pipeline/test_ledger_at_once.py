@@ -76,7 +76,7 @@ def test_many_submits_and_resumes_of_one_destination_are_one_job(settings: Setti
     (tmp_path / "out/manifest.json").unlink()
     (tmp_path / "out/receipts/00000001.json").unlink()
     handles = all_at_once(*[
-        lambda: enqueue(spec, str(tmp_path / "out"), settings, Ledger(settings)) for _ in range(AT_ONCE)
+        lambda: enqueue(spec, str(tmp_path / "out"), Ledger(settings)) for _ in range(AT_ONCE)
     ])  # fmt: skip
     assert len({handle.id for handle in handles}) == 1  # type: ignore[attr-defined]
     job = Ledger(settings).jobs()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.running import Run, runner
 from tests.end_to_end.conftest import cache, s3, valkey
-from tests.end_to_end.fleet import TINY, Fleet, environment
+from tests.end_to_end.fleet import TINY, Fleet, environment, one_worker
 from tests.servers import S3Server, Valkey
 
 __all__ = ["cache", "s3", "valkey"]
@@ -24,11 +24,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey, s3: S3Server, cache: Path) -> Iterator[Fleet]:
     """One worker for all."""
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), environment(valkey.url, "recipes", cache, **s3.environment))
-    worker = fleet.start_worker(ready=False)
-    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
-    yield fleet
-    fleet.stop()
+    variables = environment(valkey.url, "recipes", cache, **s3.environment)
+    with one_worker(tmp_path_factory.mktemp("fleet"), variables) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="session")

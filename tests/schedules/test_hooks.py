@@ -242,8 +242,8 @@ def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledg
 
     spec = make_spec(count=40, shard_size=10)
     prepare(spec, tmp_path / "out", [])
-    first = enqueue(spec, str(tmp_path / "out"), settings, ledger, webhook="http://one/")
-    again = enqueue(spec, str(tmp_path / "out"), settings, ledger, webhook="http://two/")
+    first = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://one/")
+    again = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://two/")
     assert first.warning != again.warning == "it was queued before: its webhook stays as it was then"
     ledger.cancel(first.id)
     call = Webhooks(settings).take()

@@ -50,6 +50,14 @@ def add(book: ScheduleBook, folder: Path, **options: Any) -> Schedule:
     return schedule
 
 
+def add_where_a_file_lies(book: ScheduleBook, folder: Path) -> Schedule:
+    """A schedule with a run whose store fails while `folder`/file lies there."""
+    (folder / "file").write_text("")
+    schedule = add(book, folder / "file")
+    fire(book)
+    return schedule
+
+
 def fire(book: ScheduleBook) -> Run:
     return book.fire_by_hand("nightly", time.time())
 
@@ -152,10 +160,8 @@ def test_a_generator_that_is_gone_fails_the_run_with_a_reason(
 def test_a_store_that_fails_is_asked_again(
     book: ScheduleBook, steward: Steward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    schedule = add(book, tmp_path / "file")
+    schedule = add_where_a_file_lies(book, tmp_path)
     monkeypatch.setattr("workers.steward._RETRY_S", 0.0)
-    fire(book)
     steward.attend(schedule)
     assert (only(book).state, only(book).error is not None) == ("waiting", True)
     (tmp_path / "file").unlink()
@@ -166,10 +172,8 @@ def test_a_store_that_fails_is_asked_again(
 def test_a_store_that_fails_for_an_hour_fails_the_run(
     book: ScheduleBook, steward: Steward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    schedule = add(book, tmp_path / "file")
+    schedule = add_where_a_file_lies(book, tmp_path)
     monkeypatch.setattr("workers.steward._GIVE_UP_S", 0.0)
-    fire(book)
     steward.attend(schedule)
     assert only(book).state == "failed"
 
