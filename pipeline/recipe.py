@@ -50,6 +50,8 @@ MAX_BYTES = 1 << 30
 
 #: Share of full scale within which values count as equal (DESIGN, section 1).
 TOLERANCE = 1e-6
+#: The same where they were computed in fewer bits.
+_LOW_PRECISION_TOLERANCE = 5e-3
 #: Distance of two neighbouring stored values, as a share of full scale.
 _STEP = {"float32": 0.0, "float16": 2**-11, "uint8": 1 / 255}
 
@@ -93,7 +95,8 @@ class Recipe:
 
         Values that differ by t are stored as different ones of distance s with a chance of t / s.
         """
-        return max(TOLERANCE, math.sqrt(TOLERANCE * _STEP[self.spec.dtype]))
+        computed = TOLERANCE if self.spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
+        return max(computed, math.sqrt(computed * _STEP[self.spec.dtype]))
 
     @property
     def full_scale(self) -> float:

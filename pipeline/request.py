@@ -62,6 +62,8 @@ class JobRequest:
     latents: str | None = None
     #: Samples per forward pass; 0 leaves it to calibration.
     batch: int = 0
+    #: How the forward pass computes; see `pipeline.spec.PRECISIONS`.
+    precision: str = "float32"
 
     def resolve(self, generator: Generator) -> tuple[JobSpec, list[Upload]]:
         """The spec of this request, and the files that belong to it. Raises UsageError."""
@@ -92,6 +94,7 @@ class JobRequest:
             noise=str(parse_noise(self.noise)),
             latents=latents_sha256,
             batch=self.batch,
+            precision=self.precision,
             latent_shape=interface.latent_shape,
             sample_shape=interface.sample_shape,
             value_range=interface.value_range,
@@ -99,6 +102,10 @@ class JobRequest:
         )
         spec.check()
         chosen.check(spec.sample_type)
+        if spec.precision.startswith("mixed") and generator.kind == "saved_model":
+            raise UsageError(
+                f"{spec.precision}: a SavedModel computes as it was saved; use a .keras or TensorFlow.js model"
+            )
         if spec.dtype == "uint8" and spec.value_range is None:
             raise UsageError("uint8 needs the value range of the generator: say it in generator.toml, [output] range")
         return spec, uploads

@@ -38,6 +38,7 @@ def making(spec: JobSpec, destination: str) -> Snippet:
     options += [f"--latents {shlex.quote(destination + '/latents.npy')}"] if spec.latents else []
     options += [f"--noise {spec.noise}"] if not spec.latents and spec.noise != "normal" else []
     options += [f"--batch {spec.batch}"] if spec.batch else []
+    options += [f"--precision {spec.precision}"] if spec.precision != "float32" else []
     if spec.labels and spec.labels.startswith("file:"):
         options.append(f"--labels {shlex.quote(destination + '/labels.npy')}")
     elif spec.labels not in (None, "balanced"):

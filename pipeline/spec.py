@@ -20,6 +20,10 @@ from pipeline.shards import MAX_SHARDS, Plan, class_folder
 SPEC_VERSION = 1
 
 
+#: How the forward pass computes. float32 is float32 everywhere; tf32 lets GPUs round what they multiply to 10 bits;
+#: mixed precision, in Keras' words, computes in 16 bits but for weights and outputs, which stay float32.
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
+
 #: Most values of one batch, 8 GiB of float32.
 _MOST_VALUES = 2**31
 
@@ -57,6 +61,8 @@ class JobSpec:
     latents: str | None = None
     #: Samples per forward pass; 0 leaves it to the first slice.
     batch: int = 0
+    #: How the forward pass computes: one of PRECISIONS.
+    precision: str = PRECISIONS[0]
     #: Shape of one latent.
     latent_shape: tuple[int, ...]
     #: Shape of one sample, channels last for images.
@@ -88,7 +94,7 @@ class JobSpec:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces but line ends, the same bytes for the same spec."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self._fields(), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @cached_property
     def sha256(self) -> str:
@@ -105,9 +111,16 @@ class JobSpec:
         return self._hash_without("generator", "count")
 
     def _hash_without(self, *left_out: str) -> str:
-        identity = {name: value for name, value in asdict(self).items() if name not in left_out}
+        identity = {name: value for name, value in self._fields().items() if name not in left_out}
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _fields(self) -> dict[str, Any]:
+        """All fields; but float32, which was the only precision at first, goes without saying."""
+        told = asdict(self)
+        if self.precision == PRECISIONS[0]:
+            del told["precision"]
+        return told
 
     def job_id(self, destination: str) -> str:
         """Id of the job that makes this dataset at this destination: the same question, the same id."""
@@ -126,7 +139,10 @@ class JobSpec:
                 f"{source} was written by a newer noisemill (version {version}, known is {SPEC_VERSION}): upgrade"
             )
         names = {field.name for field in fields(cls)}
-        for problem, wrong in (("has unknown fields", set(data) - names), ("lacks fields", names - set(data))):
+        for problem, wrong in (
+            ("has unknown fields", set(data) - names),
+            ("lacks fields", names - {"precision"} - set(data)),
+        ):
             if wrong:
                 raise DatasetError(f"{source} {problem}: {', '.join(sorted(wrong))}")
         for name in ("latent_shape", "sample_shape", "value_range", "classes"):
@@ -201,6 +217,7 @@ class JobSpec:
             ("noise", _noise_text(self.noise), "a distribution"),
             ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
             ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
+            ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
             ("latent_shape", _shape(self.latent_shape), "a shape"),
             ("sample_shape", _shape(self.sample_shape), "a shape"),
             ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),

@@ -53,13 +53,22 @@ class Calibration:
 
 
 class Engine:
-    """A forward pass compiled for batches of one size."""
+    """A forward pass compiled for batches of one size, with one precision (see `pipeline.spec.PRECISIONS`)."""
 
-    def __init__(self, forward: Forward, generator: Generator, device: Device, engine: str, batch: int) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        generator: Generator,
+        device: Device,
+        engine: str,
+        batch: int,
+        precision: str = "float32",
+    ) -> None:
         import keras
         import tensorflow as tf
 
-        self.engine, self.batch = engine, batch
+        self.engine, self.batch, self.precision = engine, batch, precision
+        self._allow_tf32 = tf.config.experimental.enable_tensor_float_32_execution
         self._latent_dim = generator.interface.latent_dim
         self._conditional = generator.interface.classes is not None
         self._sample_shape = generator.interface.sample_shape
@@ -74,7 +83,7 @@ class Engine:
         self.record = EngineRecord(
             engine=engine,
             batch=batch,
-            precision="float32",
+            precision="float32" if precision == "tf32" and device.kind == "cpu" else precision,
             device=device.kind,
             device_name=device.model,
             versions={
@@ -97,6 +106,9 @@ class Engine:
             latents = _padded(latents, self.batch)
             labels = None if labels is None else _padded(labels, self.batch)
         arguments = (latents, labels) if self._conditional else (latents,)
+        self._allow_tf32(
+            self.precision == "tf32"
+        )  # One switch for the whole process, and jobs of every precision come by.
         return Prediction(self._function(*arguments), count)
 
     def _warm_up(self) -> None:
@@ -135,15 +147,19 @@ class EngineRoom:
     def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
         start_tensorflow()
         self.generator, self.device = generator, confirm_device(device)
-        self._forward = load_generator(generator)
-        self._engines: dict[tuple[str, int], Engine] = {}
+        self._forwards = {"float32": load_generator(generator)}
+        self._engines: dict[tuple[str, int, str], Engine] = {}
         self._cache_dir = cache_dir
 
-    def engine(self, engine: str, batch: int) -> Engine:
-        """The engine for batches of this size, warmed up."""
-        key = (engine, batch)
+    def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
+        """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
+        key = (engine, batch, precision)
         if key not in self._engines:
-            self._engines[key] = Engine(self._forward, self.generator, self.device, engine, batch)
+            # Other layers, where layers compute in 16 bits; the same ones with TF32, which is the device's affair.
+            policy = precision if precision.startswith("mixed") else "float32"
+            if policy not in self._forwards:
+                self._forwards[policy] = load_generator(self.generator, policy)
+            self._engines[key] = Engine(self._forwards[policy], self.generator, self.device, engine, batch, precision)
         return self._engines[key]
 
     def quick_engine(self) -> Engine:
@@ -159,15 +175,15 @@ class EngineRoom:
         except GeneratorError:
             return self.engine("tf", BATCHES[0])
 
-    def calibrate(self) -> Calibration:
+    def calibrate(self, precision: str = "float32") -> Calibration:
         """The fastest engine and batch on this device, measured once and then kept in the cache.
 
         What was measured on a busy machine is measured again once that is less so.
         """
-        kept, load = self._kept_calibration(), _load()
+        kept, load = self._kept_calibration(precision), _load()
         if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
             return kept
-        path, calibration = self._calibration_path(), replace(self._measure(), load=round(load, 2))
+        path, calibration = self._calibration_path(precision), replace(self._measure(precision), load=round(load, 2))
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(asdict(calibration)))
@@ -176,30 +192,30 @@ class EngineRoom:
 
     def compare(self, engine: Engine, rate: float) -> None:
         """Hears how fast a job went. Where calibration said much less, the next worker measures again."""
-        kept = self._kept_calibration()
+        kept = self._kept_calibration(engine.precision)
         if kept is None or (kept.engine, kept.batch) != (engine.engine, engine.batch):
             return
         if rate > _DISTURBED * kept.rate:
-            self._calibration_path().unlink(missing_ok=True)
+            self._calibration_path(engine.precision).unlink(missing_ok=True)
 
-    def _kept_calibration(self) -> Calibration | None:
+    def _kept_calibration(self, precision: str = "float32") -> Calibration | None:
         try:
-            return Calibration(**json.loads(self._calibration_path().read_text()))
+            return Calibration(**json.loads(self._calibration_path(precision).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
-    def _measure(self) -> Calibration:
+    def _measure(self, precision: str) -> Calibration:
         """First the engine, at a middling batch; then the batch."""
-        rates = self._rates([(engine, 256) for engine in ENGINES])
+        rates = self._rates([(engine, 256) for engine in ENGINES], precision)
         engine = max(rates, key=lambda key: rates[key])[0]
-        rates = self._rates([(engine, batch) for batch in BATCHES])
+        rates = self._rates([(engine, batch) for batch in BATCHES], precision)
         best = max(rates.values())
         batch = next(batch for batch in BATCHES if rates[engine, batch] >= _TIE * best)
         return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
 
-    def _rates(self, candidates: list[tuple[str, int]]) -> dict[tuple[str, int], float]:
+    def _rates(self, candidates: list[tuple[str, int]], precision: str) -> dict[tuple[str, int], float]:
         """Samples per second of the bare forward pass, the best of several measurements that take turns."""
-        passes = {key: self._bare_pass(*key) for key in candidates}
+        passes = {key: self._bare_pass(*key, precision) for key in candidates}
         least = dict.fromkeys(candidates, math.inf)
         for _ in range(_ROUNDS):
             for key, bare_pass in passes.items():
@@ -207,10 +223,10 @@ class EngineRoom:
                     least[key] = min(least[key], _least_seconds(bare_pass))
         return {(engine, batch): batch / least[engine, batch] for engine, batch in candidates}
 
-    def _bare_pass(self, engine: str, batch: int) -> Callable[[], object] | None:
+    def _bare_pass(self, engine: str, batch: int, precision: str) -> Callable[[], object] | None:
         """Computes one batch; None where this engine cannot run the generator."""
         try:
-            compiled = self.engine(engine, batch)
+            compiled = self.engine(engine, batch, precision)
         except GeneratorError:
             if engine == "tf":
                 raise
@@ -221,10 +237,10 @@ class EngineRoom:
             labels = (np.arange(batch) % len(self.generator.interface.classes)).astype(np.int32)
         return lambda: compiled.predict(latents, labels).samples()
 
-    def _calibration_path(self) -> Path:
+    def _calibration_path(self, precision: str) -> Path:
         import tensorflow as tf
 
-        device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()}"
+        device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
         key = sha256(f"{self.generator.digest} {device}".encode()).hexdigest()[:24]
         return self._cache_dir / "calibrations" / f"{key}.json"
 

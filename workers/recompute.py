@@ -26,6 +26,8 @@ from workers.devices import pin_device
 
 #: Share of full scale within which engines, batch shapes and devices agree (DESIGN, idea 1).
 _FLOAT_TOLERANCE = 1e-5
+#: The same where they compute in fewer bits.
+_LOW_PRECISION_TOLERANCE = 5e-2
 #: Stored in fewer bits, a difference of that size can still turn a value to its neighbour.
 _STEP = {"float32": 0.0, "float16": 2**-10, "uint8": 1 / 255}
 
@@ -40,13 +42,15 @@ def recompute(destination: str, indices: list[int]) -> Recomputed:
     from workers.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
     rooms = EngineRoom(generator, device, load_settings().cache_dir)
-    tolerance = _FLOAT_TOLERANCE + _STEP[dataset.spec.dtype]
+    precision = dataset.spec.precision
+    computed = _FLOAT_TOLERANCE if precision == "float32" else _LOW_PRECISION_TOLERANCE
+    tolerance = computed + _STEP[dataset.spec.dtype]
     identical, largest, different = 0, 0.0, []
     for (shard, start), members in _by_batch(dataset, indices).items():
         receipt = dataset.receipt(shard)
         if receipt is None:
             raise DatasetError(f"shard {shard} has no receipt")
-        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch)
+        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch, precision)
         count = min(engine.batch, receipt.first + receipt.count - start)
         samples = engine.predict(_rows(dataset, start, count), dataset.labels(start, count)).samples()
         fresh = to_stored(samples, dataset.spec.dtype, dataset.spec.value_range)

@@ -194,15 +194,16 @@ class SliceWorker:
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first to ask decides."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
-        batch = spec.batch or min(self.calibration.batch, fitting)
-        settled, batch = self.ledger.settle(job, self.calibration.engine, batch)
+        calibration = self.calibration if spec.precision == "float32" else self.rooms.calibrate(spec.precision)
+        batch = spec.batch or min(calibration.batch, fitting)
+        settled, batch = self.ledger.settle(job, calibration.engine, batch)
         try:
             replace(spec, batch=batch).check()
         except UsageError as error:
             raise DamagedEntryError(job, str(error)) from None
         if settled not in ENGINES:
             raise DamagedEntryError(job, f"engine is {shown(settled)}")
-        engine = self.rooms.engine(settled, batch)
+        engine = self.rooms.engine(settled, batch, spec.precision)
         metrics.BATCH.set(engine.batch)
         return engine
 

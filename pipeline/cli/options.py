@@ -143,6 +143,7 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
+_PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16: fewer bits are faster where the device has them."
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
 _option = click.option
 
@@ -160,6 +161,7 @@ job_options = together(
     _option(
         "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
     ),
+    _option("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
     _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
 )
 

@@ -90,6 +90,22 @@ def test_fashion_from_nothing_to_a_verified_dataset(here: Fleet) -> None:
     assert "5 of 5" in checked.stdout
 
 
+def test_in_fewer_bits(here: Fleet) -> None:
+    done = here.run("generate", TINY, "out", "--count", "300", "--shard-size", "100", "--precision", "mixed_bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert {receipt.made_by.precision for receipt in Dataset(here.folder / "out").finished().values()} == {
+        "mixed_bfloat16"
+    }
+    for index in (1, 2):
+        (here.folder / f"out/receipts/{index:08}.json").unlink()
+    assert json.loads(here.run("resume", "out", "--json").stdout)["made"] == 200
+    checked = here.run("verify", "out", "--recompute", "5", "--json")
+    assert json.loads(checked.stdout)["recomputed"]["identical"] == 5
+    assert here.run("generate", TINY, "whole", "--count", "300", "--shard-size", "100").returncode == 0
+    fewer, whole = (Dataset(here.folder / name).samples(0, 300) for name in ("out", "whole"))
+    assert 0 < np.abs(fewer - whole).max() < 0.1
+
+
 def test_straight_to_s3(here: Fleet, s3: S3Server) -> None:
     destination = s3.destination()
     done = here.run("generate", TINY, destination, "--count", "500", "--shard-size", "200", "--json", "--workers", "2")

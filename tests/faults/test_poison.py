@@ -12,6 +12,8 @@ from tests.end_to_end.fleet import TINY, Fleet
 from tests.faults.plugin import faulty
 from tests.faults.same import SHARD, assert_same, make_quietly, size
 
+pytestmark = pytest.mark.timeout(600)
+
 SHARDS = 12
 POISON = 5
 

@@ -19,7 +19,7 @@ from pipeline.errors import GeneratorError
 from pipeline.generators import find_generator
 from pipeline.generators.interface import Interface
 from workers.devices import Device
-from workers.engine import Engine
+from workers.engine import ENGINES, Engine
 from workers.generators import load_generator
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +60,17 @@ def noisemill(*arguments: object, cwd: Path, check: bool = True) -> subprocess.C
     return done
 
 
-def predict(folder: Path | str, latents: NDArray[Any], labels: NDArray[Any] | None = None, engine: str = "tf") -> Any:
+def predict(
+    folder: Path | str,
+    latents: NDArray[Any],
+    labels: NDArray[Any] | None = None,
+    engine: str = "tf",
+    precision: str = "float32",
+) -> Any:
     """Samples through the engine, as a worker computes them, in batches of 4."""
     generator = find_generator(str(folder))
-    compiled = Engine(load_generator(generator), generator, CPU, engine, 4)
+    compiled = Engine(load_generator(generator, precision), generator, CPU, engine, 4, precision)
+    assert compiled.record.precision == precision
     flat = latents.reshape(len(latents), -1).astype(np.float32)
     return np.concatenate(
         [
@@ -98,6 +105,18 @@ class GeneratorSuite:
     def test_xla_agrees(self, example: Example) -> None:
         samples = predict(example.folder, example.latents, example.labels, engine="xla")
         np.testing.assert_allclose(samples, example.samples, atol=CLOSE * 2)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+    def test_fewer_bits_are_near(self, example: Example, engine: str, precision: str) -> None:
+        if example.kind == "saved_model":
+            with pytest.raises(GeneratorError, match="others compute as they were saved"):
+                predict(example.folder, example.latents, example.labels, engine, precision)
+            return
+        samples = predict(example.folder, example.latents, example.labels, engine, precision)
+        assert samples.dtype == np.float32
+        scale = np.ptp(example.samples)
+        assert 0 < np.abs(samples - example.samples).max() <= 0.05 * scale
 
     def test_a_sample_does_not_depend_on_its_neighbours(self, example: Example) -> None:
         labels = example.labels

@@ -50,6 +50,16 @@ def refusal(found: Generator | None = None, **options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_a_saved_model_computes_as_it_was_saved(precision: str) -> None:
+    saved = dataclasses.replace(generator(), kind="saved_model")
+    assert resolve(count=1, precision=precision).precision == precision
+    assert refusal(saved, count=1, precision=precision).startswith(
+        f"{precision}: a SavedModel computes as it was saved"
+    )
+    assert resolve(saved, count=1, precision="tf32").precision == "tf32"
+
+
 def test_defaults() -> None:
     spec = resolve(count=10)
     assert spec == JobSpec(

@@ -19,6 +19,7 @@ class Sleeping:
 
     def __init__(self, engine: str, batch: int, seconds: float, disturbed: int) -> None:
         self.engine, self.batch, self.seconds, self.disturbed = engine, batch, seconds, disturbed
+        self.precision = "float32"
 
     def predict(self, latents: Any, labels: Any) -> Sleeping:
         return self
@@ -45,15 +46,15 @@ class Room(EngineRoom):
 
         return Generator
 
-    def engine(self, engine: str, batch: int) -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
         self.measured += 1
         if engine == "xla" and not self.xla:
             raise GeneratorError("XLA does not take it")
         disturbed, self.disturbed = self.disturbed, 0
         return Sleeping(engine, batch, self.seconds[batch] * (1 if engine == "xla" else 2), disturbed)
 
-    def _calibration_path(self) -> Path:
-        return self.folder / "calibration.json"
+    def _calibration_path(self, precision: str) -> Path:
+        return self.folder / f"{precision}.json"
 
 
 SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import GeneratorError
 from pipeline.generators import Generator
-from workers.generators.keras_model import load_keras
+from workers.generators.keras_model import load_keras, lower_precision
 from workers.generators.network import Network
 from workers.generators.saved_model import load_saved_model
 from workers.generators.tfjs import load_tfjs
@@ -31,13 +31,16 @@ _LOADERS: dict[str, Callable[[Path], Network]] = {
 }
 
 
-def load_generator(generator: Generator) -> Forward:
-    """The forward pass of a generator, in inference mode.
+def load_generator(generator: Generator, precision: str = "float32") -> Forward:
+    """The forward pass of a generator, in inference mode; "mixed_float16" and "mixed_bfloat16" compute in 16 bits.
 
     Raises GeneratorError if it cannot be loaded or is not what its interface says.
     """
     _check_memory(generator)
-    return wire(load_network(generator.kind, generator.model), generator)
+    network = load_network(generator.kind, generator.model)
+    if precision.startswith("mixed"):
+        lower_precision(network, precision)
+    return wire(network, generator)
 
 
 def load_network(kind: str, model: Path) -> Network:

@@ -49,6 +49,23 @@ def keras_network(model: Any) -> Network:
     return Network(structure=structure, call=call, owner=model)
 
 
+def lower_precision(network: Network, policy: str) -> None:
+    """Has a network that Keras holds compute by this policy of Keras', but for the layers that make its outputs.
+
+    Raises GeneratorError for one that Keras does not hold.
+    """
+    import keras  # Seconds; and the device must be pinned before.
+
+    model = network.owner
+    if not isinstance(model, keras.Model):
+        raise GeneratorError(f"{policy} takes a model of Keras or TensorFlow.js: others compute as they were saved")
+    kept = {port.name for port in network.structure.outputs}
+    # Not a public method; but `layers` leaves out those that other layers wrap.
+    for layer in model._flatten_layers(include_self=False):
+        if layer.name not in kept:
+            layer.dtype_policy = policy
+
+
 def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
