@@ -158,6 +158,7 @@ OPTIONS = {
     "-n 10 --format ''": "format '' is unknown",
     "-n 10 --dtype float64": "dtype 'float64' is not float32, float16 or uint8",
     "-n 10 --dtype ''": "dtype",
+    "-n 10 --precision half": "precision 'half' is not float32, tf32, mixed_float16 or mixed_bfloat16",
     "-n 10 --format png --dtype float32": "png stores uint8, not float32",
     "-n 10 --format tar --dtype float16": "tar stores uint8, not float16",
     "-n 10 --layout rows": "layout 'rows' is not flat or class",
