@@ -245,7 +245,8 @@ def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
     if as_json:
         print_json(sizing.as_json())
         return
-    click.echo(f"{sizing.count:,} samples in {sizing.shards:,} shard{"" if sizing.shards == 1 else "s"} of up to {sizing.shard_size:,}")
+    shards = "1 shard" if sizing.shards == 1 else f"{sizing.shards:,} shards"
+    click.echo(f"{sizing.count:,} samples in {shards} of up to {sizing.shard_size:,}")
     click.echo(f"{'about' if sizing.estimated else 'exactly'} {size(sizing.size_bytes)} ({sizing.size_bytes:,} bytes)")
     if sizing.seconds is not None:
         click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
