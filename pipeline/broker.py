@@ -22,8 +22,10 @@ from pipeline.ledger import Ledger
 from pipeline.redis_connection import celery_tls, celery_url, redis_errors
 from pipeline.settings import Settings
 
-#: Version of the message; a worker refuses a newer one.
+#: Version of the message, and the oldest that is read: at least the one before, where there was one
+#: (docs/decisions/0077-versions.md).
 MESSAGE_VERSION = 1
+OLDEST_MESSAGE_VERSION = 1
 
 #: Longest body of a message, characters of base64; a wake-up has about 200.
 _LONGEST_BODY = 4096
@@ -100,10 +102,14 @@ def _wakeup(arguments: dict[str, Any]) -> Wakeup:
     version = arguments.get("version")
     if type(version) is int and version > MESSAGE_VERSION:
         raise RefusedMessage(f"a newer noisemill sent it (version {shown(version)}): upgrade this worker")
+    if type(version) is int and version < OLDEST_MESSAGE_VERSION:
+        raise RefusedMessage(
+            f"a noisemill too old for this worker sent it (version {shown(version)}): upgrade that one"
+        )
     odd = set(arguments) ^ {"version", "job", "token", "serial"}
     if odd:
         raise RefusedMessage(f"it lacks fields or has unknown ones: {shown(sorted(odd))}")
-    for name, least in (("version", 1), ("token", 0), ("serial", 1)):
+    for name, least in (("version", OLDEST_MESSAGE_VERSION), ("token", 0), ("serial", 1)):
         if type(arguments[name]) is not int or not least <= arguments[name] <= _MOST:
             raise RefusedMessage(f"its {name} is {shown(arguments[name])}")
     if not isinstance(arguments["job"], str) or not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", arguments["job"]):

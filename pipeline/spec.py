@@ -16,8 +16,10 @@ from pipeline.formats.format import SampleType
 from pipeline.records import parse_record
 from pipeline.shards import MAX_SHARDS, Plan, class_folder
 
-#: Version of the spec's fields; a reader refuses a newer one.
+#: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
+#: (docs/decisions/0077-versions.md).
 SPEC_VERSION = 1
+OLDEST_SPEC_VERSION = 1
 
 
 #: How the forward pass computes. float32 is float32 everywhere; tf32 lets GPUs round what they multiply to 10 bits;
@@ -138,6 +140,11 @@ class JobSpec:
             raise NewerVersionError(
                 f"{source} was written by a newer noisemill (version {version}, known is {SPEC_VERSION}): upgrade"
             )
+        if type(version) is int and version < OLDEST_SPEC_VERSION:
+            raise DatasetError(
+                f"{source} was written by a noisemill that is too old for this one (version {version}, the oldest that "
+                f"is read is {OLDEST_SPEC_VERSION}): go on with the older one, or ask for it anew elsewhere"
+            )
         names = {field.name for field in fields(cls)}
         for problem, wrong in (
             ("has unknown fields", set(data) - names),
@@ -204,7 +211,7 @@ class JobSpec:
     def _rules(self) -> list[tuple[str, bool, str]]:
         """(field, whether it holds, what is expected)."""
         return [
-            ("version", _whole(self.version, 1, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
+            ("version", _whole(self.version, OLDEST_SPEC_VERSION, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
             ("generator", _text(self.generator), "a name, a path or a URL"),
             ("digest", _matches(r"sha256:[0-9a-f]{64}", self.digest), "sha256: and 64 hexadecimal digits"),
             ("count", _whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
