@@ -17,6 +17,7 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
+from pipeline.counts import MAX_EXACT
 from pipeline.errors import shown
 from pipeline.ledger import Ledger
 from pipeline.redis_connection import celery_tls, celery_url, redis_errors
@@ -29,9 +30,6 @@ OLDEST_MESSAGE_VERSION = 1
 
 #: Longest body of a message, characters of base64; a wake-up has about 200.
 _LONGEST_BODY = 4096
-
-#: Tokens and serials are numbers that Lua counts exactly.
-_MOST = 2**53
 
 SLICE_TASK = "noisemill.slice"
 
@@ -110,7 +108,7 @@ def _wakeup(arguments: dict[str, Any]) -> Wakeup:
     if odd:
         raise RefusedMessage(f"it lacks fields or has unknown ones: {shown(sorted(odd))}")
     for name, least in (("version", OLDEST_MESSAGE_VERSION), ("token", 0), ("serial", 1)):
-        if type(arguments[name]) is not int or not least <= arguments[name] <= _MOST:
+        if type(arguments[name]) is not int or not least <= arguments[name] <= MAX_EXACT:
             raise RefusedMessage(f"its {name} is {shown(arguments[name])}")
     if not isinstance(arguments["job"], str) or not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", arguments["job"]):
         raise RefusedMessage(f"its job is {shown(arguments['job'])}")

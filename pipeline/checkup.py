@@ -158,7 +158,7 @@ def _jobs(settings: Settings) -> _Answer:
     warnings = []
     for job in live:
         if job.held_at is not None:
-            warnings.append(f"job {job.id} is held: {one_line(Exception(job.error or 'its store fails'))}")
+            warnings.append(f"job {job.id} is held: {one_line(job.error or 'its store fails')}")
         elif job.state != "preparing" and not any(
             worker.digest == job.digest and worker.may_write(job.destination) for worker in workers
         ):
@@ -189,7 +189,7 @@ def _schedules(settings: Settings) -> _Answer:
         return "none", []
     if schedules and scheduler is None:
         raise LedgerError(f"{len(schedules)}, but no scheduler is up: start one with 'noisemill scheduler'")
-    warnings, now = [one_line(Exception(text)) for text in unreadable], time.time()
+    warnings, now = [one_line(text) for text in unreadable], time.time()
     for schedule in schedules:
         due_at = schedule.recurrence.next_after(book.fired_until(schedule))
         if not schedule.paused and now - due_at > _LATE_S:
@@ -220,7 +220,7 @@ def _devices() -> _Answer:
         ) from None
     if listed.returncode:
         return "no GPU: workers use the CPU", [
-            f"nvidia-smi fails ({one_line(Exception(listed.stdout or listed.stderr))[:200]}): install the driver anew"
+            f"nvidia-smi fails ({one_line(listed.stdout or listed.stderr)[:200]}): install the driver anew"
         ]
     return listed.stdout.strip() or "nvidia-smi lists no GPU: workers use the CPU", []
 

@@ -10,6 +10,9 @@ from pipeline.errors import UsageError, shown
 #: seed 5 + 2**32 at block 0.
 MAX_SEED = 2**32 - 1
 
+#: Lua, and JSON in many a language, counts exactly up to here.
+MAX_EXACT = 2**53
+
 #: Most samples of one forward pass.
 MAX_BATCH = 2**20
 

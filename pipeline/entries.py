@@ -7,10 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.counts import MAX_EXACT
 from pipeline.errors import LedgerError, shown
-
-#: Lua counts exactly up to here.
-_MOST = 2**53
 
 #: What Lua, or Redis within it, says of a value that is of another type than it has to be.
 _OF_ANOTHER_TYPE = re.compile(
@@ -69,14 +67,14 @@ class Fields:
         value = self._fields.get(name)
         return None if value is None else printable(value)
 
-    def whole(self, name: str, default: int | None = None, most: int = _MOST) -> int:
+    def whole(self, name: str, default: int | None = None, most: int = MAX_EXACT) -> int:
         """A whole number from 0 to `most`."""
         value = self._fields.get(name)
         if value is None and default is not None:
             return default
         return self.number(name, value, most)
 
-    def number(self, name: str, value: str | None, most: int = _MOST) -> int:
+    def number(self, name: str, value: str | None, most: int = MAX_EXACT) -> int:
         """The whole number that a value of field `name` is."""
         if value is None or not re.fullmatch("[0-9]{1,16}", value) or int(value) > most:
             raise self.damaged(name, value)

@@ -84,7 +84,7 @@ class JobFailedError(NoisemillError):
     """A job ended without being whole."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """What an error says, without its line breaks: for logs and the ledger."""
     return " ".join(str(error).split())
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipeline.counts import MAX_SEED
+from pipeline.counts import MAX_EXACT, MAX_SEED
 from pipeline.errors import LedgerError, UsageError, shown
 from pipeline.recurrence import Recurrence
 from pipeline.stores import normalise
@@ -195,8 +195,8 @@ def _distrust(what: str, text: str) -> Iterator[None]:
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str) and value.isprintable() and len(value) < 5000,
     "str | None": lambda value: value is None or (_CHECKS["str"](value.replace("\n", " "))),
-    "int": lambda value: type(value) is int and 0 <= value < 2**53,
-    "int | None": lambda value: value is None or (type(value) is int and 0 < value < 2**53),
+    "int": lambda value: type(value) is int and 0 <= value < MAX_EXACT,
+    "int | None": lambda value: value is None or (type(value) is int and 0 < value < MAX_EXACT),
     "float": lambda value: type(value) in (int, float) and 0 <= value < _LATEST,
     "float | None": lambda value: value is None or (type(value) in (int, float) and 0 <= value < _LATEST),
     "bool": lambda value: type(value) is bool,

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from redis.client import Pipeline
 
+from pipeline.counts import MAX_EXACT
 from pipeline.errors import UsageError, shown
 from pipeline.redis_connection import connect, redis_errors
 from pipeline.schedule import MISSED_S, Run, Schedule, Skipped, UnreadableScheduleError
@@ -339,7 +340,7 @@ def _number(text: str | bytes | None, kind: type[_Number]) -> _Number:
     """A number that is kept of a schedule, 0 where there is none. Raises UnreadableScheduleError for what is none."""
     try:
         number = kind(text or 0)
-        if 0 <= number < 2**53:
+        if 0 <= number < MAX_EXACT:
             return number
     except ValueError:
         pass

@@ -118,7 +118,7 @@ def add_command(
     book.add(schedule, replacing=replacing)
     _warn_without_scheduler(book)
     if as_json:
-        print_json(_as_json(schedule, book.runs(schedule.name), book))
+        print_json(_as_json(schedule, book.last_run(schedule.name), book))
     else:
         click.echo(f"{name}: {schedule.recurrence}, next {_moment(schedule.next_run(time.time()), schedule)}")
 
@@ -133,17 +133,17 @@ def list_command(redis_url: str | None, as_json: bool) -> None:
 
     book = _book(redis_url)
     unreadable: list[str] = []
-    listed: list[tuple[Schedule, list[Run]]] = []
+    listed: list[tuple[Schedule, Run | None]] = []
     for schedule in book.schedules(unreadable):
         try:
-            listed.append((schedule, book.runs(schedule.name)))
+            listed.append((schedule, book.last_run(schedule.name)))
         except UnreadableScheduleError as error:
             unreadable.append(f"schedule {schedule.name!r}: {error}")
     if as_json:
-        print_json([_as_json(schedule, runs, book) for schedule, runs in listed])
+        print_json([_as_json(schedule, last, book) for schedule, last in listed])
     elif listed or not unreadable:
         columns = ["SCHEDULE", "WHEN", "NEXT", "LAST", "STATE", "DESTINATION"]
-        rows = [_row(schedule, runs) for schedule, runs in listed]
+        rows = [_row(schedule, last) for schedule, last in listed]
         print_table(columns, rows, empty="no schedules: add one with 'noisemill schedule add'")
         if rows:
             _warn_without_scheduler(book)
@@ -164,7 +164,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
     runs, skipped = book.runs(name), book.skipped(name)
     if as_json:
         history = {"runs": [run.as_json() for run in runs], "skipped": [one.as_json() for one in skipped]}
-        print_json({**_as_json(schedule, runs, book), **history})
+        print_json({**_as_json(schedule, book.last_run(name), book), **history})
         return
     print_facts(_facts(schedule, book))
     rows = [
@@ -255,7 +255,7 @@ def _warn_without_scheduler(book: ScheduleBook) -> None:
 
 def _print_change(schedule: Schedule, book: ScheduleBook, told: str, as_json: bool) -> None:
     if as_json:
-        print_json(_as_json(schedule, book.runs(schedule.name), book))
+        print_json(_as_json(schedule, book.last_run(schedule.name), book))
     else:
         click.echo(f"{schedule.name}: {told}")
 
@@ -295,8 +295,7 @@ def _facts(schedule: Schedule, book: ScheduleBook) -> list[tuple[str, str]]:
     ]
 
 
-def _row(schedule: Schedule, runs: list[Run]) -> list[str]:
-    last = runs[-1] if runs else None
+def _row(schedule: Schedule, last: Run | None) -> list[str]:
     return [
         schedule.name,
         str(schedule.recurrence),
@@ -307,7 +306,7 @@ def _row(schedule: Schedule, runs: list[Run]) -> list[str]:
     ]
 
 
-def _as_json(schedule: Schedule, runs: list[Run], book: ScheduleBook) -> dict[str, Any]:
+def _as_json(schedule: Schedule, last: Run | None, book: ScheduleBook) -> dict[str, Any]:
     from pipeline.hooks import shown_webhook
 
     return {
@@ -327,7 +326,7 @@ def _as_json(schedule: Schedule, runs: list[Run], book: ScheduleBook) -> dict[st
         "catch_up": schedule.catch_up,
         "paused": schedule.paused,
         "added_at": schedule.added_at,
-        "last_run": runs[-1].as_json() if runs else None,
+        "last_run": last.as_json() if last else None,
         "scheduler": book.scheduler(),
     }
 

@@ -45,11 +45,6 @@ def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
     return itertools.chain.from_iterable(_threads().map(_compress, stretches))
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG of one image, uint8 (height, width, channels), as `encode_pngs` makes it."""
-    return next(encode_pngs(image[None]))
-
-
 def encoder_versions() -> dict[str, str]:
     """What the bytes of compressed images depend on: Pillow, and the zlib that it carries."""
     next_generation = features.version_feature("zlib_ng") if features.check_feature("zlib_ng") else None

@@ -12,11 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.formats.image import decode_image, decode_png, encode_png, encode_pngs, encoder_versions
+from pipeline.formats.image import decode_image, decode_png, encode_pngs, encoder_versions
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 4]))
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG of one image, uint8 (height, width, channels), as `encode_pngs` makes it."""
+    return next(encode_pngs(image[None]))
 
 
 @given(shapes.flatmap(lambda shape: arrays(np.uint8, shape)))

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.errors import UsageError
 from pipeline.formats import FORMATS, Labels, SampleType
-from pipeline.formats.image import encode_png
 from pipeline.stores import Store
 from tests.formats.suite import CLASSES, SHARD, FormatSuite, Samples, make_samples, write_shard
+from tests.formats.test_image import encode_png
 
 FLAT = SampleType(shape=(6, 5, 1), dtype="uint8", class_names=CLASSES)
 BY_CLASS = SampleType(shape=(6, 5, 3), dtype="uint8", class_names=CLASSES, layout="class")
