@@ -25,7 +25,9 @@ from pipeline.spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.store import Store
 
+#: Threads that read receipts, and how many of them one takes at a time.
 _READERS = 16
+_MOST_AT_A_TIME = 64
 
 #: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
 _CACHE_BYTES = 256 * 2**20
@@ -264,9 +266,9 @@ class Dataset:
         hashed; that is `verify`.
         """
         receipts = self.receipts()
-        if not receipts:
-            return {}
-        sizes = {entry.name: entry.size_bytes for entry in self.store.list("")}
+        # After the receipts, since a shard is in place before its receipt is.
+        folders = {file.name.partition("/")[0] for receipt in receipts.values() for file in receipt.files}
+        sizes = {entry.name: entry.size_bytes for folder in folders for entry in self.store.list(f"{folder}/")}
         return {
             index: receipt
             for index, receipt in receipts.items()
@@ -286,9 +288,15 @@ class Dataset:
         """All sound receipts of this job, by shard index."""
         found = (shards.receipt_index(entry.name) for entry in self.store.list(shards.RECEIPTS + "/"))
         indices = [index for index in found if index is not None and index < len(self.plan)]
+        # Some at a time: handing a receipt to a thread and back takes as long as reading it from a disk.
+        size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
+        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
         with ThreadPoolExecutor(_READERS) as readers:
-            receipts = readers.map(self._sound_receipt, indices)
-            return {index: receipt for index, receipt in zip(indices, receipts, strict=True) if receipt}
+            return {index: receipt for found in readers.map(self._sound_receipts, parts) for index, receipt in found}
+
+    def _sound_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
+        found = ((index, self._sound_receipt(index)) for index in indices)
+        return [(index, receipt) for index, receipt in found if receipt is not None]
 
     def _sound_receipt(self, index: int) -> Receipt | None:
         try:

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 from pipeline.errors import DatasetError
@@ -105,7 +106,7 @@ class Receipt:
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Receipt:
         """The receipt that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, {field.name for field in fields(cls)}, RECEIPT_VERSION)
+        data = _object(text, source, cls, RECEIPT_VERSION)
         try:
             data["files"] = tuple(StoredFile(**file) for file in data["files"])
             data["statistics"] = statistics_of(data["statistics"])
@@ -167,7 +168,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, {field.name for field in fields(cls)}, MANIFEST_VERSION)
+        data = _object(text, source, cls, MANIFEST_VERSION)
         try:
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
@@ -238,14 +239,21 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _object(text: bytes, source: str, names: set[str], newest: int) -> dict[str, Any]:
+@cache
+def _names(kind: type[Receipt | Manifest]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
+def _object(text: bytes, source: str, kind: type[Receipt | Manifest], newest: int) -> dict[str, Any]:
+    """The fields of a record, all of them and no others."""
     data = parse_record(text, source)
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")
     version = data.get("version")
     if isinstance(version, int) and version > newest:
         raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
-    if set(data) != names:
-        odd = ", ".join(sorted(set(data) ^ names))
+    names = _names(kind)
+    if data.keys() != names:
+        odd = ", ".join(sorted(data.keys() ^ names))
         raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
     return data

@@ -6,6 +6,7 @@ over. A key that is there twice says two things, of which readers of different p
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import Counter
 from typing import Any
@@ -30,8 +31,8 @@ def parse_record(text: str | bytes, source: str) -> Any:
     """What a record says. Raises DatasetError naming `source` where that is not JSON in UTF-8, or not one thing."""
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_without_twins)
+            text = text.removeprefix(codecs.BOM_UTF8).decode()
+        return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} is not valid JSON: {first_line(error)}") from None
 
@@ -43,3 +44,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twin, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"{shown(twin)} is there twice")
     return found
+
+
+#: One for all: making it takes a tenth of the time in which it reads a receipt.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_twins)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import StoreError, StoreUnavailableError
-from pipeline.files import open_regular
+from pipeline.files import open_regular, open_unlinked
 from pipeline.stores.flushing import flush, flush_files
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
 
@@ -68,7 +68,7 @@ class LocalStore:
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
         """The whole file, or its begin."""
-        with self.open(name) as file, _errors_in_words(self._root / name):
+        with self.open(name) as file, _errors_in_words(f"{self.url}/{name}"):
             # Asked for so many bytes, a file makes room for all of them first.
             if most_bytes is None or os.fstat(file.fileno()).st_size <= most_bytes:
                 return file.read()
@@ -76,7 +76,11 @@ class LocalStore:
 
     def open(self, name: str) -> BinaryIO:
         """The file for reading."""
-        path = self._inside(self._root / check_name(name))
+        unlinked = open_unlinked(f"{self.url}/{check_name(name)}")
+        if unlinked is not None:
+            self._seen = True
+            return unlinked
+        path = self._inside(self._root / name)
         with _errors_in_words(path):
             try:
                 file = open_regular(path)
@@ -361,7 +365,7 @@ def _temporary_name() -> str:
 
 
 @contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
+def _errors_in_words(path: Path | str) -> Iterator[None]:
     """Turns an OSError into a StoreError that says what is wrong with `path`."""
     try:
         yield
