@@ -20,6 +20,7 @@ from botocore.parsers import ResponseParserError
 
 from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.stores.s3_errors import error_code, in_words
+from pipeline.stores.s3_listing import read_listings_quickly
 from pipeline.version import VERSION
 
 if TYPE_CHECKING:
@@ -296,10 +297,12 @@ def _client_of(session: boto3.Session, attempts: int, *, by_path: bool, sign_bod
         user_agent=f"noisemill/{VERSION}",
     )
     try:
-        return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+        client = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
     except ValueError as error:
         # Its text would repeat the URL, which may hold a password.
         raise StoreError("AWS_ENDPOINT_URL is not a URL: write for example http://127.0.0.1:9000") from error
+    read_listings_quickly(client)
+    return client
 
 
 def _has_own_endpoint(core: botocore.session.Session) -> bool:

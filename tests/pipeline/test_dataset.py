@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, StoreError
 from pipeline.finishing import finish_dataset
 from pipeline.inputs import read_rows
 from pipeline.latents import latents
@@ -294,3 +294,23 @@ def test_labels_that_are_no_class_any_more(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(make_spec(labels="file:" + "0" * 64).to_json())
     with pytest.raises(DatasetError, match=r"labels\.npy holds labels that are no class"):
         Dataset(tmp_path).labels(0, 10)
+
+
+def test_of_many_receipts_those_count_that_are_sound(tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "d", make_spec(count=300, shard_size=1), finished=False)
+
+    def receipt(index: int) -> Path:
+        return made / f"receipts/{index:08d}.json"
+
+    receipt(3).unlink()
+    receipt(70).write_bytes(receipt(70).read_bytes()[:-20])
+    receipt(131).write_bytes(receipt(132).read_bytes())
+    dataset = Dataset(made)
+    assert list(dataset.receipts()) == [index for index in range(300) if index not in (3, 70, 131)]
+    (made / "shards/00000200.npy").write_bytes(b"short")
+    (made / "shards/00000250.labels.npy").unlink()
+    assert list(dataset.finished()) == [index for index in range(300) if index not in (3, 70, 131, 200, 250)]
+    receipt(299).rename(tmp_path / "elsewhere")
+    receipt(299).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="remove the symbolic link"):
+        dataset.finished()

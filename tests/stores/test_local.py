@@ -99,6 +99,32 @@ def test_links_do_not_lead_out(store: Store, outside: Path) -> None:
     assert [path.name for path in outside.iterdir()] == ["secret"]
 
 
+def test_links_do_not_lead_out_without_proc(store: Store, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("own", b"1")
+
+    def absent(path: str) -> str:
+        raise FileNotFoundError(path)
+
+    # Where a file was opened is looked up in /proc, which not all systems have; resolving a path asks for links too.
+    readlink = os.readlink
+    monkeypatch.setattr(os, "readlink", lambda path: (absent if "/proc/" in str(path) else readlink)(path))
+    assert store.read("own") == b"1"
+    for name in ("out/secret", "secret"):
+        with pytest.raises(StoreError, match="symbolic link"):
+            store.read(name)
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_read(store: Store, root: Path, outside: Path) -> None:
+    store.write("folder/secret", b"ours")
+    assert store.read("folder/secret") == b"ours"
+    (root / "folder").rename(root / "moved")
+    (root / "folder").symlink_to(outside)
+    with pytest.raises(StoreError, match="symbolic link"):
+        store.read("folder/secret")
+    with pytest.raises(FileNotFoundError):
+        store.read("moved/absent")
+
+
 def test_a_link_is_replaced_not_followed(store: Store, root: Path, outside: Path) -> None:
     store.write("secret", b"ours")
     assert not (root / "secret").is_symlink()

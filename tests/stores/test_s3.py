@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
@@ -19,6 +19,7 @@ from benchmarks.stores import peak_of_a_large_file
 from pipeline.errors import StoreError
 from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
 from pipeline.stores.s3_errors import in_words
+from pipeline.stores.s3_listing import take_objects
 from tests.servers import RcloneS3, S3Server, free_port
 from tests.stores.doors import S3Door
 from tests.stores.suite import MIB, StoreSuite, random_bytes
@@ -317,3 +318,39 @@ def test_bodies_that_always_break_off_fail(breaking: type[_BreakingOff]) -> None
     breaking.halves = 1000
     with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix/a at 127.0.0.1")):
         open_store("s3://bucket/prefix").read("a")
+
+
+PAGE = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult{namespace}><Name>b</Name>
+<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><Contents><Key>a+%26</Key><Size>7</Size><Owner><ID>x</ID></Owner></Contents>
+<Contents>{second}</Contents><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"""
+
+
+@pytest.mark.parametrize("namespace", ["", ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'])
+def test_a_page_of_a_listing(namespace: str) -> None:
+    response = {
+        "status_code": 200,
+        "body": PAGE.format(namespace=namespace, second="<Size>0</Size><Key>b</Key>").encode(),
+    }
+    answer: dict[str, Any] = {}
+    take_objects(response, answer)
+    assert answer == {"Contents": [{"Key": "a+%26", "Size": 7}, {"Key": "b", "Size": 0}]}
+    rest = cast("bytes", response["body"])
+    assert b"Contents" not in rest
+    assert b"NextContinuationToken" in rest
+
+
+@pytest.mark.parametrize(
+    ("status", "second"),
+    [
+        (500, "<Size>0</Size><Key>b</Key>"),
+        (200, "<Size>0</Size>"),
+        (200, "<Key>b</Key>"),
+        (200, "<Key>b</Key><Size>many</Size>"),
+        (200, "<Key>b"),
+    ],
+)
+def test_a_strange_page_of_a_listing_is_left_to_botocore(status: int, second: str) -> None:
+    body = PAGE.format(namespace="", second=second).encode()
+    response, answer = {"status_code": status, "body": body}, dict[str, Any]()
+    take_objects(response, answer)
+    assert (response["body"], answer) == (body, {})

@@ -1,0 +1,41 @@
+"""Pages of listings, read in a third of the time that botocore takes, which is 0.1 ms of Python for each key.
+
+It looks for each field that an object may have, and makes a date of each time. Only keys and lengths are wanted here;
+all else of a page is left to botocore, and so is a page that is not what it should be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def read_listings_quickly(client: S3Client) -> None:
+    """Has the objects of listings (`list_objects_v2`) read here: of each, its Key and its Size."""
+    client.meta.events.register("before-parse.s3.ListObjectsV2", take_objects)
+
+
+def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Moves the objects from a response to what its parser will add to its answer."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        page = ElementTree.fromstring(response_dict["body"])  # noqa: S314 - as botocore does with every answer
+        # Not all servers give the namespace.
+        name, key, size = (f"{page.tag.removesuffix('ListBucketResult')}{tag}" for tag in ("Contents", "Key", "Size"))
+        objects = [_object(node.findtext(key), node.findtext(size)) for node in page.iterfind(name)]
+    except (ElementTree.ParseError, ValueError):
+        return
+    page[:] = [node for node in page if node.tag != name]
+    response_dict["body"] = ElementTree.tostring(page)
+    customized_response_dict["Contents"] = objects
+
+
+def _object(key: str | None, size: str | None) -> dict[str, Any]:
+    """Raises ValueError where one is missing, or the size is no number."""
+    if not key or not size:
+        raise ValueError("an object without key or length")
+    return {"Key": key, "Size": int(size)}
