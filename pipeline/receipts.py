@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
 from typing import Any
 
 from pipeline.errors import DatasetError
@@ -106,7 +105,7 @@ class Receipt:
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Receipt:
         """The receipt that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, cls, RECEIPT_VERSION)
+        data = _object(text, source, _FIELDS_OF_RECEIPT, RECEIPT_VERSION)
         try:
             data["files"] = tuple(StoredFile(**file) for file in data["files"])
             data["statistics"] = statistics_of(data["statistics"])
@@ -168,7 +167,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, cls, MANIFEST_VERSION)
+        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION)
         try:
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
@@ -239,12 +238,11 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-@cache
-def _names(kind: type[Receipt | Manifest]) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
+_FIELDS_OF_RECEIPT = frozenset(field.name for field in fields(Receipt))
+_FIELDS_OF_MANIFEST = frozenset(field.name for field in fields(Manifest))
 
 
-def _object(text: bytes, source: str, kind: type[Receipt | Manifest], newest: int) -> dict[str, Any]:
+def _object(text: bytes, source: str, names: frozenset[str], newest: int) -> dict[str, Any]:
     """The fields of a record, all of them and no others."""
     data = parse_record(text, source)
     if not isinstance(data, dict):
@@ -252,7 +250,6 @@ def _object(text: bytes, source: str, kind: type[Receipt | Manifest], newest: in
     version = data.get("version")
     if isinstance(version, int) and version > newest:
         raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
-    names = _names(kind)
     if data.keys() != names:
         odd = ", ".join(sorted(data.keys() ^ names))
         raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
