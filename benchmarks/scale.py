@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -40,6 +41,8 @@ _PULSE_S, _ANNOUNCE_S = 0.5, 5.0
 #: Shorter than in production, so that the loss of workers shows within the measured part.
 _LEASE_S = 6.0
 _DYING = 0.2
+#: Between rounds of a reconciler that has but its first, seconds.
+_NEVER_S = 10_000.0
 _JOB = "scale"
 #: Of a job that is seen through to its end while workers die.
 _SMALL_JOB = 6_000
@@ -65,6 +68,7 @@ def run(effort: Effort) -> Result:
     workers = max(8, round(_WORKERS * min(1.0, effort.share or 0.04)))
     seconds = max(2.0, _COUNT_S * effort.share)
     paced = {shard_s: _loaded(workers, shard_s, seconds) for shard_s in (10.0, 1.0)}
+    alone = _loaded(workers, 1.0, seconds, reconcile_s=_NEVER_S)
     flat_out = _loaded(workers, 0.0, seconds)
     died = _deaths(workers, max(200, round(_SMALL_JOB * effort.share)))
     per_shard = flat_out.busy / flat_out.shards
@@ -80,6 +84,11 @@ def run(effort: Effort) -> Result:
             Figure(case=f"{name}: a million shards (extrapolated)", unit="h", values=[_SHARDS / load.shards / 3600]),
         ]
     figures += [
+        Figure(
+            case=f"{workers} reconcilers' share of a core of Valkey (shards of 1 s, with and without)",
+            unit="%",
+            values=[100 * (paced[1.0].busy - alone.busy)],
+        ),
         Figure(case=f"{workers} workers, shards of no time: shards per second", unit="/s", values=[flat_out.shards]),
         Figure(case="the same: ledger calls per second", unit="/s", values=[flat_out.calls]),
         Figure(case="the same: Valkey's share of a core", unit="%", values=[100 * flat_out.busy]),
@@ -97,13 +106,19 @@ def run(effort: Effort) -> Result:
                 f"the measured {seconds:g} s for all of it."
             ),
         ],
-        details={"loads": {str(key): vars(load) for key, load in {**paced, 0.0: flat_out}.items()}},
+        details={
+            "loads": {str(key): vars(load) for key, load in {**paced, 0.0: flat_out}.items()},
+            "without reconcilers": vars(alone),
+        },
     )
 
 
-def _loaded(workers: int, shard_s: float, seconds: float) -> _Load:
+def _loaded(workers: int, shard_s: float, seconds: float, reconcile_s: float | None = None) -> _Load:
     """What so many workers ask of the server while they make shards of so many seconds."""
-    with _server() as (settings, root), _simulated(settings, root, workers, shard_s):
+    with ExitStack() as stack:
+        settings, root = stack.enter_context(_server())
+        settings = replace(settings, reconcile_s=reconcile_s or settings.reconcile_s)
+        stack.enter_context(_simulated(settings, root, workers, shard_s))
         raw = connect(settings.redis_url)
         _enter(settings, root, _SHARDS, workers)
         time.sleep(min(_START_S + shard_s, seconds + shard_s))
@@ -193,7 +208,8 @@ def _simulated(
         if not mine:
             continue
         command = [sys.executable, "-m", "benchmarks.scale", settings.redis_url, root, str(shard_s), *mine]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        environment = {**os.environ, "NOISEMILL_RECONCILE_S": str(settings.reconcile_s)}
+        processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     try:
         for process in processes:
             assert process.stdout is not None
