@@ -40,7 +40,7 @@ def run(effort: Effort) -> Result:
     with folder() as place:
         generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
         again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
-    idle, idle_gaps, pickups = _warm_worker(effort)
+    idle, idle_gaps = _warm_worker(effort)
     later = generated[1:]
     figures = [
         _seconds("`noisemill --help`", helps, reach=0.25),
@@ -49,7 +49,6 @@ def run(effort: Effort) -> Result:
         _seconds("`generate`: beside the forward pass, in all", [each["beside"] for each in later]),
         _seconds("`generate`, all there already", [again]),
         _seconds("device idle between two queued jobs, on a warm worker", idle_gaps, reach=0.05),
-        _seconds("of that, from a job's end to the next one's first claim", pickups),
         Figure(case="idle worker: share of a core", unit="%", values=idle, reach=1.0, smaller_is_better=True),
     ]
     return Result(
@@ -58,7 +57,7 @@ def run(effort: Effort) -> Result:
         notes=[
             f"`generate {GENERATOR} OUT --count {generated[0]['samples']}`; most of it is TensorFlow's start.",
             "Between two jobs: from one's first claim to the next one's, less the seconds of the forward pass.",
-            "In it shards are flushed, sheet, card, index and manifest are written, and the next wake-up is taken.",
+            "In it the next wake-up is taken; the job before is finished beside the next one's first batches.",
         ],
         details={"generate": generated},
     )
@@ -91,10 +90,10 @@ def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _warm_worker(effort: Effort) -> tuple[list[float], list[float], list[float]]:
-    """Percent of a core that an idle worker uses; of jobs that wait for it in the queue, seconds for each but the last:
+def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
+    """Percent of a core that an idle worker uses; of jobs that wait for it in the queue, for each but the last:
 
-    how long the device stood idle until the next one's turn, and how long from its end to the next one's first claim.
+    how long the device stood idle until the next one's turn, seconds.
     """
     with folder() as place, private_server() as url:
         settings = replace(load_settings(redis_url=url), cache_dir=place / "cache")
@@ -111,8 +110,7 @@ def _warm_worker(effort: Effort) -> tuple[list[float], list[float], list[float]]
         (later.running_at or 0.0) - (earlier.running_at or 0.0) - earlier.stage_seconds["predict"]
         for earlier, later in pairs
     ]
-    pickups = [(later.running_at or 0.0) - (earlier.ended_at or 0.0) for earlier, later in pairs]
-    return [idle], device_idle, pickups
+    return [idle], device_idle
 
 
 @contextmanager

@@ -166,29 +166,30 @@ class Mill:
         self._to_write: queue.Queue[_Predicted | None] = queue.Queue(_WAITING)
         self._to_place: queue.Queue[_Ended | None] = queue.Queue(_SHARDS_WAITING)
         self._broken: BaseException | None = None
+        self._feeder = self._thread("feeder", self._feed, partial(self._to_predict.put, None))
+        self._writer = self._thread("writer", self._write_all, partial(_skip_to_end, self._to_write))
+        self._placer = self._thread("placer", self._place_all, self._clear_the_rest)
 
     def run(self) -> None:
-        """Makes shards until the shift has no more work or is stopping."""
-        end_of_work = partial(self._to_predict.put, None)
-        skip_the_rest = partial(_skip_to_end, self._to_write)
-        feeder = self._started("feeder", self._feed, end_of_work)
-        writer = self._started("writer", self._write_all, skip_the_rest)
-        placer = self._started("placer", self._place_all, self._clear_the_rest)
+        """Predicts until the shift has no more work or is stopping; then the device is free, see `wait`."""
+        for stage in (self._feeder, self._writer, self._placer):
+            stage.start()
         self._guarded(self._predict_all, on_failure=lambda: None)
+
+    def wait(self) -> None:
+        """Waits, after `run`, until the last shard is in place. Raises what broke the run."""
         self._to_write.put(None)
-        writer.join()
+        self._writer.join()
         self._to_place.put(None)
-        placer.join()
-        while feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
+        self._placer.join()
+        while self._feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
             _empty(self._to_predict)
-            feeder.join(0.05)
+            self._feeder.join(0.05)
         if self._broken is not None:
             raise self._broken
 
-    def _started(self, name: str, stage: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded, args=(stage, on_failure), name=name, daemon=True)
-        thread.start()
-        return thread
+    def _thread(self, name: str, stage: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=self._guarded, args=(stage, on_failure), name=name, daemon=True)
 
     @property
     def broken(self) -> bool:

@@ -1,11 +1,16 @@
-"""The Celery task: spend a slice of time on a job. Claim, mill, commit, and again."""
+"""The Celery task: spend a slice of time on a job. Claim, mill, commit, and again.
+
+A slice is a generator, which comes to a halt once, when nothing of it is left to predict. From there on it needs no
+device: its last shards are put in place, and its job perhaps finished, beside the slice that comes next.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import Any, TypeVar
@@ -38,6 +43,7 @@ from pipeline.stores.store import StoredFile
 from pipeline.verification import damaged_inputs
 from pipeline.worker_info import WorkerInfo
 from workers import metrics
+from workers.background import Background
 from workers.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
 from workers.logs import about
 from workers.mill import Mill, Work
@@ -56,6 +62,7 @@ _REMEMBERED = 100
 _REFUSAL_S = 1.0
 #: Pause before Redis, which did not answer, is asked again, seconds.
 _AGAIN_S = 0.5
+_OVER = object()
 #: How often it is looked whether a shard that must be made alone can be begun, seconds.
 _LOOK_S = 0.01
 
@@ -72,34 +79,67 @@ class SliceWorker:
     info: WorkerInfo
     #: Set when the worker is told to go.
     stop: threading.Event
-    #: The job of the slice that runs.
-    job: str | None = None
     #: Samples that were made since the start.
     samples: int = 0
     _slices: int = field(default=0)
+    #: The jobs of the slices that are not over: one that predicts, up to two that need no device any more.
+    _jobs: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Where slices go on that need no device any more.
+    background: Background = field(default_factory=Background)
     #: What was said of jobs that were refused.
     _refused: dict[str, str] = field(default_factory=dict)
     #: Jobs whose inputs were found to be what they should.
     _checked: list[str] = field(default_factory=list)
 
+    @property
+    def job(self) -> str | None:
+        """The job that it works on; of two the one that predicts."""
+        with self._lock:
+            return self._jobs[-1] if self._jobs else None
+
     def run(self, *, job: str, token: int, serial: int) -> None:
-        """One wake-up: takes its token and spends a slice on the job."""
+        """One wake-up: takes its token and spends a slice on the job. Returns when the device is free for the next.
+
+        What is left of the slice goes on in the background; it waits for what is left of the slice before.
+        """
         self._slices += 1
-        holder = f"{self.info.id}/{self._slices}"
+        rest = self._carry_out(job, token, serial, f"{self.info.id}/{self._slices}")
+        if next(rest, _OVER) is not _OVER:
+            self.background.take_over(rest)
+
+    def count(self, samples: int) -> None:
+        """Counts samples that were made."""
+        with self._lock:
+            self.samples += samples
+
+    def _carry_out(self, job: str, token: int, serial: int, holder: str) -> Generator[None]:
         try:
             if self.ledger.take_wakeup(job, token, serial, holder):
-                self._spend(job, token, holder)
+                with self._counted(job):
+                    yield from self._spend(job, token, holder)
         except LedgerError as error:
             reason = _in_words(error)
             log.warning("job %s: the slice ends, the reconciler sends another: %s", job, reason, extra=about(job))
 
-    def _spend(self, job: str, token: int, holder: str) -> None:
-        self.job = job
+    @contextmanager
+    def _counted(self, job: str) -> Iterator[None]:
+        """Counts a slice, and the time inside as busy."""
         metrics.SLICES.inc()
-        metrics.BUSY.set(1)
+        with self._lock:
+            self._jobs.append(job)
+            metrics.BUSY.set(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._jobs.remove(job)
+                metrics.BUSY.set(bool(self._jobs))
+
+    def _spend(self, job: str, token: int, holder: str) -> Generator[None]:
         again = False
         try:
-            again = self._work_on(job, token, holder)
+            again = yield from self._work_on(job, token, holder)
         except NewerVersionError as error:
             self._refuse(job, "version", str(error))
             time.sleep(_REFUSAL_S)
@@ -119,8 +159,6 @@ class SliceWorker:
                           extra=about(job))  # fmt: skip
             self.ledger.abandon(job, f"the worker met what was not foreseen, {reason}; its log has the traceback")
         finally:
-            self.job = None
-            metrics.BUSY.set(0)
             self._put_down(job, token, holder, again)
 
     def hold(self, job: str, error: StoreError, claim: Claim | None = None) -> None:
@@ -147,7 +185,7 @@ class SliceWorker:
                 extra=about(job),
             )  # fmt: skip
 
-    def _work_on(self, job: str, token: int, holder: str) -> bool:
+    def _work_on(self, job: str, token: int, holder: str) -> Generator[None, None, bool]:
         """Makes shards of the job until the slice is over; answers whether there may be more to do."""
         spec, destination = self.ledger.spec(job)
         if spec.digest != self.info.digest:
@@ -169,7 +207,7 @@ class SliceWorker:
             self._check_inputs(place)
             self._checked = [*self._checked[-_REMEMBERED:], job]
         engine = self._settled_engine(job, spec)
-        return _Slice(self, job, spec, place, token, holder).run(engine)
+        return (yield from _Slice(self, job, spec, place, token, holder).run(engine))
 
     def _check_fit(self, spec: JobSpec) -> None:
         """Raises GeneratorError for a spec that says otherwise than the generator what goes in and comes out."""
@@ -231,21 +269,21 @@ class _Slice:
         self._mill: Mill | None = None
         self._engine: Engine | None = None
 
-    def run(self, engine: Engine) -> bool:
+    def run(self, engine: Engine) -> Generator[None, None, bool]:
         """Makes shards until the slice is over; answers whether there may be more to do."""
         self._engine = engine
+        self._mill = Mill(engine, self._spec, self._dataset.store, self)
         pulse = threading.Thread(target=self._pulse, name="pulse", daemon=True)
         pulse.start()
         try:
-            made_before = -1
-            while self._made > made_before:
-                # Again where all was in hands when the mill last asked: they may have been its own.
-                made_before = self._made
-                self._mill = Mill(engine, self._spec, self._dataset.store, self)
-                self._mill.run()
-                self._worker.rooms.compare(engine, self._mill.rate)
-                if not self._waited:
-                    break
+            self._mill.run()
+            # What broke it may be a signal that this thread got, and has to heed. A suspect is made alone to its end.
+            if not self._mill.broken and not self._has_suspect():
+                yield
+            self._mill.wait()
+            self._worker.rooms.compare(engine, self._mill.rate)
+            if self._waited and self._made and not self.stopping():
+                self._claim_last_step()
             if self._final is not None:
                 self._finish(self._final)
         finally:
@@ -259,18 +297,11 @@ class _Slice:
         """The next shard, while the slice lasts. What lies at the destination already is not made again."""
         while time.monotonic() < self._until and not self.stopping():
             self._wait_while(self._has_suspect)
-            claim = self._patiently(lambda: self._ledger.claim(self._job, self._worker.info.id))
-            self._waited = claim == "wait"
-            if not isinstance(claim, Claim):
-                if claim == "stop":
-                    self._patiently(self._renew)
-                    self._ended = True
+            claim = self._claim()
+            if claim is None:
                 return None
             if claim.shard >= len(self._spec.plan):
                 raise DamagedEntryError(self._job, f"there is no shard {claim.shard}")
-            if claim.shard < 0:
-                self._final = claim
-                return None
             work = Work(claim=claim, shard=self._spec.plan[claim.shard])
             with self._lock:
                 self._works[claim.shard] = work
@@ -317,7 +348,7 @@ class _Slice:
         self._dataset.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
         self._commit(work, receipt)
         self._made += 1
-        self._worker.samples += receipt.count
+        self._worker.count(receipt.count)
 
     def gave_up(self, work: Work) -> None:
         """Gives the shard back, or says what went wrong."""
@@ -355,6 +386,29 @@ class _Slice:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _claim(self) -> Claim | None:
+        """The next shard, if there is one for us; what else there is instead is noted."""
+        claim = self._patiently(lambda: self._ledger.claim(self._job, self._worker.info.id))
+        self._waited = claim == "wait"
+        if claim == "stop":
+            self._patiently(self._renew)
+            self._ended = True
+        if not isinstance(claim, Claim):
+            return None
+        if claim.shard < 0:
+            self._final = claim
+            return None
+        return claim
+
+    def _claim_last_step(self) -> None:
+        """Asks again where all was in hands when the mill last asked: they may have been its own.
+
+        A shard that is to be made again is left to the next slice: another may have the device now.
+        """
+        claim = self._claim()
+        if claim is not None:
+            self._ledger.give_back(self._job, claim)
+
     def _patiently(self, call: Callable[[], _Answer]) -> _Answer:
         """Repeats what Redis did not hear for as long as a lease lasts: its short absences cost no work."""
         deadline = time.monotonic() + self._worker.settings.lease_s
@@ -382,8 +436,9 @@ class _Slice:
             return any(work.claim.attempt > 1 for work in self._works.values())
 
     def _has_others(self, work: Work) -> bool:
+        """Whether this process has anything else in hand."""
         with self._lock:
-            return any(other is not work for other in self._works.values())
+            return any(other is not work for other in self._works.values()) or self._worker.background.busy
 
     def _found_done(self, work: Work) -> bool:
         """Whether an earlier attempt got as far as its receipt, and died before the ledger heard of it."""

@@ -29,6 +29,13 @@ def _on_child_start(**_: Any) -> None:
     slice_worker()
 
 
+@signals.worker_process_shutdown.connect
+def _on_child_end(**_: Any) -> None:
+    """Ends no slice in its midst. The parent waits; told a second time to stop, it kills the child."""
+    if slice_worker.cache_info().currsize:
+        slice_worker().background.wait()
+
+
 @shared_task(name=SLICE_TASK)
 def spend_slice(**arguments: Any) -> None:
     """Takes one wake-up, which `workers.intake` has checked."""

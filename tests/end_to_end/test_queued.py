@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 
@@ -15,6 +16,7 @@ from pipeline.dataset import Dataset
 from pipeline.latents import latents
 from pipeline.receipts import Manifest
 from tests.end_to_end.fleet import TINY, Fleet
+from tests.faults.plugin import faulty
 from tests.servers import S3Server, Valkey
 
 
@@ -145,6 +147,23 @@ def test_priorities_hold(lone_fleet: Fleet) -> None:
     assert lone_fleet.watch(*ids.values()).returncode == 0
     ended = {priority: lone_fleet.json("status", job)["ended_at"] for priority, job in ids.items()}
     assert ended[0] < ended[5] < ended[9]
+
+
+def test_a_job_begins_while_the_one_before_is_finished(lone_fleet: Fleet) -> None:
+    names = [f"row-{number}" for number in range(5)]
+    jobs = [lone_fleet.submit(TINY, str(lone_fleet.folder / name), "--count", "1000") for name in names]
+    pause = {"at": "pipeline.stores.local:LocalStore.write", "argument": "manifest.json", "seconds": 1}
+    lone_fleet.start_worker(**faulty(pause=pause))
+    assert lone_fleet.watch(*jobs).returncode == 0
+    states = sorted((lone_fleet.json("status", job) for job in jobs), key=lambda state: float(state["running_at"]))
+    for earlier, later in pairwise(states):
+        assert later["running_at"] < earlier["ended_at"] < later["ended_at"]
+    # But a second one waits for it.
+    for earlier, later in zip(states, states[2:], strict=False):
+        assert later["running_at"] >= earlier["ended_at"]
+    for name in names:
+        verified = lone_fleet.run("verify", name)
+        assert verified.returncode == 0, verified.stderr
 
 
 def test_submit_without_a_worker_is_queued_with_the_command_that_starts_one(lone_fleet: Fleet) -> None:

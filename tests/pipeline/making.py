@@ -155,7 +155,9 @@ def run_mill(
     """Makes shards in this order; answers the shift."""
     shift = shift or Shift(spec, store, order)
     shift.engine = engine or StandIn(spec.sample_shape)
-    Mill(cast(Engine, shift.engine), spec, store, shift).run()
+    mill = Mill(cast(Engine, shift.engine), spec, store, shift)
+    mill.run()
+    mill.wait()
     return shift
 
 

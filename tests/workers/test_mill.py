@@ -434,6 +434,7 @@ def test_the_time_of_the_store_is_no_encoders(store: Store, form: dict[str, Any]
     shift.engine = engine
     mill = Mill(engine, spec, SlowStore(), shift)  # type: ignore[arg-type]
     mill.run()
+    mill.wait()
     assert shift.made_shards == [0]
     assert mill.clock.seconds["write"] >= 0.05
     assert 0 <= mill.clock.seconds["encode"] < mill.clock.seconds["write"]

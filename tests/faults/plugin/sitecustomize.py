@@ -7,6 +7,7 @@ The product knows nothing of it. NOISEMILL_TEST_FAULTS holds a JSON object:
     die       {"at": "module:Class.function", "when": "before" or "after", "argument": "...", "flags": folder,
                "times": 1, "number": 9}: the process kills itself there, so often in all, where the text of the first
                argument begins with "argument"
+    pause     {"at": "module:Class.function", "argument": "...", "seconds": s}: a call there, as for "die", waits first
     fail      "module:Class.function": what is called there raises what nobody foresees
     latent    {"value": v, "how": "nan", "kill", "segfault" or "memory"}: what the generator does with a latent that
                begins with v
@@ -122,6 +123,18 @@ def die(at: str, when: str, flags: str, argument: str = "", times: int = 1, numb
     wrap(at, make)
 
 
+def pause(at: str, seconds: float, argument: str = "") -> None:
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        def paused(self: Any, *arguments: Any, **named: Any) -> Any:
+            if str(arguments[0] if arguments else "").startswith(argument):
+                time.sleep(seconds)
+            return function(self, *arguments, **named)
+
+        return paused
+
+    wrap(at, make)
+
+
 def fail(at: str) -> None:
     def make(function: Callable[..., Any]) -> Callable[..., Any]:
         def failing(*arguments: Any, **named: Any) -> Any:
@@ -157,6 +170,7 @@ _KINDS: dict[str, Callable[..., None]] = {
     "clock": set_clock,
     "pace_s": slow_down,
     "die": lambda options: die(**options),
+    "pause": lambda options: pause(**options),
     "fail": fail,
     "latent": lambda options: spoil(**options),
 }
