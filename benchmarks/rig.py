@@ -68,6 +68,7 @@ class Rig:
         handle = enqueue(spec, store.url, self._worker.ledger)
         start = time.perf_counter()
         self._worker.run(job=handle.id, token=0, serial=1)
+        self._worker.background.wait()
         seconds = time.perf_counter() - start
         state = handle.status()
         if state.state != "done":
