@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from pipeline.counts import MAX_WORKERS
 from pipeline.errors import UsageError, shown
 from pipeline.files import first_line, read_regular
+from pipeline.launch import DEVICE
 
 #: The file that `up` looks for where it is called.
 FILE_NAME = "noisemill.toml"
@@ -118,7 +118,7 @@ _TOP: dict[str, _Check] = {
 _WORKERS: dict[str, _Check] = {
     "generator": _TEXT,
     "device": (
-        lambda value: isinstance(value, str) and re.fullmatch(r"auto|cpu|gpu(:[0-9]{1,4})?", value) is not None,
+        lambda value: isinstance(value, str) and DEVICE.fullmatch(value) is not None,
         '"auto", "cpu", "gpu" or "gpu:N"',
     ),
     "count": _whole(1, MAX_WORKERS),

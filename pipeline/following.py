@@ -103,7 +103,7 @@ def raise_unless_done(job: Job) -> None:
         raise JobFailedError(
             f"job {job.id} failed: {job.error}\n'noisemill resume {quote(job.destination)}' goes on once that is mended"
         )
-    shard, reason = min(job.failed.items(), default=(0, "no reason given"))
+    shard, reason = job.first_failed
     raise JobFailedError(
         f"job {job.id} failed: {len(job.failed)} of {job.shards} shards, the first is {shard}: {reason}\n"
         f"'noisemill resume {quote(job.destination)}' tries them again"

@@ -72,6 +72,11 @@ class Job:
         return self.state in LIVE_STATES or self.state == "preparing"
 
     @property
+    def first_failed(self) -> tuple[int, str]:
+        """The first of the shards that were given up, with its last error."""
+        return min(self.failed.items(), default=(0, "no reason given"))
+
+    @property
     def samples_made(self) -> int:
         """Samples done or in flight."""
         return min(self.count, self.samples_done + self.samples_in_flight)

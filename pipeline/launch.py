@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISE
 #: Folder in which a worker's parent and child leave word for each other.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
 _PR_SET_PDEATHSIG = 1
+
+#: What a device is asked for by.
+DEVICE = re.compile("auto|cpu|gpu(:[0-9]{1,4})?")
 
 #: What errors on stderr begin with.
 ERROR_PREFIX = "noisemill: "

@@ -48,7 +48,8 @@ EMBEDDED_BYTES = 256 * 1024
 #: Larger files are no recipe: one of ten million shards has less.
 MAX_BYTES = 1 << 30
 
-#: Share of full scale within which values count as equal (DESIGN, section 1).
+#: Share of full scale within which values count as equal, in the root mean square
+#: (docs/decisions/0070-how-engines-agree.md).
 TOLERANCE = 1e-6
 #: The same where they were computed in fewer bits.
 _LOW_PRECISION_TOLERANCE = 5e-3

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UsageError, WorkerError
-from pipeline.launch import WorkerConfig
+from pipeline.launch import DEVICE, WorkerConfig
 
 log = logging.getLogger("noisemill")
 
@@ -157,7 +157,7 @@ def _visible(units: list[list[Gpu]], entries: list[str]) -> list[Gpu]:
 
 def _fitting(wanted: str) -> dict[int, Gpu]:
     """The GPUs that a word means, by their number; none stands for the CPU."""
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", wanted):
+    if not DEVICE.fullmatch(wanted):
         raise UsageError(f"device {wanted!r} is unknown: use auto, cpu, gpu or gpu:N")
     gpus = dict(enumerate([] if wanted == "cpu" else list_gpus()))
     if not wanted.startswith("gpu"):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache import keep
 from pipeline.errors import GeneratorError
 from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
@@ -106,9 +107,8 @@ class Engine:
             latents = _padded(latents, self.batch)
             labels = None if labels is None else _padded(labels, self.batch)
         arguments = (latents, labels) if self._conditional else (latents,)
-        self._allow_tf32(
-            self.precision == "tf32"
-        )  # One switch for the whole process, and jobs of every precision come by.
+        # One switch for the whole process, and jobs of every precision come by.
+        self._allow_tf32(self.precision == "tf32")
         return Prediction(self._function(*arguments), count)
 
     def _warm_up(self) -> None:
@@ -165,7 +165,7 @@ class EngineRoom:
     def quick_engine(self) -> Engine:
         """An engine without measuring: as calibration chose it, else one that agrees with it bit for bit mostly.
 
-        XLA at any batch from 64 on makes the same bits (DESIGN, idea 1).
+        XLA at any batch from 64 on makes the same bits (docs/decisions/0070-how-engines-agree.md).
         """
         calibration = self._kept_calibration()
         if calibration is not None:
@@ -184,10 +184,7 @@ class EngineRoom:
         if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
             return kept
         path, calibration = self._calibration_path(precision), replace(self._measure(precision), load=round(load, 2))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(asdict(calibration)))
-        draft.replace(path)
+        keep(path, json.dumps(asdict(calibration)))
         return calibration
 
     def compare(self, engine: Engine, rate: float) -> None:

@@ -24,7 +24,7 @@ from pipeline.values import to_stored
 from pipeline.verification import Recomputed
 from workers.devices import pin_device
 
-#: Share of full scale within which engines, batch shapes and devices agree (DESIGN, idea 1).
+#: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md).
 _FLOAT_TOLERANCE = 1e-5
 #: The same where they compute in fewer bits.
 _LOW_PRECISION_TOLERANCE = 5e-2

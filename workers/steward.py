@@ -13,7 +13,15 @@ from collections.abc import Callable
 
 from pipeline.dataset import Dataset
 from pipeline.destination import prepare, read_spec
-from pipeline.errors import DatasetError, DestinationOccupiedError, LedgerError, NoisemillError, StoreError, shown
+from pipeline.errors import (
+    DatasetError,
+    DestinationOccupiedError,
+    LedgerError,
+    NoisemillError,
+    StoreError,
+    UnknownJobError,
+    shown,
+)
 from pipeline.generators import find_generator
 from pipeline.job import Job
 from pipeline.ledger import Ledger
@@ -86,9 +94,7 @@ class Steward:
         assert run.job is not None
         try:
             job = self._ledger.job(run.job)
-        except NoisemillError as error:
-            if isinstance(error, LedgerError):
-                raise
+        except UnknownJobError:
             if run.going:
                 self._end(schedule, run, "failed", "Redis has lost its job")
             return
@@ -261,5 +267,5 @@ def _why(job: Job) -> str | None:
         return None
     if job.error:
         return job.error
-    shard, reason = min(job.failed.items(), default=(0, "no reason given"))
+    shard, reason = job.first_failed
     return f"shard {shard}: {reason}"

@@ -35,8 +35,8 @@ log = logging.getLogger("noisemill")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 #: One that lived so long was well: its pause begins anew, seconds.
 _WELL_S = 120.0
+#: How long processes may take to finish what they do, seconds.
 _LEAVE_S = 60.0
-
 
 _Config = TypeVar("_Config", WorkerConfig, SchedulerConfig)
 

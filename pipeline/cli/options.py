@@ -11,6 +11,7 @@ import click
 
 from pipeline.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
 from pipeline.errors import UsageError
+from pipeline.launch import DEVICE
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -106,7 +107,7 @@ class Device(click.ParamType[str, str]):
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"auto|cpu|gpu(:[0-9]{1,4})?", value):
+        if not DEVICE.fullmatch(value):
             self.fail(f"{value!r} is unknown: use auto, cpu, gpu or gpu:N", param, ctx)
         return str(value)
 

@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.cache import keep
 from pipeline.errors import GeneratorError, UnknownGeneratorError
 from pipeline.generators.generator import Generator
 from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
@@ -108,8 +109,5 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
     if done.returncode:
         raise GeneratorError(last_words(done.stderr))
     structure = structure_from_json(json.loads(done.stdout))
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    draft = cached.with_suffix(f".{os.getpid()}")
-    draft.write_text(done.stdout)
-    draft.replace(cached)
+    keep(cached, done.stdout)
     return structure

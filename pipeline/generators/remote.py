@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pipeline.cache import keep
 from pipeline.errors import GeneratorError, UnknownGeneratorError
 from pipeline.settings import load_settings
 
@@ -62,7 +62,7 @@ def fetch(url: str) -> Path:
         copy = folder / known.read_text()
     except OSError:
         copy = folder / _download(bucket, key, objects, folder)
-        _write(known, copy.name)
+        keep(known, copy.name)
     if not copy.is_dir():  # The cache was cleared by half.
         copy = folder / _download(bucket, key, objects, folder)
     return copy / PurePosixPath(key).name if key in objects else copy
@@ -118,10 +118,3 @@ def _fetch_file(bucket: Bucket, name: str, size: int, target: Path) -> bytes:
     if target.stat().st_size != size:
         raise GeneratorError(f"generator s3://{bucket.name}/{name} changed while it was fetched")
     return digest.digest()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
