@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from unittest import mock
 
@@ -30,6 +31,7 @@ from pipeline.redis_connection import connect
 from pipeline.request import JobRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.spec import JobSpec
+from pipeline.stores import open_store
 from pipeline.stores.store import StoredFile
 from tests.servers import RcloneS3
 
@@ -41,6 +43,8 @@ _SHARDS = 10**6
 _RECEIPTS = 100_000
 #: In S3 they take minutes (docs/decisions/0063-scan-of-receipts.md): a part of them tells as much.
 _RECEIPTS_IN_S3 = 2_000
+#: Names that S3 lists with one request, at most.
+_PAGE = 1000
 #: Samples of a shard whose receipt is written; the file beside it is real, if small.
 _SHARD_SAMPLES = 1
 _WRITERS = 8
@@ -66,7 +70,8 @@ def run(effort: Effort) -> Result:
             ),
             (
                 "The scan is all of `resume DEST` with a Redis: listing, reading and judging every receipt, entering "
-                "the job; one shard is missing. S3 is `rclone serve s3` on the same cores."
+                "the job; one shard is missing. S3 is `rclone serve s3` on the same cores; it reads the whole "
+                "folder for each page of a listing, so that listing 100,000 receipts takes it minutes."
             ),
         ],
     )
@@ -149,6 +154,7 @@ def _scans(effort: Effort) -> list[Figure]:
         local = _resumes(str(folder / "many"), min(effort.rounds, 2))
         with mock.patch.dict(os.environ, server.environment):
             s3 = _resumes(f"s3://{server.bucket}/part", 1)
+            pages = _pages(f"s3://{server.bucket}/many", effort.rounds)
     return [
         Figure(
             case=f"`resume` of {count:,} receipts, local", unit="s", values=local, reach=10.0, smaller_is_better=True
@@ -160,7 +166,21 @@ def _scans(effort: Effort) -> list[Figure]:
             reach=10.0 * _RECEIPTS_IN_S3 / _RECEIPTS,
             smaller_is_better=True,
         ),
+        Figure(case=f"a listing of {_PAGE:,} of {count:,} receipts, S3", unit="s", values=pages),
     ]
+
+
+def _pages(destination: str, rounds: int) -> list[float]:
+    """Seconds of the first page of a listing, once the server has read the folder."""
+    store = open_store(destination)
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        found = list(islice(store.list(f"{shards.RECEIPTS}/"), _PAGE))
+        seconds.append(time.perf_counter() - start)
+        if not found:
+            raise RuntimeError("there are no receipts to list")
+    return seconds[1:]
 
 
 def _resumes(destination: str, rounds: int) -> list[float]:
