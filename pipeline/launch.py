@@ -11,10 +11,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
+
+from pipeline.errors import NoisemillError
 
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
 #: Folder in which a worker's parent and child leave word for each other.
@@ -151,6 +154,16 @@ def share_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
         replace(config, cores=share, threads=config.threads or len(share))
         for config, share in zip(configs, shares, strict=True)
     ]
+
+
+@contextmanager
+def ending_in_words() -> Iterator[None]:
+    """Ends this process with an error's exit code where it meets one, and says it for `last_words` to find."""
+    try:
+        yield
+    except NoisemillError as error:
+        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def last_words(stderr: str) -> str:

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.errors import NoisemillError
 from pipeline.generators.structure import Structure
+from pipeline.launch import ending_in_words
 from workers.devices import pin_device
 from workers.tensorflow_start import start_tensorflow
 
@@ -26,11 +26,8 @@ def inspect(kind: str, path: str) -> Structure:
 
 def main() -> None:
     """Exit code 0 with the structure on stdout; 1 and one line where the model cannot be understood."""
-    try:
+    with ending_in_words():
         print(json.dumps(inspect(sys.argv[1], sys.argv[2]).as_json()))
-    except NoisemillError as error:
-        print(f"noisemill: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

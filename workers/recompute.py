@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, GeneratorError, NoisemillError
+from pipeline.errors import DatasetError, GeneratorError
 from pipeline.generators import find_generator
+from pipeline.launch import ending_in_words
 from pipeline.settings import load_settings
 from pipeline.values import to_stored
 from pipeline.verification import Recomputed
@@ -101,11 +102,8 @@ def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[fl
 
 def main() -> None:
     """Exit code 0 with the comparison on stdout, whatever it says; 1 where none could be made."""
-    try:
+    with ending_in_words():
         print(json.dumps(asdict(recompute(sys.argv[1], json.load(sys.stdin)))))
-    except NoisemillError as error:
-        print(f"noisemill: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import sampling
-from pipeline.errors import GeneratorError, NoisemillError, SampleError
+from pipeline.errors import GeneratorError, SampleError
 from pipeline.generators import find_generator
+from pipeline.launch import ending_in_words
 from pipeline.settings import load_settings
 from workers.devices import pin_device
 
@@ -47,11 +48,8 @@ def sample(folder: Path) -> NDArray[np.float32]:
 def main() -> None:
     """Exit code 0 with the samples in the folder; otherwise one line."""
     folder = Path(sys.argv[1])
-    try:
+    with ending_in_words():
         np.save(folder / sampling.SAMPLES, sample(folder))
-    except NoisemillError as error:
-        print(f"noisemill: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from celery import Celery
 from celery.beat import Service
 from redbeat.schedulers import RedBeatScheduler, RedBeatSchedulerEntry, get_redis
 
-from pipeline.errors import LedgerError, NoisemillError
-from pipeline.launch import SchedulerConfig, die_with_parent, scheduler_from_environment
+from pipeline.errors import LedgerError
+from pipeline.launch import SchedulerConfig, die_with_parent, ending_in_words, scheduler_from_environment
 from pipeline.ledger import Ledger
 from pipeline.recurrence import Recurrence
 from pipeline.redis_connection import redis_errors
@@ -221,11 +221,8 @@ def main() -> None:
     die_with_parent()
     config = scheduler_from_environment()
     assert config is not None
-    try:
+    with ending_in_words():
         sys.exit(run(config))
-    except NoisemillError as error:
-        print(f"noisemill: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

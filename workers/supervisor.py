@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ from typing import Generic, TypeVar
 
 from pipeline.errors import UsageError
 from pipeline.launch import (
-    ERROR_PREFIX,
     SchedulerConfig,
     WorkerConfig,
     WorkerGroup,
+    ending_in_words,
     groups_from_environment,
     scheduler_from_environment,
     share_cores,
@@ -155,11 +154,8 @@ def main() -> None:
         set_up_logging(scheduler.log_level, scheduler.log_format)
     if groups:
         set_up_logging(groups[0].config.log_level, groups[0].config.log_format)
-    try:
+    with ending_in_words():
         places += seats(groups)
-    except UsageError as error:
-        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     if scheduler is not None:
         places.append(_Seat(scheduler))
     part_ports(places)

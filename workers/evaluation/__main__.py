@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.dataset import Dataset
-from pipeline.errors import NoisemillError
 from pipeline.evaluation import PROGRESS, Evaluation
-from pipeline.launch import ERROR_PREFIX
+from pipeline.launch import ending_in_words
 from pipeline.real_data import Labelled, load_real
 from pipeline.settings import load_settings
 from pipeline.values import to_stored
@@ -75,11 +74,8 @@ def _tell(words: str) -> None:
 
 def main() -> None:
     """Exit code 0 with the figures on stdout; otherwise one line."""
-    try:
+    with ending_in_words():
         print(json.dumps(run(json.loads(sys.argv[1])).as_json()))
-    except NoisemillError as error:
-        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":
