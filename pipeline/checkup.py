@@ -135,6 +135,14 @@ def _workers(settings: Settings) -> _Answer:
             for worker in others
         ]
     )
+    warnings += _some(
+        [
+            f"worker {worker.id} cannot write to {destination}, though it lies below its --output-root: "
+            "mount it there, or give it the right"
+            for worker in found
+            for destination in worker.unreachable
+        ]
+    )
     for generator in sorted({worker.generator for worker in found}):
         digests = Counter(worker.digest for worker in found if worker.generator == generator)
         if len(digests) > 1:

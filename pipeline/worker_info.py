@@ -9,6 +9,9 @@ from typing import Any
 
 from pipeline.stores import is_canonical
 
+#: Of destinations that a worker cannot write to it remembers so many.
+UNREACHABLE_KEPT = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerInfo:
@@ -34,6 +37,8 @@ class WorkerInfo:
     #: Unix time, by the worker's own clock.
     started_at: float
     version: str
+    #: Destinations that it could not write to of late, though they lie below its output roots.
+    unreachable: tuple[str, ...] = ()
     #: Id of the job that it is making; None while idle.
     job: str | None = None
     #: What it has made since it started.
@@ -48,8 +53,8 @@ class WorkerInfo:
         return asdict(self)
 
     def may_write(self, destination: str) -> bool:
-        """Whether the destination lies below one of its output roots; see `output_allowed`."""
-        return output_allowed(destination, self.output_roots)
+        """Whether the destination lies below one of its output roots (`output_allowed`), and it did not fail there."""
+        return destination not in self.unreachable and output_allowed(destination, self.output_roots)
 
 
 def output_allowed(destination: str, roots: Sequence[str]) -> bool:
@@ -75,13 +80,14 @@ def read_worker(text: str) -> WorkerInfo | None:
         known = {field.name: data[field.name] for field in fields(WorkerInfo) if field.name in data}
         for name in ("latent_shape", "sample_shape", "output_roots"):
             known[name] = tuple(known[name])
+        known["unreachable"] = tuple(known.get("unreachable", ()))
         known["classes"] = tuple(known["classes"]) if known["classes"] else None
         worker = WorkerInfo(**known)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     texts = (worker.id, worker.host, worker.generator, worker.digest, worker.device, worker.engine, worker.version)
     numbers = (worker.batch, worker.rate, worker.started_at, worker.samples, worker.messages_refused)
-    words: list[Any] = [*texts, *worker.output_roots, *(worker.classes or ()), worker.job or ""]
+    words: list[Any] = [*texts, *worker.output_roots, *worker.unreachable, *(worker.classes or ()), worker.job or ""]
     is_sound = (
         all(isinstance(word, str) and word.isprintable() for word in words)
         and all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers)

@@ -151,7 +151,14 @@ def _keep_announcing(worker: SliceWorker) -> None:
         try:
             up_s, refused = round(time.monotonic() - began, 1), messages_refused(run_folder)
             is_new = worker.ledger.announce(
-                replace(worker.info, job=worker.job, samples=worker.samples, messages_refused=refused, up_s=up_s)
+                replace(
+                    worker.info,
+                    job=worker.job,
+                    samples=worker.samples,
+                    messages_refused=refused,
+                    unreachable=worker.unreachable,
+                    up_s=up_s,
+                )
             )
             if is_new and listed:
                 log.warning("Redis had forgotten this worker: it was emptied, or out of reach for a while")

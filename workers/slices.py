@@ -41,7 +41,7 @@ from pipeline.spec import JobSpec
 from pipeline.stores import is_canonical, normalise, open_store
 from pipeline.stores.store import StoredFile
 from pipeline.verification import damaged_inputs
-from pipeline.worker_info import WorkerInfo
+from pipeline.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed
 from workers import metrics
 from workers.background import Background
 from workers.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
@@ -60,6 +60,8 @@ _LONGEST_DELAY_S = 30.0
 _REMEMBERED = 100
 #: How long a worker that may not write a job's destination keeps the wake-up from the others, seconds.
 _REFUSAL_S = 1.0
+#: A destination that could not be written to is tried again after so long, seconds.
+_UNREACHABLE_S = 30.0
 #: Pause before Redis, which did not answer, is asked again, seconds.
 _AGAIN_S = 0.5
 _OVER = object()
@@ -89,8 +91,10 @@ class SliceWorker:
     background: Background = field(default_factory=Background)
     #: What was said of jobs that were refused.
     _refused: dict[str, str] = field(default_factory=dict)
-    #: Jobs whose inputs were found to be what they should.
+    #: Jobs whose inputs were found to be what they should, at a place that can be written to.
     _checked: list[str] = field(default_factory=list)
+    #: Destinations that could not be written to, and until when that counts, by the monotonic clock.
+    _unreachable: dict[str, float] = field(default_factory=dict)
 
     @property
     def job(self) -> str | None:
@@ -194,20 +198,61 @@ class SliceWorker:
         if not is_canonical(destination):
             raise DestinationError(f"{shown(destination)} is no destination that noisemill writes down")
         place = normalise(destination)
-        if not (self.info.may_write(destination) and self.info.may_write(place)):
+        roots = self.info.output_roots
+        if not (output_allowed(destination, roots) and output_allowed(place, roots)):
             through = "" if place == destination else f" (by a link it is {place})"
             self._refuse(job, "destination", f"{destination}{through} is below no --output-root of this worker")
             time.sleep(_REFUSAL_S)
             return True
         self._check_fit(spec)
-        if self.ledger.job(job).held_at is not None:
-            # Whether the store is back shows here within seconds, and without a shard's worth of work.
-            open_store(place).check_writable()
-        if job not in self._checked:
-            self._check_inputs(place)
-            self._checked = [*self._checked[-_REMEMBERED:], job]
+        if not self._reaches(job, destination, place):
+            time.sleep(_REFUSAL_S)
+            return True
         engine = self._settled_engine(job, spec)
         return (yield from _Slice(self, job, spec, place, token, holder).run(engine))
+
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """Destinations that it could not write to of late, though they lie below its output roots."""
+        now = time.monotonic()
+        return tuple(sorted(place for place, until in self._unreachable.items() if now < until))
+
+    def _reaches(self, job: str, destination: str, place: str) -> bool:
+        """Whether the job and its inputs lie where this worker looks, and it can write there.
+
+        Where not, but another that is up may: that is told, and the job left to the other. Raises StoreError or
+        DatasetError where nobody else is left, and StoreUnavailableError for what may pass.
+        """
+        known = job in self._checked and destination not in self._unreachable
+        if known and self.ledger.job(job).held_at is None:
+            return True
+        try:
+            # In this order: a folder is not made where the job is not. Whether a store is back shows here too, within
+            # seconds, and without a shard's worth of work.
+            if not known:
+                self._check_inputs(place)
+            open_store(place).check_writable()
+        except (NewerVersionError, StoreUnavailableError):
+            raise
+        except (StoreError, DatasetError) as error:
+            if not self._may_be_left_to_others(destination):
+                raise
+            self._refuse(job, "destination", str(error))
+            return False
+        self._unreachable.pop(destination, None)
+        self._checked = [*self._checked[-_REMEMBERED:], job]
+        return True
+
+    def _may_be_left_to_others(self, destination: str) -> bool:
+        """Says that it cannot write there, at once: of several that cannot, the last one knows by it that it is."""
+        now = time.monotonic()
+        recent = [pair for pair in self._unreachable.items() if now < pair[1] and pair[0] != destination]
+        self._unreachable = dict(recent[1 - UNREACHABLE_KEPT :]) | {destination: now + _UNREACHABLE_S}
+        self.ledger.announce(replace(self.info, job=self.job, samples=self.samples, unreachable=self.unreachable))
+        if any(worker.may_write(destination) for worker in self.ledger.workers(self.info.digest)):
+            return True
+        del self._unreachable[destination]  # The job ends with the cause; once that is mended, it is tried again.
+        return False
 
     def _check_fit(self, spec: JobSpec) -> None:
         """Raises GeneratorError for a spec that says otherwise than the generator what goes in and comes out."""

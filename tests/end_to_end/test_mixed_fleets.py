@@ -148,6 +148,62 @@ def test_a_worker_that_sees_the_destination_elsewhere_refuses_it(lone_fleet: Fle
     }
 
 
+#: What a machine may have at a place where others have the shared folder.
+OTHER_VIEWS = {
+    "read-only": 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"',
+    "not mounted": 'mount -t tmpfs none "$0"',
+}
+
+
+def _start_apart(fleet: Fleet, view: str, root: Path) -> Worker:
+    """A worker with mounts of its own; waits till it is up."""
+    number = len(fleet.workers)
+    log = fleet.folder / f"apart-{number}.log"
+    command = ["unshare", "--mount", "sh", "-c", f'{OTHER_VIEWS[view]} && exec "$@"', str(root)]
+    command += [sys.executable, "-m", "pipeline.cli", "worker", TINY, "--output-root", str(root)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=fleet.environment, stdout=output, stderr=output)
+    worker = Worker(process, log)
+    fleet.workers.append(worker)
+    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
+    return worker
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0,
+    reason="mounts of its own take root",
+)
+@pytest.mark.parametrize("view", OTHER_VIEWS)
+def test_what_one_worker_cannot_write_is_left_to_another(lone_fleet: Fleet, tmp_path: Path, view: str) -> None:
+    """As on a machine whose mount is read-only or missing; where nobody can, the job fails with the cause."""
+    fleet, root = lone_fleet, tmp_path / "shared"
+    root.mkdir()
+    apart = _start_apart(fleet, view, root)
+    able = fleet.start_worker(roots=[root])
+    job = fleet.submit(TINY, str(root / "out"), "--count", "4k", "--shard-size", "20", "--parallel", "2")
+
+    def unreachable() -> list[str]:
+        return [place for worker in fleet.json("workers") for place in worker["unreachable"]]
+
+    fleet.wait_until(lambda: "cannot make it" in (fleet.json("status", job)["error"] or "") or unreachable(),
+                     told=apart.said)  # fmt: skip
+    assert fleet.watch(job).returncode == 0, apart.said()
+    assert fleet.run("verify", str(root / "out")).returncode == 0
+    makers = {receipt.worker for receipt in Dataset(str(root / "out")).receipts().values()}
+    assert makers == {_id(able)}
+
+    # Nobody else is left: the job ends, and says why.
+    assert able.stop() == 0
+    fleet.wait_until(lambda: len(fleet.json("workers")) == 1)
+    lonely = fleet.submit(TINY, str(root / "lonely"), "--count", "100")
+    assert fleet.watch(lonely).returncode == 1
+    cause = {"read-only": "the file system is read-only", "not mounted": "holds no dataset"}[view]
+    assert cause in fleet.json("status", lonely)["error"]
+    # Nothing stands between it and another try, once that is mended.
+    fleet.wait_until(lambda: str(root / "lonely") not in unreachable())
+
+
 # -- clocks ----------------------------------------------------------------------------------------
 
 

@@ -659,6 +659,12 @@ def worker_info(**changes: Any) -> WorkerInfo:
     return WorkerInfo(**{**plain, **changes})
 
 
+def test_a_destination_that_failed_a_worker_is_not_its_to_write(ledger: Ledger) -> None:
+    ledger.announce(worker_info(unreachable=("/data/x",)))
+    [found] = ledger.workers()
+    assert (found.may_write("/data/x"), found.may_write("/data/y")) == (False, True)
+
+
 def test_workers_announce_themselves_and_leave(ledger: Ledger) -> None:
     first, second = worker_info(), worker_info(id="host-2", digest="sha256:b", classes=None, started_at=999.0)
     ledger.announce(first)
