@@ -64,9 +64,11 @@ _REFUSAL_S = 1.0
 _UNREACHABLE_S = 30.0
 #: Pause before Redis, which did not answer, is asked again, seconds.
 _AGAIN_S = 0.5
-_OVER = object()
 #: How often it is looked whether a shard that must be made alone can be begun, seconds.
 _LOOK_S = 0.01
+
+#: Stands for the rest of a slice that has none.
+_OVER = object()
 
 
 @dataclass
@@ -118,6 +120,7 @@ class SliceWorker:
             self.samples += samples
 
     def _carry_out(self, job: str, token: int, serial: int, holder: str) -> Generator[None]:
+        """A slice. Halts once, when the device is free, unless it is over before."""
         try:
             if self.ledger.take_wakeup(job, token, serial, holder):
                 with self._counted(job):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset import Dataset
+from pipeline.latents import latents
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 from tests.faults.plugin import faulty
 from tests.faults.same import size
@@ -141,3 +142,17 @@ def test_extended(fleet: Fleet) -> None:
     assert fleet.json("status", old)["state"] == "cancelled"
     assert_done(fleet, "first")
     assert len(Dataset(fleet.folder / "first")) == 2000
+
+
+def test_a_shard_to_be_made_again_is_left_to_the_next_slice(fleet: Fleet) -> None:
+    # By the time that the second shard is in place, the first is due again.
+    pause = {"at": "pipeline.stores.local:LocalStore.write", "argument": "receipts/", "seconds": 1.5}
+    ill = {"value": float(latents(9, 50, 1, 8)[0, 0]), "how": "nan"}
+    worker = fleet.start_worker(**faulty(pause=pause, latent=ill))
+    job = fleet.submit(TINY, str(fleet.folder / "first"), *size(2))
+    assert fleet.watch(job).returncode == 1
+    state = fleet.json("status", job)
+    assert (state["state"], state["shards_done"], list(state["failed"])) == ("failed", 1, ["0"])
+    # Claimed and given back, it was neither an attempt nor a lease that somebody lost.
+    assert state["leases_lost"] == 0
+    assert [worker.said().count(f"shard 0 attempt {attempt} failed") for attempt in range(1, 5)] == [1, 1, 1, 0]
