@@ -473,7 +473,7 @@ class _Slice:
     def _wait_while(self, condition: Callable[..., bool], *arguments: Work) -> None:
         """Waits for what the mill is about to finish, unless it is broken and never will."""
         while condition(*arguments) and not self.stopping() and self._mill is not None and not self._mill.broken:
-            time.sleep(_LOOK_S)
+            self._worker.stop.wait(_LOOK_S)
 
     def _has_suspect(self) -> bool:
         """Whether a shard is in hand that an earlier attempt may have ended with a crash.
