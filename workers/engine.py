@@ -80,7 +80,13 @@ class Engine:
         def compiled(latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             return tf.cast(forward(latents, labels), tf.float32)
 
-        self._function = tf.function(compiled, input_signature=signature, jit_compile=engine == "xla")
+        self._function = tf.function(
+            compiled,
+            input_signature=signature,
+            jit_compile=engine == "xla",
+            # Nothing here branches on tensors; and what AutoGraph puts into the temporary folder, workers leave there.
+            autograph=False,
+        )
         self.record = EngineRecord(
             engine=engine,
             batch=batch,

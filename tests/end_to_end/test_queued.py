@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from shlex import quote
@@ -256,3 +257,12 @@ def test_two_versions_under_one_name_do_not_mix(lone_fleet: Fleet) -> None:
     assert lone_fleet.watch(older).returncode == 0
     assert lone_fleet.json("status", done.stdout.strip())["state"] == "queued"
     assert not (lone_fleet.folder / "newer/shards").exists()
+
+
+def test_a_worker_leaves_no_temporary_file(lone_fleet: Fleet) -> None:
+    temporary = lone_fleet.folder / "temporary"
+    temporary.mkdir()
+    worker = lone_fleet.start_worker(TMPDIR=str(temporary))
+    assert lone_fleet.watch(lone_fleet.submit(TINY, str(lone_fleet.folder / "out"), "--count", "100")).returncode == 0
+    assert worker.stop() == 0
+    assert os.listdir(temporary) == []
