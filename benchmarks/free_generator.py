@@ -57,7 +57,7 @@ class FreeRooms:
         self.images: dict[int, NDArray[np.float32]] = {}
         self._shape = shape
 
-    def engine(self, engine: str, batch: int) -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
         """A free engine."""
         if batch not in self.images:
             self.images[batch] = natural_images(_READY * batch, self._shape)

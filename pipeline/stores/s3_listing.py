@@ -1,7 +1,7 @@
 """Pages of listings, read in a third of the time that botocore takes, which is 0.1 ms of Python for each key.
 
-It looks for each field that an object may have, and makes a date of each time. Only keys and lengths are wanted here;
-all else of a page is left to botocore, and so is a page that is not what it should be.
+It looks for each field that an object may have, and makes a date of each time. Only keys, lengths and ETags are wanted
+here; all else of a page is left to botocore, and so is a page that is not what it should be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_listings_quickly(client: S3Client) -> None:
-    """Has the objects of listings (`list_objects_v2`) read here: of each, its Key and its Size."""
+    """Has the objects of listings (`list_objects_v2`) read here: of each, its Key, its Size and its ETag."""
     client.meta.events.register("before-parse.s3.ListObjectsV2", take_objects)
 
 
@@ -25,8 +25,11 @@ def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[s
     try:
         page = ElementTree.fromstring(response_dict["body"])  # noqa: S314 - as botocore does with every answer
         # Not all servers give the namespace.
-        name, key, size = (f"{page.tag.removesuffix('ListBucketResult')}{tag}" for tag in ("Contents", "Key", "Size"))
-        objects = [_object(node.findtext(key), node.findtext(size)) for node in page.iterfind(name)]
+        space = page.tag.removesuffix("ListBucketResult")
+        name, key, size, etag = (f"{space}{tag}" for tag in ("Contents", "Key", "Size", "ETag"))
+        objects = [
+            _object(node.findtext(key), node.findtext(size), node.findtext(etag, "")) for node in page.iterfind(name)
+        ]
     except (ElementTree.ParseError, ValueError):
         return
     page[:] = [node for node in page if node.tag != name]
@@ -34,8 +37,8 @@ def take_objects(response_dict: dict[str, Any], customized_response_dict: dict[s
     customized_response_dict["Contents"] = objects
 
 
-def _object(key: str | None, size: str | None) -> dict[str, Any]:
+def _object(key: str | None, size: str | None, etag: str) -> dict[str, Any]:
     """Raises ValueError where one is missing, or the size is no number."""
     if not key or not size:
         raise ValueError("an object without key or length")
-    return {"Key": key, "Size": int(size)}
+    return {"Key": key, "Size": int(size), "ETag": etag}

@@ -97,7 +97,7 @@ def test_here_and_now_killed_and_resumed(fleet: Fleet, at_once: str, tmp_path: P
     process.send_signal(signal.SIGKILL)
     process.wait()
     dataset = Dataset(destination)
-    assert (len(dataset), dataset.whole) == (40_050, False)
+    assert (len(dataset), dataset.whole) == (80_050, False)
     kept = set(dataset.finished())
     assert len(kept) >= 20
     _wait_for_quiet(receipts)

@@ -27,6 +27,8 @@ from tests.faulty_s3 import TRANSIENT, FaultyS3, Rule
 from tests.servers import S3Server, Valkey
 from tests.stores.doors import Door, LocalDoor, S3Door
 
+pytestmark = pytest.mark.timeout(600)
+
 MIB = 2**20
 #: Three parts.
 LARGE = random.Random(0).randbytes(17 * MIB)

@@ -56,6 +56,8 @@ def test_a_schedule_makes_datasets_again_and_again(scheduled_fleet: ScheduledFle
         by_hand = fleet.json("schedule", "run", "often")
         assert (by_hand["number"], by_hand["by_hand"]) == (len(runs) + 1, True)
         fleet.wait_until(lambda: fleet.runs("often")[-1].state == "done", told=worker.said)
+        # What is beyond those to be kept goes once the new one was verified.
+        fleet.wait_until(lambda: len(os.listdir(fleet.folder / "out")) == 2, told=scheduler.said)
         # A webhook that failed was called again.
         fleet.wait_until(lambda: len(hooks.received) >= len(runs) + 2, told=worker.said)
         told = [json.loads(request.body)["data"] for request in hooks.received]

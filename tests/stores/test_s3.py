@@ -321,7 +321,7 @@ def test_bodies_that_always_break_off_fail(breaking: type[_BreakingOff]) -> None
 
 
 PAGE = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult{namespace}><Name>b</Name>
-<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><Contents><Key>a+%26</Key><Size>7</Size><Owner><ID>x</ID></Owner></Contents>
+<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><Contents><Key>a+%26</Key><ETag>&quot;1f&quot;</ETag><Size>7</Size><Owner><ID>x</ID></Owner></Contents>
 <Contents>{second}</Contents><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"""
 
 
@@ -333,7 +333,7 @@ def test_a_page_of_a_listing(namespace: str) -> None:
     }
     answer: dict[str, Any] = {}
     take_objects(response, answer)
-    assert answer == {"Contents": [{"Key": "a+%26", "Size": 7}, {"Key": "b", "Size": 0}]}
+    assert answer == {"Contents": [{"Key": "a+%26", "Size": 7, "ETag": '"1f"'}, {"Key": "b", "Size": 0, "ETag": ""}]}
     rest = cast("bytes", response["body"])
     assert b"Contents" not in rest
     assert b"NextContinuationToken" in rest
