@@ -64,7 +64,7 @@ class SleepingRooms:
         self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)
         self._sample_s = sample_s
 
-    def engine(self, engine: str, batch: int) -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
         """An engine that sleeps."""
         return SleepingEngine(self._images, batch, sample_s=self._sample_s)
 
