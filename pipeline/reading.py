@@ -38,6 +38,7 @@ class Rows:
         self._sample = spec.sample_type
         self._format = FORMATS[spec.format]
         self._store = store
+        self._from_start = spec.format == "tar"
         self._mapped = spec.format == "npy" and isinstance(store, LocalStore)
         self._block_rows = _block_rows(spec, isinstance(store, LocalStore))
         self._cache: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
@@ -59,6 +60,10 @@ class Rows:
             if rows.start <= first and stop <= rows.stop:
                 # All of it is wanted: whoever reads in order does not come back for it.
                 parts.append(self._read(shard, labels, first, stop))
+                continue
+            if rows.start == first and self._from_start:
+                # The first pictures of a shard, for a contact sheet say: the rest of it is many times as much.
+                parts.append(self._read(shard, labels, first, rows.stop))
                 continue
             block = self._cached((shard.index, first), partial(self._read, shard, labels, first, stop))
             parts.append(block[max(0, rows.start - first) : rows.stop - first])

@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 from pipeline.card import dataset_card
 from pipeline.dataset import Dataset
+from pipeline.formats import tar
+from pipeline.formats.image import decode_image
 from pipeline.preview import as_image, contact_sheet, is_image, terminal_sheet
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS
@@ -128,6 +131,25 @@ def test_the_sheet_of_a_growing_dataset_shows_what_is_there(tmp_path: Path, clas
     (folder / "receipts/00000001.json").unlink()
     (folder / "receipts/00000003.json").unlink()
     assert contact_sheet(Dataset(folder)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"), [({}, 48), ({"labels": "random"}, 160), ({"labels": "counts:3=990,0=1010"}, 2001)]
+)
+def test_of_a_tar_no_more_is_read_than_the_sheet_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], most: int
+) -> None:
+    """Four classes in twelve columns. Where one class comes long after the other, the whole shard, but once."""
+    changes |= {"count": 2000, "shard_size": 2000, "dtype": "uint8"}
+    plain = sheet_of(tmp_path / "npy", **changes)
+    folder = make_dataset(tmp_path / "tar", make_spec(format="tar", **changes))
+    decoded = Mock(side_effect=decode_image)
+    monkeypatch.setattr(tar, "decode_image", decoded)
+    sheet = contact_sheet(Dataset(folder))
+    assert sheet is not None
+    assert plain is not None
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(sheet))), np.asarray(plain))
+    assert 24 <= decoded.call_count <= most
 
 
 def test_no_sheet_where_there_are_no_images(tmp_path: Path) -> None:
