@@ -144,14 +144,14 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
-_PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16: fewer bits are faster where the device has them."
+_PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16."
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
 _option = click.option
 
 #: What a job is made of; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
     _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
-    _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="The same seed, the same samples."),
+    _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
     _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
     _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
     _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
