@@ -12,6 +12,11 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def shard_count(count: int) -> str:
+    """1 shard, 2 shards."""
+    return "1 shard" if count == 1 else f"{count:,} shards"
+
+
 def duration(seconds: float) -> str:
     """Time for people: 42 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 60:

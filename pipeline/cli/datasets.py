@@ -13,7 +13,7 @@ import click
 
 from pipeline import shards
 from pipeline.cli.options import FILE, Count, Whole, examples, json_option
-from pipeline.cli.output import is_terminal, print_json, size, warn, write_beside, write_file
+from pipeline.cli.output import is_terminal, print_json, shard_count, size, warn, write_beside, write_file
 from pipeline.counts import MAX_COUNT
 from pipeline.errors import UsageError
 
@@ -44,7 +44,7 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
             click.echo(
                 f"{report.destination}: sound; "
                 + (f"only shards {report.selection}, as they were asked for: " if report.selection else "")
-                + f"{report.count:,} samples in {report.shards:,} shards, "
+                + f"{report.count:,} samples in {shard_count(report.shards)}, "
                 f"{size(report.bytes_checked)} hashed"
             )
         if again := report.recomputed:

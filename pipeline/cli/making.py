@@ -25,7 +25,7 @@ from pipeline.cli.options import (
     queueing_options,
     redis_option,
 )
-from pipeline.cli.output import duration, print_json, rate, size, warn
+from pipeline.cli.output import duration, print_json, rate, shard_count, size, warn
 from pipeline.counts import MAX_WORKERS
 from pipeline.errors import UsageError
 from pipeline.generators import Generator
@@ -245,8 +245,7 @@ def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
     if as_json:
         print_json(sizing.as_json())
         return
-    shards = "1 shard" if sizing.shards == 1 else f"{sizing.shards:,} shards"
-    click.echo(f"{sizing.count:,} samples in {shards} of up to {sizing.shard_size:,}")
+    click.echo(f"{sizing.count:,} samples in {shard_count(sizing.shards)} of up to {sizing.shard_size:,}")
     click.echo(f"{'about' if sizing.estimated else 'exactly'} {size(sizing.size_bytes)} ({sizing.size_bytes:,} bytes)")
     if sizing.seconds is not None:
         click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
@@ -294,7 +293,9 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
         }
         print_json(result)
         return
-    click.echo(f"{manifest.count:,} samples in {manifest.shards:,} shards, {size(manifest.size_bytes)}: {destination}")
+    click.echo(
+        f"{manifest.count:,} samples in {shard_count(manifest.shards)}, {size(manifest.size_bytes)}: {destination}"
+    )
     if job is None:
         click.echo("all of it was there already")
     elif made == 0:

@@ -13,6 +13,7 @@ import click
 from pipeline.errors import StoreError
 from pipeline.words import duration as duration
 from pipeline.words import rate as rate
+from pipeline.words import shard_count as shard_count
 from pipeline.words import size as size
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pipeline.cli.output import duration, is_terminal, rate
+from pipeline.cli.output import duration, is_terminal, rate, shard_count
 from pipeline.job import Job
 
 #: Width of a job's bar, characters, and what stands beside it on a narrow terminal.
@@ -138,7 +138,7 @@ class _CountedLines:
 
 def _line(job: Job) -> str:
     if job.state == "queued":
-        return f"{job.id}: queued, {job.count:,} samples in {job.shards:,} shards"
+        return f"{job.id}: queued, {job.count:,} samples in {shard_count(job.shards)}"
     if _held(job):
         return f"{job.id}: {_held(job)}"
     line = f"{job.id}: {job.state}, {job.samples_made:,} of {job.count:,} samples, {rate(job.rate)}"
