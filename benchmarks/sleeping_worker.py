@@ -90,7 +90,7 @@ def serve(settings: Settings, name: str, root: str, sample_s: float) -> None:
     wakeups = Wakeups(settings, ledger)
     rooms = cast("EngineRoom", SleepingRooms(sample_s))
     calibration = Calibration(engine="tf", batch=BATCH, rate=1000.0)
-    worker = SliceWorker(settings, ledger, wakeups, rooms, calibration, info, threading.Event())
+    worker = SliceWorker(settings, ledger, wakeups, rooms, {"float32": calibration}, info, threading.Event())
     threading.Thread(target=_announce, args=(worker,), daemon=True).start()
     Reconciler(ledger, wakeups, info.id, settings.reconcile_s).start()
     with celery_app(settings).connection_for_read() as connection:

@@ -124,7 +124,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         ledger=ledger,
         wakeups=Wakeups(settings, ledger),
         rooms=rooms,
-        calibration=calibration,
+        calibrations={"float32": calibration},
         info=info,
         stop=threading.Event(),
     )

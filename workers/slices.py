@@ -79,7 +79,8 @@ class SliceWorker:
     ledger: Ledger
     wakeups: Wakeups
     rooms: EngineRoom
-    calibration: Calibration
+    #: By precision; others than float32 are measured when a job first asks for them.
+    calibrations: dict[str, Calibration]
     info: WorkerInfo
     #: Set when the worker is told to go.
     stop: threading.Event
@@ -280,7 +281,9 @@ class SliceWorker:
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first to ask decides."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
-        calibration = self.calibration if spec.precision == "float32" else self.rooms.calibrate(spec.precision)
+        if spec.precision not in self.calibrations:
+            self.calibrations[spec.precision] = self.rooms.calibrate(spec.precision)
+        calibration = self.calibrations[spec.precision]
         batch = spec.batch or min(calibration.batch, fitting)
         settled, batch = self.ledger.settle(job, calibration.engine, batch)
         try:

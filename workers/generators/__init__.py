@@ -31,15 +31,15 @@ _LOADERS: dict[str, Callable[[Path], Network]] = {
 }
 
 
-def load_generator(generator: Generator, precision: str = "float32") -> Forward:
-    """The forward pass of a generator, in inference mode; "mixed_float16" and "mixed_bfloat16" compute in 16 bits.
+def load_generator(generator: Generator, policy: str = "float32") -> Forward:
+    """The forward pass of a generator, in inference mode, by a policy of Keras': "mixed_float16" computes in 16 bits.
 
     Raises GeneratorError if it cannot be loaded or is not what its interface says.
     """
     _check_memory(generator)
     network = load_network(generator.kind, generator.model)
-    if precision.startswith("mixed"):
-        lower_precision(network, precision)
+    if policy != "float32":
+        lower_precision(network, policy)
     return wire(network, generator)
 
 
