@@ -34,6 +34,7 @@ class FreeEngine:
     images: NDArray[np.float32]
     batch: int
     engine: str = "tf"
+    at_once: int = 1
     _next: int = field(default=0)
 
     @property

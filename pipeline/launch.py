@@ -31,6 +31,11 @@ DEVICE = re.compile("auto|cpu|gpu(:[0-9]{1,4})?")
 ERROR_PREFIX = "noisemill: "
 
 
+#: What a worker's process begins with. Between products of matrices, numpy's own threads wait in a loop, on cores that
+#: TensorFlow and encoders want: 64x64 RGB took half as long again (docs/decisions/0052-what-is-done-on-the-device.md).
+NUMPY_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     """What one worker is started with."""
@@ -68,7 +73,7 @@ class WorkerConfig:
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment that carries this configuration, so that no secret shows in `ps`."""
-        return {**(os.environ if base is None else base), _WORKER: json.dumps(asdict(self))}
+        return {**NUMPY_ENVIRONMENT, **(os.environ if base is None else base), _WORKER: json.dumps(asdict(self))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 #: Samples that all others are compared with. With 8 bytes each and as much to sort them, 64 MiB.
 MOST_KEPT = 2**22
@@ -20,14 +22,14 @@ class Repeats:
     """
 
     def __init__(self, count: int, most_kept: int = MOST_KEPT) -> None:
-        self._hashes = np.empty(min(count, most_kept), np.int64)
+        self._hashes = np.empty(min(count, most_kept), np.uint64)
         self._seen = 0
         #: The distinct hashes among those kept, and how often each came; from when no more are kept.
-        self._known: tuple[NDArray[np.int64], NDArray[np.intp]] | None = None
+        self._known: tuple[NDArray[np.uint64], NDArray[np.intp]] | None = None
 
-    def add(self, samples: Iterable[bytes]) -> None:
-        """Takes in samples."""
-        fresh = np.fromiter(map(hash, samples), np.int64)
+    def add(self, samples: NDArray[Any] | Sequence[bytes]) -> None:
+        """Takes in samples: (n, sample_size), C-contiguous, or the bytes of each."""
+        fresh = np.fromiter(map(xxh3_64_intdigest, samples), np.uint64, count=len(samples))
         kept = fresh[: len(self._hashes) - self._seen]
         self._hashes[self._seen : self._seen + len(kept)] = kept
         self._seen += len(kept)
@@ -39,12 +41,12 @@ class Repeats:
         counts = self._counted()[1]
         return int(counts[counts > 1].sum())
 
-    def _compare(self, later: NDArray[np.int64]) -> None:
+    def _compare(self, later: NDArray[np.uint64]) -> None:
         self._known = known, counts = self._counted()
         at = np.minimum(np.searchsorted(known, later), len(known) - 1)
         np.add.at(counts, at[known[at] == later], 1)
 
-    def _counted(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    def _counted(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
         if self._known is not None:
             return self._known
         return np.unique(self._hashes[: self._seen], return_counts=True)

@@ -35,12 +35,12 @@ class Sketch:
         self._sums = np.zeros(WIDTH)
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Takes in the next samples, flattened: (n, sample_size), of any dtype."""
+        """Takes in the next samples, flattened: (n, sample_size), of any dtype; float64 costs no copy."""
         taken = 0
         while taken < len(rows):
             block, start = divmod(self._next, _BLOCK)
             part = rows[taken : taken + _BLOCK - start]
-            projected = part.astype(np.float64) @ _column_weights(block, rows.shape[1])
+            projected = part @ _column_weights(block, rows.shape[1]).T
             self._sums += (projected * _row_weights(block)[start : start + len(part)]).sum(axis=0)
             self._next += len(part)
             taken += len(part)
@@ -58,8 +58,9 @@ def difference(a: Sequence[float], b: Sequence[float], values: int) -> float:
 
 @lru_cache(maxsize=2)
 def _column_weights(block: int, size: int) -> NDArray[np.float64]:
-    """Weights of the values of a sample, (size, WIDTH), in a block of samples."""
-    return _weights(np.random.Philox(key=[_COLUMNS, block]).random_raw(size))
+    """Weights of the values of a sample, (WIDTH, size), in a block of samples."""
+    # So they lie in memory as the samples do, which the product of a few samples is twice as fast for.
+    return np.ascontiguousarray(_weights(np.random.Philox(key=[_COLUMNS, block]).random_raw(size)).T)
 
 
 @lru_cache(maxsize=2)

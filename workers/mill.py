@@ -1,8 +1,9 @@
 """The mill: noise, predict, encode and write, overlapped, shard after shard.
 
     feeder thread      claims shards, draws latents and labels of their batches
-    calling thread     predicts
-    writer thread      takes samples to the host, encodes, writes
+    calling thread     has batches predicted, on a CPU two at the same time
+    examiner thread    takes samples to the host, checks them, turns them into what is stored, gathers statistics
+    writer thread      encodes, hashes, writes
     placer thread      puts finished shards in place, with their receipts
 
 Short queues lie between, so that memory is bounded by a few batches whatever a shard's size, and predict
@@ -18,8 +19,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,8 +42,10 @@ from workers.engine import Engine, Prediction
 
 log = logging.getLogger("noisemill")
 
-#: Batches that wait between two stages.
-_WAITING = 2
+#: Batches of latents that wait to be predicted.
+_LATENTS_WAITING = 2
+#: Batches of samples, which are large, that wait between two stages; as many are in the hands of each.
+_SAMPLES_WAITING = 1
 #: Shards that wait to be put in place, beside the one that is being put.
 _SHARDS_WAITING = 1
 
@@ -51,6 +55,8 @@ _ENOUGH_BATCHES = 40
 _NOTHING = np.empty((0, 0), np.float32)
 
 STAGES = ("noise", "predict", "encode", "write")
+_EXAMINE = "examine"
+_TIMED = (*STAGES, _EXAMINE)
 
 
 @dataclass
@@ -107,10 +113,20 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch between predict and writer."""
+    """A batch between predict and examiner."""
 
     batch: _Batch
-    prediction: Prediction | None
+    #: Perhaps still under way; None in it where there is nothing to be had.
+    prediction: Future[Prediction | None]
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A batch between examiner and writer."""
+
+    batch: _Batch
+    #: As they are stored, (n, *sample_shape); None where there is nothing to write.
+    stored: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -121,21 +137,29 @@ class _Ended:
     whole: bool
 
 
-@dataclass
 class Clock:
-    """Seconds that each stage was busy."""
+    """Seconds in which each stage was busy, however many threads were busy with it."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(_TIMED, 0.0)
+        self._busy = dict.fromkeys(_TIMED, 0)
+        self._since = dict.fromkeys(_TIMED, 0.0)
+        self._lock = threading.Lock()
 
     @contextmanager
     def busy(self, stage: str) -> Iterator[None]:
         """Counts the time inside as busy."""
-        start = time.perf_counter()
+        with self._lock:
+            if not self._busy[stage]:
+                self._since[stage] = time.perf_counter()
+            self._busy[stage] += 1
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - start)
+            with self._lock:
+                self._busy[stage] -= 1
+                if not self._busy[stage]:
+                    self.seconds[stage] += time.perf_counter() - self._since[stage]
 
     def add(self, stage: str, seconds: float) -> None:
         """Counts seconds as busy."""
@@ -143,9 +167,10 @@ class Clock:
             self.seconds[stage] += seconds
 
     def take(self) -> dict[str, float]:
-        """What was counted since it was last taken."""
+        """What was counted since the last time, by `STAGES`. Of examiner and writer, which both encode, the busier."""
         with self._lock:
-            taken, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
+            taken, self.seconds = self.seconds, dict.fromkeys(_TIMED, 0.0)
+        taken["encode"] = max(taken["encode"], taken.pop(_EXAMINE))
         return taken
 
 
@@ -162,22 +187,26 @@ class Mill:
         self._store = store
         self._shift = shift
         self._inputs = Inputs(spec, store)
-        self._to_predict: queue.Queue[_Batch | None] = queue.Queue(_WAITING)
-        self._to_write: queue.Queue[_Predicted | None] = queue.Queue(_WAITING)
+        self._to_predict: queue.Queue[_Batch | None] = queue.Queue(_LATENTS_WAITING)
+        self._to_examine: queue.Queue[_Predicted | None] = queue.Queue(_SAMPLES_WAITING)
+        self._to_write: queue.Queue[_Examined | None] = queue.Queue(_SAMPLES_WAITING)
         self._to_place: queue.Queue[_Ended | None] = queue.Queue(_SHARDS_WAITING)
         self._broken: BaseException | None = None
         self._feeder = self._thread("feeder", self._feed, partial(self._to_predict.put, None))
+        self._examiner = self._thread("examiner", self._examine_all, partial(_skip_to_end, self._to_examine))
         self._writer = self._thread("writer", self._write_all, partial(_skip_to_end, self._to_write))
         self._placer = self._thread("placer", self._place_all, self._clear_the_rest)
 
     def run(self) -> None:
         """Predicts until the shift has no more work or is stopping; then the device is free, see `wait`."""
-        for stage in (self._feeder, self._writer, self._placer):
+        for stage in (self._feeder, self._examiner, self._writer, self._placer):
             stage.start()
         self._guarded(self._predict_all, on_failure=lambda: None)
 
     def wait(self) -> None:
         """Waits, after `run`, until the last shard is in place. Raises what broke the run."""
+        self._to_examine.put(None)
+        self._examiner.join()
         self._to_write.put(None)
         self._writer.join()
         self._to_place.put(None)
@@ -237,64 +266,78 @@ class Mill:
 
     def _predict_all(self) -> None:
         first, samples, batches = math.inf, 0, 0
-        while (batch := self._to_predict.get()) is not None:
-            now = time.perf_counter()
-            if batches >= _ENOUGH_BATCHES:
-                self.rate = samples / (now - first)
-            first, samples, batches = min(first, now), samples + len(batch.latents), batches + 1
-            prediction = None
-            if batch.work.trouble is None and not self._leaving():
-                try:
-                    with self.clock.busy("predict"):
-                        prediction = self._engine.predict(batch.latents, batch.labels)
-                except Exception as error:
-                    batch.work.trouble = error
-            self._to_write.put(_Predicted(batch, prediction))
+        with ThreadPoolExecutor(self._engine.at_once, thread_name_prefix="predict") as predictors:
+            while (batch := self._to_predict.get()) is not None:
+                now = time.perf_counter()
+                if batches >= _ENOUGH_BATCHES:
+                    self.rate = samples / (now - first)
+                first, samples, batches = min(first, now), samples + len(batch.latents), batches + 1
+                self._to_examine.put(_Predicted(batch, predictors.submit(self._predict, batch)))
+
+    def _predict(self, batch: _Batch) -> Prediction | None:
+        if batch.work.trouble is not None or self._leaving():
+            return None
+        with self.clock.busy("predict"):
+            return self._engine.predict(batch.latents, batch.labels)
+
+    # -- examiner ----------------------------------------------------------------------------------
+
+    def _examine_all(self) -> None:
+        while (predicted := self._to_examine.get()) is not None:
+            work, stored = predicted.batch.work, None
+            try:
+                stored = self._examine(predicted)
+            except Exception as error:
+                work.trouble = work.trouble or error
+            self._to_write.put(_Examined(predicted.batch, stored))
+
+    def _examine(self, predicted: _Predicted) -> NDArray[Any] | None:
+        """What is stored of a batch; its statistics go with the shard's."""
+        batch, work, prediction = predicted.batch, predicted.batch.work, predicted.prediction.result()
+        if work.trouble is not None or prediction is None:
+            return None
+        with self.clock.busy("predict"):
+            samples = prediction.samples()
+        with self.clock.busy(_EXAMINE):
+            check_finite(samples, batch.first)
+            stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
+            if stored.dtype == np.float16:
+                check_finite(stored, batch.first, "values that float16 cannot hold")
+            if work.statistics is None:
+                classes = None if self._spec.classes is None else len(self._spec.classes)
+                work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
+            work.statistics.add(stored, batch.labels)
+        return stored
 
     # -- writer ------------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
         current: Work | None = None
-        while (predicted := self._to_write.get()) is not None:
-            current = predicted.batch.work
+        while (examined := self._to_write.get()) is not None:
+            current = examined.batch.work
             try:
-                self._write(predicted)
+                self._write(examined)
             except Exception as error:
                 current.trouble = current.trouble or error
-            if predicted.batch.last:
+            if examined.batch.last:
                 self._to_place.put(_Ended(current, whole=True))
                 current = None
         if current is not None:
             self._to_place.put(_Ended(current, whole=False))
 
-    def _write(self, predicted: _Predicted) -> None:
-        batch, work = predicted.batch, predicted.batch.work
-        if work.trouble is not None or predicted.prediction is None:
+    def _write(self, examined: _Examined) -> None:
+        batch, work = examined.batch, examined.batch.work
+        if work.trouble is not None or examined.stored is None:
             return
-        with self.clock.busy("predict"):
-            samples = predicted.prediction.samples()
         start, stored_before = time.perf_counter(), 0.0 if work.draft is None else work.draft.seconds
-        check_finite(samples, batch.first)
-        stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
-        if stored.dtype == np.float16:
-            check_finite(stored, batch.first, "values that float16 cannot hold")
-        self._open(work)
+        if work.writer is None:
+            work.draft = _TimedDraft(self._store.draft(), self.clock)
+            work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
         assert work.draft is not None
-        assert work.writer is not None
-        assert work.statistics is not None
-        work.statistics.add(stored, batch.labels)
-        work.writer.write(stored, batch.labels)
+        work.writer.write(examined.stored, batch.labels)
         # The writer encodes and writes in one go; what went into the store is the store's time.
         self.clock.add("encode", time.perf_counter() - start - (work.draft.seconds - stored_before))
-        work.samples += len(samples)
-
-    def _open(self, work: Work) -> None:
-        if work.writer is not None:
-            return
-        work.draft = _TimedDraft(self._store.draft(), self.clock)
-        classes = None if self._spec.classes is None else len(self._spec.classes)
-        work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
-        work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
+        work.samples += len(examined.stored)
 
     # -- placer ------------------------------------------------------------------------------------
 

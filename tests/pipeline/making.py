@@ -67,6 +67,7 @@ class StandIn:
 
     sample_shape: tuple[int, ...] = (4, 4, 1)
     batch: int = 8
+    at_once: int = 1
     #: Sizes of the batches that it was given.
     sizes: list[int] = field(default_factory=list)
 
