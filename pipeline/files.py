@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from io import BufferedReader, FileIO
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any, BinaryIO
 
 #: What numpy raises for a file that is no .npy: its header is Python, which may not even parse.
 NPY_ERRORS = (ValueError, SyntaxError, TokenError, OverflowError)
+
+_PARSING = threading.Lock()
 
 
 def first_line(error: Exception) -> str:
@@ -60,3 +64,23 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _open_no_link_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:
+    """Shape, whether in Fortran's order, and dtype of an .npy file, version 1.0; `file` is left at the first value.
+
+    Raises one of NPY_ERRORS. May be called by several threads.
+    """
+    from numpy.lib import format as npy_format  # This module is wanted where numpy is not.
+
+    try:
+        version = npy_format.read_magic(file)
+    except ValueError:
+        if file.tell() == 0:
+            raise ValueError("it is empty") from None
+        raise
+    if version != (1, 0):
+        raise ValueError(f"its version is {version}, not (1, 0)")
+    # numpy has Python parse it, which in Python 3.11.7 fails with a SystemError now and then where two threads do so.
+    with _PARSING:
+        return npy_format.read_array_header_1_0(file)

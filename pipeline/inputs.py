@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.errors import DatasetError, UsageError
-from pipeline.files import NPY_ERRORS, first_line
+from pipeline.files import NPY_ERRORS, first_line, read_npy_header
 from pipeline.labels import LabelPlan, label_plan
 from pipeline.latents import latents, parse_noise
 from pipeline.spec import JobSpec
@@ -60,11 +60,7 @@ def read_rows(store: Store, name: str, first: int, count: int, dtype: str, row_s
     """
     try:
         with store.open(name) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, found = read_header(file)
+            shape, fortran, found = read_npy_header(file)
             if fortran or found != np.dtype(dtype) or shape[1:] != row_shape:
                 raise ValueError(f"it holds {found} of shape {shape}, not {dtype} of shape {('n', *row_shape)}")
             if not shape or first + count > shape[0]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.formats import FORMATS
 from pipeline.formats.format import Labels, malformed
+from pipeline.formats.npy import check_header
 from pipeline.shards import Shard
 from pipeline.spec import JobSpec
 from pipeline.stores.local import LocalStore
@@ -74,18 +75,10 @@ class Rows:
 
     def _map(self, shard: Shard) -> NDArray[Any]:
         name = self._format.names(shard, self._sample, None)[0]
-        expected = (np.dtype(self._sample.dtype), (shard.count, *self._sample.shape))
-        with malformed(self._store, name):
-            try:
-                with self._store.open(name) as file:
-                    samples: NDArray[Any] = np.load(file.name, mmap_mode="r", allow_pickle=False)
-            except EOFError as error:
-                raise ValueError("it is empty") from error
-            if (samples.dtype, samples.shape) != expected or not samples.flags.c_contiguous:
-                raise ValueError(
-                    f"it holds {samples.dtype} of shape {samples.shape}, not {expected[0]} of {expected[1]}"
-                )
-        return samples
+        shape, dtype = (shard.count, *self._sample.shape), np.dtype(self._sample.dtype)
+        with malformed(self._store, name), self._store.open(name) as file:
+            check_header(file, dtype, shape)
+            return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
 
     def _cached(self, key: tuple[int, int], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """The block of this key; drops the least recently used where there are too many."""

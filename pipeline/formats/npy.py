@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from pipeline.files import read_npy_header
 from pipeline.formats.format import Intake, Labels, SampleType, check_listed, malformed, row_range
 from pipeline.shards import Shard, shard_name
 from pipeline.stores.store import Draft, Store
@@ -94,19 +95,16 @@ def _read(store: Store, name: str, dtype: str, shape: tuple[int, ...], rows: ran
     """Rows of an array that must have this dtype and shape."""
     samples = np.empty((len(rows), *shape[1:]), dtype=dtype)
     with malformed(store, name), store.open(name) as file:
-        _check_header(file, samples.dtype, shape)
+        check_header(file, samples.dtype, shape)
         row_bytes = samples.dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
         file.seek(rows.start * row_bytes, io.SEEK_CUR)
         _fill(file, samples)
     return samples
 
 
-def _check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """Leaves `file` at the first sample. Raises ValueError for another version, dtype, order or shape."""
-    version = npy_format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"its version is {version}, not (1, 0)")
-    found = npy_format.read_array_header_1_0(file)
+    found = read_npy_header(file)
     if found != (shape, False, dtype):
         raise ValueError(f"it holds {found[2]} of shape {found[0]}, not {dtype} of shape {shape}")
 
