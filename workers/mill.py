@@ -329,15 +329,24 @@ class Mill:
         batch, work = examined.batch, examined.batch.work
         if work.trouble is not None or examined.stored is None:
             return
-        start, stored_before = time.perf_counter(), 0.0 if work.draft is None else work.draft.seconds
-        if work.writer is None:
-            work.draft = _TimedDraft(self._store.draft(), self.clock)
-            work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
-        assert work.draft is not None
-        work.writer.write(examined.stored, batch.labels)
-        # The writer encodes and writes in one go; what went into the store is the store's time.
-        self.clock.add("encode", time.perf_counter() - start - (work.draft.seconds - stored_before))
+        if work.draft is None:
+            work.draft = _TimedDraft(self._store.draft())
+        with self._encoding_into(work.draft):
+            if work.writer is None:
+                work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
+            work.writer.write(examined.stored, batch.labels)
         work.samples += len(examined.stored)
+
+    @contextmanager
+    def _encoding_into(self, draft: _TimedDraft) -> Iterator[None]:
+        """Counts the time inside: what goes into the store is the store's, the rest is encoding."""
+        start, stored_before = time.perf_counter(), draft.seconds
+        try:
+            yield
+        finally:
+            stored = draft.seconds - stored_before
+            self.clock.add("write", stored)
+            self.clock.add("encode", time.perf_counter() - start - stored)
 
     # -- placer ------------------------------------------------------------------------------------
 
@@ -356,10 +365,13 @@ class Mill:
         assert work.draft is not None
         assert work.statistics is not None
         try:
-            work.writer.close()
+            with self._encoding_into(work.draft):
+                work.writer.close()
             if not self._shift.still_ours(work):
                 return False
-            self._shift.made(work, work.draft.commit(), work.statistics.result())
+            with self.clock.busy("write"):
+                files = work.draft.commit()
+            self._shift.made(work, files, work.statistics.result())
         except Exception as error:
             work.trouble = error
             return False
@@ -397,11 +409,10 @@ def _skip_to_end(waiting: queue.Queue[Any]) -> None:
 
 
 class _TimedDraft:
-    """A draft whose time counts as the store's."""
+    """A draft that counts the seconds that it takes."""
 
-    def __init__(self, draft: Draft, clock: Clock) -> None:
-        self._draft, self._clock = draft, clock
-        #: Seconds that went into it so far.
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
         self.seconds = 0.0
 
     @contextmanager
@@ -410,7 +421,7 @@ class _TimedDraft:
         try:
             yield
         finally:
-            self.count(time.perf_counter() - start)
+            self.seconds += time.perf_counter() - start
 
     def sink(self, name: str) -> _TimedSink:
         with self.busy():
@@ -420,22 +431,17 @@ class _TimedDraft:
         # Called for every sample of some formats: without the cost of a context manager.
         start = time.perf_counter()
         self._draft.add(name, data)
-        self.count(time.perf_counter() - start)
+        self.seconds += time.perf_counter() - start
 
     def commit(self) -> list[StoredFile]:
-        with self.busy():
-            return self._draft.commit()
+        return self._draft.commit()
 
     def discard(self, *, keep_placed: bool = False) -> None:
         self._draft.discard(keep_placed=keep_placed)
 
-    def count(self, seconds: float) -> None:
-        self.seconds += seconds
-        self._clock.add("write", seconds)
-
 
 class _TimedSink:
-    """A sink whose time counts as the store's."""
+    """A sink whose time counts as its draft's."""
 
     def __init__(self, sink: Sink, draft: _TimedDraft) -> None:
         self._sink, self._draft = sink, draft

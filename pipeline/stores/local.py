@@ -21,9 +21,7 @@ from typing import BinaryIO
 from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.files import open_regular, open_unlinked
 from pipeline.stores.flushing import flush, flush_files
-from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
-
-_STREAM_BUFFER_BYTES = 2**20
+from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name, stored_file
 
 _IN_WORDS = {
     errno.EACCES: "permission denied: give this user the right to write there, or choose another destination",
@@ -244,20 +242,22 @@ class LocalDraft:
         #: Where files are staged, by name, and the folders that these lie in, by the folders that they belong in.
         self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
-        self._digests: dict[str, Digest] = {}
+        #: What is told of each file, by name: of those that were streamed once they are whole.
+        self._stored: dict[str, StoredFile | Digest] = {}
         self._open: LocalSink | None = None
         self._placing = False
 
     def sink(self, name: str) -> LocalSink:
         """A stream into a staged file."""
-        path = self._stage(name)
-        self._open = LocalSink(Path(path), self._digests[name], told=Path(self._store.url) / name)
+        path, digest = self._stage(name), Digest()
+        self._stored[name] = digest
+        self._open = LocalSink(path, digest, told=Path(self._store.url) / name)
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
         """Writes a staged file."""
         path = self._stage(name)
-        self._digests[name].update(data)
+        self._stored[name] = stored_file(name, data)
         try:
             _write_new(path, data)
         except OSError as error:
@@ -272,7 +272,7 @@ class LocalDraft:
             self._placing = True
             self._store.place(self._files)
         self._unstage()
-        stored = [self._digests[name].stored(name) for name in self._files]
+        stored = [each.stored(name) if isinstance(each, Digest) else each for name, each in self._stored.items()]
         self._forget()
         return stored
 
@@ -294,9 +294,8 @@ class LocalDraft:
         folder, _, last = name.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = self._make_folder(folder)
-        self._files[name] = f"{self._folders[folder]}/{last}"
-        self._digests[name] = Digest()
-        return self._files[name]
+        path = self._files[name] = f"{self._folders[folder]}/{last}"
+        return path
 
     def _make_folder(self, name: str) -> str:
         """The staged folder of what belongs in the folder `name`. It has a number: no parents to make."""
@@ -328,28 +327,29 @@ class LocalDraft:
         self._folder = self._lock = None
 
     def _forget(self) -> None:
-        self._files, self._folders, self._digests, self._placing = {}, {}, {}, False
+        self._files, self._folders, self._stored, self._placing = {}, {}, {}, False
 
 
 class LocalSink:
     """A stream into one staged file; errors name the file that it is to become."""
 
-    def __init__(self, path: Path, digest: Digest, told: Path) -> None:
+    def __init__(self, path: str, digest: Digest, told: Path) -> None:
         self._told = told
         self._digest = digest
         with _errors_in_words(told):
-            self._file = path.open("xb", buffering=_STREAM_BUFFER_BYTES)
+            # Whole batches come: a buffer would be one more copy of them.
+            self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - `close` closes it
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Appends `data`."""
         view = as_bytes(data)
         with _errors_in_words(self._told):
-            self._file.write(view)
+            _write_all(self._file.fileno(), view)
         self._digest.update(view)
         return len(view)
 
     def close(self) -> None:
-        """Writes what is still buffered."""
+        """Closes the file; some file systems tell of writes that failed only then."""
         with _errors_in_words(self._told):
             self._file.close()
 
@@ -385,11 +385,14 @@ def _write_new(path: str, data: bytes) -> None:
     """Writes a file that is not there yet. A tenth of the time of `Path.write_bytes` goes into the calls."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        _write_all(descriptor, memoryview(data))
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, rest: memoryview) -> None:
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _walk(folder: Path, name: str) -> Iterator[Entry]:
@@ -399,32 +402,29 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
             found = list(os.scandir(folder))
         except FileNotFoundError:
             return
-    # With its slash, a folder sorts among files as its files' names do.
-    for entry in sorted(filter(None, (_entry(each, name + each.name) for each in found))):
-        if entry.name.startswith(TEMPORARY):
-            continue
+        # With its slash, a folder sorts among files as its files' names do.
+        entries = sorted(filter(None, [_entry(each, name) for each in found]))
+    for entry in entries:
         if entry.name.endswith("/"):
             yield from _walk(folder / entry.name[len(name) : -1], entry.name)
         else:
             yield entry
 
 
-def _entry(found: os.DirEntry[str], name: str) -> Entry | None:
-    """A folder, with a slash behind its name, or a file; None for what is neither, or a link to neither."""
+def _entry(found: os.DirEntry[str], folder: str) -> Entry | None:
+    """A folder, with a slash behind its name, or a file; None for what is neither, temporary, or gone since."""
+    name = folder + found.name
+    if name.startswith(TEMPORARY):
+        return None
     if found.is_dir(follow_symlinks=False):
         return Entry(f"{name}/", 0)
-    status = _status(found)
-    return Entry(name, status.st_size) if status is not None and stat.S_ISREG(status.st_mode) else None
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What the entry is; None if it has gone since, or is a link to nothing or to itself."""
     try:
-        return entry.stat()
+        status = found.stat()
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # ELOOP: a link to itself.
             return None
         raise
+    return Entry(name, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def _last_change(path: Path) -> float:

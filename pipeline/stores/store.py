@@ -13,6 +13,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 #: Names that begin so are a store's own temporary ones: never listed, swept when they are old.
 TEMPORARY = ".noisemill-"
 
+_ODD_PARTS = frozenset(("", ".", ".."))
+
 #: Age at which `Store.sweep` takes an abandoned temporary for abandoned.
 SWEEP_AGE_S = 3600.0
 
@@ -152,7 +154,7 @@ class Store(Protocol):
 def check_name(name: str) -> str:
     """Returns `name`. Raises ValueError unless it is a relative POSIX path that stays where it is."""
     parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+    if "\0" in name or not _ODD_PARTS.isdisjoint(parts):
         raise ValueError(f"{name!r} is not a relative path without empty parts, '.' or '..'")
     if parts[0].startswith(TEMPORARY):
         raise ValueError(f"{name!r}: names that begin with {TEMPORARY!r} are kept for temporary files")
@@ -174,6 +176,11 @@ class Digest:
     def stored(self, name: str) -> StoredFile:
         """What has been written so far, as the file `name`."""
         return StoredFile(name=name, size_bytes=self.size_bytes, sha256=self._sha256.hexdigest())
+
+
+def stored_file(name: str, data: bytes) -> StoredFile:
+    """A whole file."""
+    return StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def as_bytes(data: bytes | bytearray | memoryview) -> memoryview:

@@ -31,7 +31,10 @@ def test_one_thread_at_a_time_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert headers == [((3, 2), False, np.dtype(np.float32))] * 40
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"", "it is empty"), (b"\x93NUM", "EOF"), (b"\x93NUMPY\x02\x00", "version")])
+BAD = [(b"", "it is empty"), (b"\x93NUM", "EOF"), (b"\x93NUMPY\x02\x00", "version")]
+
+
+@pytest.mark.parametrize(("data", "words"), BAD)
 def test_what_is_no_header(data: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_npy_header(io.BytesIO(data))
