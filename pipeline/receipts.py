@@ -53,8 +53,7 @@ class EngineRecord:
     device: str
     #: What the device calls itself.
     device_name: str
-    #: Versions of noisemill, of what computed samples (tensorflow, keras, numpy) and of what compresses images (pillow,
-    #: zlib).
+    #: Versions of noisemill, of what computed samples (tensorflow, keras, numpy) and of what compresses images (zlib).
     versions: Mapping[str, str]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.stored_png import MOST_STORED_BYTES, StoredPng
+from pipeline.formats.png_file import MOST_STORED_BYTES, StoredPng
 from pipeline.spec import JobSpec
 from pipeline.worker_info import WorkerInfo
 

@@ -6,20 +6,17 @@ import io
 import itertools
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 
-from pipeline.formats.stored_png import MOST_STORED_BYTES, StoredPng
+from pipeline.formats.png_file import MOST_STORED_BYTES, CompressedPng, StoredPng
 
-#: zlib's effort, 0 to 9 (docs/decisions/0010-stores.md has the measurement).
-_COMPRESS_LEVEL = 1
 #: Bytes of pixels that a thread compresses in one go: handing over less would cost as much as compressing it.
 _STRETCH_BYTES = 2**17
 
@@ -37,41 +34,27 @@ def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
     are cores, in bytes that depend on `encoder_versions`: the threads begin at once, and `images` must stay
     as they are until the last file was taken.
     """
-    stored = _stored_png(images.shape[1:])
+    stored, compressed = _encoders(images.shape[1:])
     if stored.size_bytes <= MOST_STORED_BYTES:
         return iter(stored.encode(images))
     stretch = max(1, _STRETCH_BYTES // math.prod(images.shape[1:]))
     stretches = [images[first : first + stretch] for first in range(0, len(images), stretch)]
-    return itertools.chain.from_iterable(_threads().map(_compress, stretches))
+    return itertools.chain.from_iterable(_threads().map(compressed.encode, stretches))
 
 
 def encoder_versions() -> dict[str, str]:
-    """What the bytes of compressed images depend on: Pillow, and the zlib that it carries."""
-    next_generation = features.version_feature("zlib_ng") if features.check_feature("zlib_ng") else None
-    carried = features.version_codec("zlib") if next_generation is None else f"ng {next_generation}"
-    return {"pillow": PIL.__version__, "zlib": str(carried)}
+    """What the bytes of compressed images depend on."""
+    return {"zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
 @cache
-def _stored_png(shape: tuple[int, ...]) -> StoredPng:
-    return StoredPng(shape)
+def _encoders(shape: tuple[int, ...]) -> tuple[StoredPng, CompressedPng]:
+    return StoredPng(shape), CompressedPng(shape)
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="png")
-
-
-def _compress(images: NDArray[np.uint8]) -> list[bytes]:
-    """Pillow leaves the interpreter to others while it compresses."""
-    grey = images.shape[3] == 1
-    return [_compress_one(image[:, :, 0] if grey else image) for image in images]
-
-
-def _compress_one(pixels: NDArray[Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=_COMPRESS_LEVEL)
-    return file.getvalue()
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:

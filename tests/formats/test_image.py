@@ -7,7 +7,6 @@ import io
 import zlib
 
 import numpy as np
-import PIL
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,9 +61,10 @@ def test_files_of_up_to_a_block_are_stored_and_larger_ones_compressed() -> None:
     assert len(encode_png(np.zeros((63, 64, 1), np.uint8))) < 200
 
 
-def test_every_checksum_holds() -> None:
-    """Pillow reads checksums of pixels leniently; Python's own zlib does not."""
-    data = encode_png(np.full((20, 20, 3), 7, np.uint8))
+@pytest.mark.parametrize(("side", "first_line"), [(20, b"\0" + b"\7" * 60), (40, b"\3" + b"\7" * 3 + b"\4" * 117)])
+def test_every_checksum_holds(side: int, first_line: bytes) -> None:
+    """Stored and compressed. Pillow reads checksums of pixels leniently; Python's own zlib does not."""
+    data = encode_png(np.full((side, side, 3), 7, np.uint8))
     chunks, at = {}, 8
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -72,12 +72,13 @@ def test_every_checksum_holds() -> None:
         assert zlib.crc32(kind + body) == int.from_bytes(data[at + 8 + size : at + 12 + size], "big")
         chunks[kind], at = body, at + 12 + size
     assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
-    assert zlib.decompress(chunks[b"IDAT"]) == (b"\0" + b"\7" * 60) * 20
+    lines = zlib.decompress(chunks[b"IDAT"])
+    assert len(lines) == side * len(first_line)
+    assert lines.startswith(first_line)
 
 
 def test_versions_of_the_encoder() -> None:
-    assert set(encoder_versions()) == {"pillow", "zlib"}
-    assert encoder_versions()["pillow"] == PIL.__version__
+    assert encoder_versions() == {"zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
 @given(st.integers(0, 150), st.binary(min_size=0, max_size=8))
