@@ -239,7 +239,8 @@ class Dataset:
 
     def made(self) -> Sequence[int]:
         """The shards that are there, in order; of a whole dataset without looking at each."""
-        return range(len(self.plan)) if self.whole else sorted(self.receipts())
+        all_made = len(self._made) == len(self.plan) or self.whole
+        return range(len(self.plan)) if all_made else sorted(self.receipts())
 
     def manifest(self) -> Manifest | None:
         """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""
@@ -269,11 +270,13 @@ class Dataset:
         # After the receipts, since a shard is in place before its receipt is.
         folders = {file.name.partition("/")[0] for receipt in receipts.values() for file in receipt.files}
         sizes = {entry.name: entry.size_bytes for folder in folders for entry in self.store.list(f"{folder}/")}
-        return {
+        finished = {
             index: receipt
             for index, receipt in receipts.items()
             if all(sizes.get(file.name) == file.size_bytes for file in receipt.files)
         }
+        self._made.update(finished)
+        return finished
 
     def finished_shard(self, index: int) -> Receipt | None:
         """The receipt of a shard that is done, as `finished` judges it; None where it is not."""

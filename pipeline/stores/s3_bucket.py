@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
 from pipeline.errors import StoreError, StoreUnavailableError
@@ -267,14 +269,23 @@ class ObjectReader(io.RawIOBase):
 
 def _client(attempts: int) -> S3Client:
     # A session of its own: boto3's default one is not safe to use from several threads.
-    core = botocore.session.Session()
+    core, models = botocore.session.Session(), _models()
+    core.register_component("data_loader", models)
     session = boto3.Session(botocore_session=core)
+    models.search_paths[:] = dict.fromkeys(models.search_paths)  # Each session adds boto3's folder once more.
     by_path = _has_own_endpoint(core)
     client = _client_of(session, attempts, by_path=by_path, sign_bodies=True)
     # TLS protects bodies by itself, which spares hashing each of them a second time.
     if client.meta.endpoint_url.startswith("https:"):
         client = _client_of(session, attempts, by_path=by_path, sign_bodies=False)
     return client
+
+
+@cache
+def _models() -> Loader:
+    """What botocore reads its description of S3 by: once for all clients, since it takes 0.1 s."""
+    loader: Loader = botocore.session.Session().get_component("data_loader")
+    return loader
 
 
 def _client_of(session: boto3.Session, attempts: int, *, by_path: bool, sign_bodies: bool) -> S3Client:
