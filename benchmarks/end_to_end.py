@@ -14,7 +14,7 @@ from workers.devices import pin_device
 
 #: The article's network, trained: 28x28, 90 MFLOP a sample.
 GENERATOR = "fashion"
-#: Samples of a job: four shards, a quarter of a minute. The two ends of a job, in which the device waits, take 0.1 to 0.4 s.
+#: Samples of a job: four shards, a quarter of a minute. At its two ends the device waits, 0.1 to 0.4 s.
 SAMPLES = 32_768
 _BARE_SAMPLES = 4_096
 

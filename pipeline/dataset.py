@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
@@ -28,6 +29,8 @@ from pipeline.stores.store import Store
 #: Threads that read receipts, and how many of them one takes at a time.
 _READERS = 16
 _MOST_AT_A_TIME = 64
+#: Share of the time.
+_MOSTLY = 0.5
 
 #: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
 _CACHE_BYTES = 256 * 2**20
@@ -294,8 +297,18 @@ class Dataset:
         # Some at a time: handing a receipt to a thread and back takes as long as reading it from a disk.
         size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        with ThreadPoolExecutor(_READERS) as readers:
-            return {index: receipt for found in readers.map(self._sound_receipts, parts) for index, receipt in found}
+        start, worked = time.perf_counter(), time.thread_time()
+        receipts = dict(self._sound_receipts(parts[0])) if parts else {}
+        waited = time.perf_counter() - start - (time.thread_time() - worked)
+        # Where reading is waiting, threads wait together; where it is work, they would be in each other's way.
+        if waited > _MOSTLY * (time.perf_counter() - start):
+            with ThreadPoolExecutor(_READERS) as readers:
+                for sound in readers.map(self._sound_receipts, parts[1:]):
+                    receipts.update(sound)
+        else:
+            for part in parts[1:]:
+                receipts.update(self._sound_receipts(part))
+        return receipts
 
     def _sound_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
         found = ((index, self._sound_receipt(index)) for index in indices)
