@@ -169,6 +169,10 @@ class Clock:
     def take(self) -> dict[str, float]:
         """What was counted since the last time, by `STAGES`. Of examiner and writer, which both encode, the busier."""
         with self._lock:
+            now = time.perf_counter()
+            for stage in filter(self._busy.get, _TIMED):  # With two batches at once, one is always under way.
+                self.seconds[stage] += now - self._since[stage]
+                self._since[stage] = now
             taken, self.seconds = self.seconds, dict.fromkeys(_TIMED, 0.0)
         taken["encode"] = max(taken["encode"], taken.pop(_EXAMINE))
         return taken

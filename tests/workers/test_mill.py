@@ -489,3 +489,21 @@ def test_a_mended_dataset_is_the_same_as_one_made_in_one_go(tmp_path: Path) -> N
     run_mill(make_spec(), store, [1])
     mended = files(store)
     assert mended == {name: sha for name, sha in files(open_store(whole)).items() if name != "job.json"}
+
+
+def test_the_clock_counts_what_is_under_way_and_what_overlaps_once() -> None:
+    clock = Clock()
+    with clock.busy("predict"), clock.busy("predict"):
+        start = time.perf_counter()
+        time.sleep(0.02)
+        taken = clock.take()["predict"]
+        assert 0.02 <= taken <= time.perf_counter() - start + 0.01
+        time.sleep(0.01)
+    assert 0.01 <= clock.take()["predict"] < taken + time.perf_counter() - start - 0.02
+
+
+def test_examining_and_encoding_count_as_one_stage() -> None:
+    clock = Clock()
+    clock.add("encode", 2.0)
+    clock.add("examine", 3.0)
+    assert clock.take() == {"noise": 0.0, "predict": 0.0, "encode": 3.0, "write": 0.0}
