@@ -23,7 +23,8 @@ from pipeline.formats.png_file import CompressedPng
 from pipeline.stores.flushing import flush_files
 from pipeline.values import to_stored
 
-_BATCH = 256
+#: The largest batch that a calibration tries, which is what a fast device gets.
+_BATCH = 512
 _SMALL, _LARGE = (28, 28, 1), (64, 64, 3)
 _SHARD = 8192
 #: How often an encoder is given the same batch.
