@@ -29,8 +29,6 @@ from pipeline.stores.store import Store
 #: Threads that read receipts, and how many of them one takes at a time.
 _READERS = 16
 _MOST_AT_A_TIME = 64
-#: Share of the time.
-_MOSTLY = 0.5
 
 #: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
 _CACHE_BYTES = 256 * 2**20
@@ -299,15 +297,12 @@ class Dataset:
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
         start, worked = time.perf_counter(), time.thread_time()
         receipts = dict(self._sound_receipts(parts[0])) if parts else {}
-        waited = time.perf_counter() - start - (time.thread_time() - worked)
-        # Where reading is waiting, threads wait together; where it is work, they would be in each other's way.
-        if waited > _MOSTLY * (time.perf_counter() - start):
-            with ThreadPoolExecutor(_READERS) as readers:
-                for sound in readers.map(self._sound_receipts, parts[1:]):
-                    receipts.update(sound)
-        else:
-            for part in parts[1:]:
-                receipts.update(self._sound_receipts(part))
+        elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
+        with ThreadPoolExecutor(_READERS) as readers:
+            # Where reading is mostly waiting, threads wait together; where it is work, they are in each other's way.
+            apply = readers.map if elapsed > 2 * worked else map
+            for sound in apply(self._sound_receipts, parts[1:]):
+                receipts.update(sound)
         return receipts
 
     def _sound_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:

@@ -1,4 +1,4 @@
-"""Files that others named: opened only where they are files."""
+"""Files that others named: opened only where they are files; and headers of .npy files."""
 
 from __future__ import annotations
 

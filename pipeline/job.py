@@ -15,6 +15,8 @@ _STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
 
 #: What a user is told about the stage that bounded a run.
 _BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
+#: The mill's stages, in the order in which a batch passes them.
+STAGES = tuple(_BOUND)
 
 
 @dataclass(frozen=True, kw_only=True)

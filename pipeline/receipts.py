@@ -115,8 +115,9 @@ class Receipt:
             _check(receipt, float, "finished_at")
             if not isinstance(receipt.seconds, dict) or not all(map(_is_number, receipt.seconds.values())):
                 raise ValueError("seconds are no numbers")
-            if not all(map(_is_file, receipt.files)):
-                raise ValueError("files are not described")
+            for file in receipt.files:
+                _check(file, str, "name", "sha256")
+                _check(file, int, "size_bytes")
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{source} is no receipt: {error}") from None
         return receipt
@@ -230,11 +231,6 @@ def _check(record: object, kind: type, *names: str) -> None:
             good = type(value) is kind
         if not good:
             raise ValueError(f"{name} is {str(value)[:60]!r}")
-
-
-def _is_file(file: StoredFile) -> bool:
-    # There may be thousands to a receipt.
-    return type(file.name) is type(file.sha256) is str and type(file.size_bytes) is int and file.size_bytes >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge
 
+from pipeline.job import STAGES
 from pipeline.worker_info import WorkerInfo
-
-STAGES = ("noise", "predict", "encode", "write")
 
 SAMPLES = Counter("noisemill_samples", "Samples of shards that were committed.")
 SHARDS = Counter("noisemill_shards", "Shards that were committed.")

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pipeline.formats import FORMATS
 from pipeline.formats.format import ShardWriter
 from pipeline.inputs import Inputs
+from pipeline.job import STAGES
 from pipeline.ledger import Claim
 from pipeline.receipts import Statistics
 from pipeline.shard_statistics import ShardStatistics, check_finite
@@ -54,7 +55,6 @@ _ENOUGH_BATCHES = 40
 
 _NOTHING = np.empty((0, 0), np.float32)
 
-STAGES = ("noise", "predict", "encode", "write")
 _EXAMINE = "examine"
 _TIMED = (*STAGES, _EXAMINE)
 

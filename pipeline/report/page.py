@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.job import verdict
+from pipeline.job import STAGES, verdict
 from pipeline.report import charts
 from pipeline.report.findings import CLASSES, Findings, Rate
 from pipeline.report.pictures import grid, is_large, mean_and_deviation, picture_shape
@@ -23,7 +23,6 @@ from pipeline.words import duration, rate, size
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 #: Samples on the sheet: small pictures, large ones, curves.
 _SHEET, _LARGE_SHEET, _CURVES = 96, 40, 24
-_STAGES = ("noise", "predict", "encode", "write")
 
 
 def page(findings: Findings) -> str:
@@ -196,7 +195,7 @@ def _speed(findings: Findings) -> str:
     parts = []
     if findings.rate is not None and findings.rate.overall:
         parts.append(_rate(findings.rate, findings.samples_made))
-    seconds = {stage: findings.stage_seconds.get(stage, 0.0) for stage in _STAGES}
+    seconds = {stage: findings.stage_seconds.get(stage, 0.0) for stage in STAGES}
     total = sum(seconds.values())
     if total > 0:
         strip = "".join(

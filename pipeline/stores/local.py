@@ -21,7 +21,7 @@ from typing import BinaryIO
 from pipeline.errors import StoreError, StoreUnavailableError
 from pipeline.files import open_regular, open_unlinked
 from pipeline.stores.flushing import flush, flush_files
-from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name, stored_file
+from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
 
 _IN_WORDS = {
     errno.EACCES: "permission denied: give this user the right to write there, or choose another destination",
@@ -242,22 +242,20 @@ class LocalDraft:
         #: Where files are staged, by name, and the folders that these lie in, by the folders that they belong in.
         self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
-        #: What is told of each file, by name: of those that were streamed once they are whole.
-        self._stored: dict[str, StoredFile | Digest] = {}
+        self._digests: dict[str, Digest] = {}
         self._open: LocalSink | None = None
         self._placing = False
 
     def sink(self, name: str) -> LocalSink:
         """A stream into a staged file."""
-        path, digest = self._stage(name), Digest()
-        self._stored[name] = digest
-        self._open = LocalSink(path, digest, told=Path(self._store.url) / name)
+        path = self._stage(name)
+        self._open = LocalSink(path, self._digests[name], told=Path(self._store.url) / name)
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
         """Writes a staged file."""
         path = self._stage(name)
-        self._stored[name] = stored_file(name, data)
+        self._digests[name].update(data)
         try:
             _write_new(path, data)
         except OSError as error:
@@ -272,7 +270,7 @@ class LocalDraft:
             self._placing = True
             self._store.place(self._files)
         self._unstage()
-        stored = [each.stored(name) if isinstance(each, Digest) else each for name, each in self._stored.items()]
+        stored = [self._digests[name].stored(name) for name in self._files]
         self._forget()
         return stored
 
@@ -294,8 +292,9 @@ class LocalDraft:
         folder, _, last = name.rpartition("/")
         if folder not in self._folders:
             self._folders[folder] = self._make_folder(folder)
-        path = self._files[name] = f"{self._folders[folder]}/{last}"
-        return path
+        self._files[name] = f"{self._folders[folder]}/{last}"
+        self._digests[name] = Digest()
+        return self._files[name]
 
     def _make_folder(self, name: str) -> str:
         """The staged folder of what belongs in the folder `name`. It has a number: no parents to make."""
@@ -327,7 +326,7 @@ class LocalDraft:
         self._folder = self._lock = None
 
     def _forget(self) -> None:
-        self._files, self._folders, self._stored, self._placing = {}, {}, {}, False
+        self._files, self._folders, self._digests, self._placing = {}, {}, {}, False
 
 
 class LocalSink:

@@ -178,11 +178,6 @@ class Digest:
         return StoredFile(name=name, size_bytes=self.size_bytes, sha256=self._sha256.hexdigest())
 
 
-def stored_file(name: str, data: bytes) -> StoredFile:
-    """A whole file."""
-    return StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
-
-
 def as_bytes(data: bytes | bytearray | memoryview) -> memoryview:
     """`data` as a flat view of unsigned bytes, without copying. Raises TypeError unless C-contiguous."""
     view = memoryview(data)
