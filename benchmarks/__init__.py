@@ -2,7 +2,7 @@
 
 import os
 
-from pipeline.launch import NUMPY_ENVIRONMENT
+from pipeline.fleet.launch import NUMPY_ENVIRONMENT
 
 # What runs in this process runs as in a worker's.
 for _variable, _value in NUMPY_ENVIRONMENT.items():

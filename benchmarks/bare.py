@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.figures import Effort
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 
 if TYPE_CHECKING:
-    from workers.engine import Engine, EngineRoom
+    from workers.engine.engine import Engine, EngineRoom
 
 #: More than a worker tries, so that what it settles for is compared with the best there is.
 BATCHES = (64, 128, 256, 512, 1024)

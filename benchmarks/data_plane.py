@@ -20,8 +20,8 @@ from benchmarks.free_generator import FreeRooms, free_generator
 from benchmarks.rig import Rig, folder, memory_folder, rig
 from pipeline.formats.image import encode_pngs
 from pipeline.formats.png_file import CompressedPng
+from pipeline.formats.values import to_stored
 from pipeline.stores.flushing import flush_files
-from pipeline.values import to_stored
 
 #: The largest batch that a calibration tries, which is what a fast device gets.
 _BATCH = 512
@@ -46,7 +46,7 @@ class _Case:
 
 def run(effort: Effort) -> Result:
     """Ratios of each case to its own limit, measured just before and just after it."""
-    from workers.engine import Calibration
+    from workers.engine.engine import Calibration
 
     with ExitStack() as stack:
         places = {"disk": stack.enter_context(folder())}

@@ -10,7 +10,7 @@ from benchmarks.bare import described, fastest
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder, memory_folder, rig
 from pipeline.generators import find_generator
-from workers.devices import pin_device
+from workers.engine.devices import pin_device
 
 #: The article's network, trained: 28x28, 90 MFLOP a sample.
 GENERATOR = "fashion"
@@ -34,7 +34,7 @@ CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
 def run(effort: Effort) -> Result:
     """Ratios of each case to the bare forward passes just before and after it."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine import EngineRoom  # After the device is pinned.
+    from workers.engine.engine import EngineRoom  # After the device is pinned.
 
     with ExitStack() as stack:
         places = _places(stack)

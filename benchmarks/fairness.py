@@ -12,14 +12,14 @@ from pathlib import Path
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
 from benchmarks.sleeping_worker import GENERATOR
-from pipeline.destination import prepare
-from pipeline.embedded import private_server
+from pipeline.common.settings import Settings, load_settings
+from pipeline.datasets.destination import prepare
+from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
-from pipeline.job import Job
-from pipeline.ledger import Ledger
-from pipeline.queueing import enqueue
-from pipeline.request import JobRequest
-from pipeline.settings import Settings, load_settings
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.queueing import enqueue
+from pipeline.jobs.request import JobRequest
 
 _WORKERS, _SHARING = 16, 8
 #: Workers in a process: more would wait for each other's interpreter.

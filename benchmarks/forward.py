@@ -9,7 +9,7 @@ from benchmarks.bare import described, fastest
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
 from pipeline.generators import find_generator
-from workers.devices import pin_device
+from workers.engine.devices import pin_device
 
 GENERATOR = "fashion"
 _SAMPLES = 2_048
@@ -21,7 +21,7 @@ _SIZE = 2048
 def run(effort: Effort) -> Result:
     """Operations per second of both, interleaved; the ratio."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine import EngineRoom  # After the device is pinned.
+    from workers.engine.engine import EngineRoom  # After the device is pinned.
 
     with folder() as place:
         rooms = EngineRoom(generator, device, place)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.datasets.receipts import EngineRecord
 from pipeline.generators import Generator, find_generator
-from pipeline.receipts import EngineRecord
 
 #: Batches that it has ready, and hands out in turn.
 _READY = 4
@@ -18,7 +18,7 @@ _READY = 4
 
 @dataclass(frozen=True)
 class Ready:
-    """Samples that are there already; stands in for `workers.engine.Prediction`."""
+    """Samples that are there already; stands in for `workers.engine.engine.Prediction`."""
 
     values: NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Ready:
 
 @dataclass
 class FreeEngine:
-    """Stands in for `workers.engine.Engine`."""
+    """Stands in for `workers.engine.engine.Engine`."""
 
     images: NDArray[np.float32]
     batch: int
@@ -52,7 +52,7 @@ class FreeEngine:
 
 
 class FreeRooms:
-    """Stands in for `workers.engine.EngineRoom`."""
+    """Stands in for `workers.engine.engine.EngineRoom`."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.images: dict[int, NDArray[np.float32]] = {}

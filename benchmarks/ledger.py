@@ -19,18 +19,18 @@ import numpy as np
 
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
-from pipeline import shards
-from pipeline.client import resume, submit
-from pipeline.dataset import Dataset
-from pipeline.destination import prepare
-from pipeline.embedded import private_server
+from pipeline.client.making import resume, submit
+from pipeline.common.settings import Settings, load_settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare
+from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
+from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
-from pipeline.ledger import Claim, Ledger
-from pipeline.receipts import EngineRecord, Receipt, Statistics
-from pipeline.redis_connection import connect
-from pipeline.request import JobRequest
-from pipeline.settings import Settings, load_settings
-from pipeline.spec import JobSpec
+from pipeline.jobs.connection import connect
+from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.request import JobRequest
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.store import StoredFile
 from tests.servers import RcloneS3

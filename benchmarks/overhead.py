@@ -16,16 +16,16 @@ from typing import Any
 
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
-from pipeline.destination import prepare
-from pipeline.embedded import private_server
-from pipeline.following import wait_for
+from pipeline.common.settings import Settings, load_settings
+from pipeline.datasets.destination import prepare
+from pipeline.fleet.launch import WorkerConfig
+from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
-from pipeline.job import Job
-from pipeline.launch import WorkerConfig
-from pipeline.ledger import Ledger
-from pipeline.queueing import enqueue
-from pipeline.request import JobRequest
-from pipeline.settings import Settings, load_settings
+from pipeline.jobs.following import wait_for
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.queueing import enqueue
+from pipeline.jobs.request import JobRequest
 
 GENERATOR = "fashion"
 _GENERATE_SAMPLES = 10_000

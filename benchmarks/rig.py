@@ -20,20 +20,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.broker import Wakeups
-from pipeline.destination import prepare
-from pipeline.embedded import private_server
+from pipeline.common.settings import load_settings
+from pipeline.common.version import VERSION
+from pipeline.datasets.destination import prepare
+from pipeline.fleet.local import private_server
 from pipeline.generators import Generator
-from pipeline.ledger import Ledger
-from pipeline.queueing import enqueue
-from pipeline.request import JobRequest
-from pipeline.settings import load_settings
-from pipeline.version import VERSION
-from pipeline.worker_info import WorkerInfo
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.queueing import enqueue
+from pipeline.jobs.request import JobRequest
+from pipeline.jobs.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
-    from workers.engine import Calibration, EngineRoom
-    from workers.slices import SliceWorker
+    from workers.engine.engine import Calibration, EngineRoom
+    from workers.making.slices import SliceWorker
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Rig:
 @contextmanager
 def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[str]) -> Iterator[Rig]:
     """A rig that may write below `roots`; `rooms` is an EngineRoom, or what stands in for it."""
-    from workers.slices import SliceWorker  # TensorFlow comes with it, after the device is pinned.
+    from workers.making.slices import SliceWorker  # TensorFlow comes with it, after the device is pinned.
 
     with private_server() as url:
         settings = replace(load_settings(redis_url=url), slice_s=3600.0)

@@ -24,14 +24,14 @@ from typing import Any
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
 from benchmarks.sleeping_worker import GENERATOR, worker_info
-from pipeline.broker import Wakeup, Wakeups, queue_name, read_wakeup
-from pipeline.embedded import private_server
+from pipeline.common.settings import Settings, load_settings
+from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
-from pipeline.ledger import Claim, Ledger
-from pipeline.redis_connection import connect
-from pipeline.request import JobRequest
-from pipeline.settings import Settings, load_settings
-from workers.reconciler import Reconciler
+from pipeline.jobs.broker import Wakeup, Wakeups, queue_name, read_wakeup
+from pipeline.jobs.connection import connect
+from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.request import JobRequest
+from workers.worker.reconciler import Reconciler
 
 _WORKERS, _PROCESSES = 200, 4
 _SHARDS = 10**6

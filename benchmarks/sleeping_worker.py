@@ -25,18 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.free_generator import FreeEngine, Ready
-from pipeline.broker import Wakeups, celery_app, queue_name, read_wakeup
+from pipeline.common.settings import Settings, load_settings
+from pipeline.common.version import VERSION
 from pipeline.generators import find_generator
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings, load_settings
-from pipeline.version import VERSION
-from pipeline.worker_info import WorkerInfo
-from workers.engine import Calibration
-from workers.reconciler import Reconciler
-from workers.slices import SliceWorker
+from pipeline.jobs.broker import Wakeups, celery_app, queue_name, read_wakeup
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo
+from workers.engine.engine import Calibration
+from workers.making.slices import SliceWorker
+from workers.worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
-    from workers.engine import EngineRoom
+    from workers.engine.engine import EngineRoom
 
 GENERATOR = "article-28"
 BATCH = 64
@@ -58,7 +58,7 @@ class SleepingEngine(FreeEngine):
 
 
 class SleepingRooms:
-    """Stands in for `workers.engine.EngineRoom`."""
+    """Stands in for `workers.engine.engine.EngineRoom`."""
 
     def __init__(self, sample_s: float) -> None:
         self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)

@@ -26,7 +26,7 @@ assert labels is not None
 # %% Real data, and the test images on which all are compared
 import numpy as np
 
-from pipeline.real_data import FASHION_MNIST, Labelled, load_real
+from pipeline.datasets.evaluation.real_data import FASHION_MNIST, Labelled, load_real
 
 real = load_real(FASHION_MNIST, dataset.spec)
 synthetic = Labelled(images, labels)
@@ -47,10 +47,10 @@ def together(a: Labelled, b: Labelled) -> Labelled:
 
 
 # %% The same classifier after seeing few real images, samples, or both
-from workers.tensorflow_start import start_tensorflow
+from workers.engine.tensorflow_start import start_tensorflow
 
 start_tensorflow()
-from workers.evaluation.classifier import classify, train_classifier
+from workers.once.evaluation.classifier import classify, train_classifier
 
 
 def accuracy(data: Labelled, seed: int) -> float:

@@ -38,7 +38,7 @@ samples, labels = dataset[-100:]
 print(f"sample {COUNT // 2:,}: {sample.shape} {sample.dtype}, label {label}; the last 100: {samples.shape}")
 
 # %% Check it: every byte against its receipt
-from pipeline.verification import verify
+from pipeline.datasets.verification import verify
 
 report = verify(DESTINATION)
 print("sound" if report.sound else report.problems[0], f"({report.bytes_checked / 1e6:,.1f} MB hashed)")
@@ -46,8 +46,8 @@ print("sound" if report.sound else report.problems[0], f"({report.bytes_checked 
 # %% A recipe of it, to make it again anywhere, and a page to look at
 from pathlib import Path
 
-from pipeline.recipe import recipe_of
-from pipeline.report import look_at, page
+from pipeline.datasets.recipe import recipe_of
+from pipeline.datasets.report import look_at, page
 
 Path("clothes.recipe.json").write_text(recipe_of(dataset).to_json())
 Path("clothes.html").write_text(page(look_at(dataset)))

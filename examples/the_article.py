@@ -9,13 +9,13 @@ runs Python by the cell.
 
 # %% The generator: `createGenerator(100)`, untrained, as it is printed
 from pipeline.generators import find_generator
-from pipeline.sampling import draw
+from pipeline.generators.sampling import draw
 
 article = find_generator("article")
 print(f"{article.name}: {article.interface.latent_shape} -> {article.interface.sample_shape}")
 
 # %% Noise in, a picture out: `generator.predict(tf.randomNormal([1, 100]))`
-from pipeline.sampling import Drawn
+from pipeline.generators.sampling import Drawn
 
 noise_picture: Drawn = draw(article, index=0, seed=1)
 picture = noise_picture.samples[0]
@@ -24,7 +24,7 @@ print(f"{picture.shape}, {picture.min():.4f} to {picture.max():.4f}")
 # %% The heatmap. Untrained, the values are near 0, so their own range is the scale
 from pathlib import Path
 
-from pipeline import heatmap
+from pipeline.datasets.report import heatmap
 
 own_range = (float(picture.min()), float(picture.max()))
 Path("article.html").write_text(heatmap.html(picture, own_range, "An untrained generator"), encoding="utf-8")

@@ -12,24 +12,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.client import generate, resume, submit
-    from pipeline.dataset import Dataset
-    from pipeline.errors import NoisemillError
-    from pipeline.exporting import export
-    from pipeline.extending import extend
-    from pipeline.queueing import JobHandle
+    from pipeline.client.extending import extend
+    from pipeline.client.making import generate, resume, submit
+    from pipeline.common.errors import NoisemillError
+    from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.export import export
+    from pipeline.jobs.queueing import JobHandle
 
 #: Public names and the modules that they come from, loaded when they are first asked for:
 #: numpy, redis and Celery take half a second, which `--help` does not need.
 _SOURCES = {
-    "Dataset": "pipeline.dataset",
-    "JobHandle": "pipeline.queueing",
-    "NoisemillError": "pipeline.errors",
-    "extend": "pipeline.extending",
-    "export": "pipeline.exporting",
-    "generate": "pipeline.client",
-    "resume": "pipeline.client",
-    "submit": "pipeline.client",
+    "Dataset": "pipeline.datasets.dataset",
+    "JobHandle": "pipeline.jobs.queueing",
+    "NoisemillError": "pipeline.common.errors",
+    "extend": "pipeline.client.extending",
+    "export": "pipeline.datasets.export",
+    "generate": "pipeline.client.making",
+    "resume": "pipeline.client.making",
+    "submit": "pipeline.client.making",
 }
 
 __all__ = ["Dataset", "JobHandle", "NoisemillError", "export", "extend", "generate", "resume", "submit"]

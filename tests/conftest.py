@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.jobs.ledger import Ledger
 from tests.servers import S3Server, Valkey, s3_or_skip
 
 # On a busy machine, any example may take long; the time-out of a test is for what hangs.

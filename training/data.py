@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UsageError
-from pipeline.real_data import FASHION_MNIST as DEFAULT_DATA
-from pipeline.real_data import Labelled as LabelledImages
-from pipeline.real_data import read_idx_pair
+from pipeline.common.errors import UsageError
+from pipeline.datasets.evaluation.real_data import FASHION_MNIST as DEFAULT_DATA
+from pipeline.datasets.evaluation.real_data import Labelled as LabelledImages
+from pipeline.datasets.evaluation.real_data import read_idx_pair
 
 __all__ = [
     "CLASS_NAMES",

@@ -1,6 +1,6 @@
 """Judge a generator, as `noisemill evaluate` judges a dataset: `python -m training.evaluate MODEL.keras`.
 
-What the figures mean is said in `pipeline/evaluation.py`.
+What the figures mean is said in `pipeline/datasets/evaluation/evaluation.py`.
 """
 
 import argparse
@@ -12,12 +12,12 @@ import keras
 import numpy as np
 
 from pipeline.cli.evaluate import print_evaluation
-from pipeline.evaluation import Evaluation
-from pipeline.real_data import Labelled, RealData
-from pipeline.settings import load_settings
+from pipeline.common.settings import load_settings
+from pipeline.datasets.evaluation.evaluation import Evaluation
+from pipeline.datasets.evaluation.real_data import Labelled, RealData
 from training.data import CLASS_NAMES, DEFAULT_DATA, DataMissingError, load_test, load_training
 from training.grids import sample
-from workers.evaluation.figures import judge
+from workers.once.evaluation.figures import judge
 
 
 def evaluate(generator: keras.Model, real: RealData, count: int, seed: int, cache_dir: Path) -> Evaluation:

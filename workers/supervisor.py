@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from pipeline.errors import UsageError
-from pipeline.launch import (
+from pipeline.common.errors import UsageError
+from pipeline.fleet.launch import (
     SchedulerConfig,
     WorkerConfig,
     WorkerGroup,
@@ -25,8 +25,8 @@ from pipeline.launch import (
     scheduler_from_environment,
     share_cores,
 )
-from workers.devices import list_gpus
-from workers.logs import set_up_logging
+from workers.engine.devices import list_gpus
+from workers.telemetry.logs import set_up_logging
 
 log = logging.getLogger("noisemill")
 

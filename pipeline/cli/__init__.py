@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from pipeline.errors import NoisemillError
-from pipeline.version import VERSION
+from pipeline.common.errors import NoisemillError
+from pipeline.common.version import VERSION
 
 EXIT_INTERRUPTED = 130
 

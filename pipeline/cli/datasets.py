@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from pipeline import shards
 from pipeline.cli.options import FILE, Count, Whole, examples, json_option
 from pipeline.cli.output import is_terminal, print_json, shard_count, size, warn, write_beside, write_file
-from pipeline.counts import MAX_COUNT
-from pipeline.errors import UsageError
+from pipeline.common.counts import MAX_COUNT
+from pipeline.common.errors import UsageError
+from pipeline.spec import plan as shards
 
 
 @click.command("verify", epilog=examples("noisemill verify out --recompute 100"))
@@ -30,7 +30,7 @@ def verify_command(destination: str, recompute: int, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from pipeline.verification import verify
+    from pipeline.datasets.verification import verify
 
     with Progress(console=Console(stderr=True), transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task("verify")
@@ -76,8 +76,8 @@ def preview_command(destination: str, output: Path | None) -> None:
 
     from rich.console import Console
 
-    from pipeline.dataset import Dataset
-    from pipeline.preview import contact_sheet, is_image, terminal_sheet
+    from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.report.preview import contact_sheet, is_image, terminal_sheet
 
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
@@ -105,7 +105,7 @@ def latents_command(destination: str, index: int, count: int, output: Path | Non
 
     import numpy as np
 
-    from pipeline.dataset import Dataset
+    from pipeline.datasets.dataset import Dataset
 
     dataset = Dataset(destination)
     if index + count > len(dataset):

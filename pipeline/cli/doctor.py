@@ -11,10 +11,10 @@ import click
 
 from pipeline.cli.options import examples, json_option, redis_option
 from pipeline.cli.output import print_json
-from pipeline.settings import load_settings
+from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.checkup import Finding
+    from pipeline.fleet.doctor import Finding
 
 #: Where what a check says begins on its line.
 _INDENT = 20
@@ -30,7 +30,7 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
     Each line says ok, warning or problem, and what to do. A file is written to DEST, read, listed and deleted; nothing
     else is changed. Exit code 1 where there is a problem: what is unwise but works is a warning.
     """
-    from pipeline.checkup import check_up
+    from pipeline.fleet.doctor import check_up
 
     findings = []
     for finding in check_up(load_settings(redis_url=redis_url), destination):

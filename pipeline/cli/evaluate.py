@@ -12,10 +12,10 @@ import click
 
 from pipeline.cli.options import Count, Whole, examples, json_option
 from pipeline.cli.output import duration, is_terminal, print_json
-from pipeline.counts import MAX_SEED
+from pipeline.common.counts import MAX_SEED
 
 if TYPE_CHECKING:
-    from pipeline.evaluation import ClassFigures, Evaluation
+    from pipeline.datasets.evaluation.evaluation import ClassFigures, Evaluation
 
 
 @click.command(
@@ -36,7 +36,7 @@ def evaluate_command(destination: str, real: str | None, limit: int, seed: int, 
 
     from rich.console import Console
 
-    from pipeline.evaluation import evaluate
+    from pipeline.datasets.evaluation.evaluation import evaluate
 
     started = time.monotonic()
     console = Console(stderr=True)

@@ -47,7 +47,7 @@ def export_command(
     """
 
     from pipeline.cli.progress import counted
-    from pipeline.exporting import export
+    from pipeline.datasets.export import export
 
     started = time.monotonic()
     options = f"--to {form}" + (f" --dtype {dtype}" if dtype else "") + (f" --layout {layout}" if layout else "")

@@ -12,11 +12,11 @@ import click
 
 from pipeline.cli.options import Whole, examples, json_option, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, rate, warn
-from pipeline.errors import JobFailedError
-from pipeline.settings import load_settings
+from pipeline.common.errors import JobFailedError
+from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.jobs.job import Job
 
 #: Most jobs that are listed: a ledger of them all fits in no server's memory.
 _MOST_JOBS = 10_000_000
@@ -32,7 +32,7 @@ _POLL_S = 0.5
 def jobs_command(limit: int, redis_url: str | None, as_json: bool) -> None:
     """List jobs, the latest first."""
 
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
     found = ledger.jobs(latest=limit)
@@ -64,7 +64,7 @@ def jobs_command(limit: int, redis_url: str | None, as_json: bool) -> None:
 def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
     """Show one job. Exit code 1 where it has failed or was cancelled."""
 
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
     state = ledger.job(ledger.find_job(job))
@@ -84,8 +84,8 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
     """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
 
     from pipeline.cli.progress import job_progress
-    from pipeline.following import Follower, raise_unless_done
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.following import Follower, raise_unless_done
+    from pipeline.jobs.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
     # Two names may be one job's.
@@ -126,7 +126,7 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
 def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
     """Cancel a job within one batch. Finished shards stay; `resume` makes the rest."""
 
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
     job_id = ledger.find_job(job)

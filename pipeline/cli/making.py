@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import shards
 from pipeline.cli.generators import known_generator
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.on_done import on_done_option, tell_done, telling_failure
@@ -26,19 +25,20 @@ from pipeline.cli.options import (
     redis_option,
 )
 from pipeline.cli.output import duration, print_json, rate, shard_count, size, warn
-from pipeline.counts import MAX_WORKERS
-from pipeline.errors import UsageError
+from pipeline.common.counts import MAX_WORKERS
+from pipeline.common.errors import UsageError
+from pipeline.common.settings import names_redis
 from pipeline.generators import Generator
-from pipeline.settings import names_redis
+from pipeline.spec import plan as shards
 from pipeline.stores import names_destination, normalise
 
 if TYPE_CHECKING:
-    from pipeline.extending import Extension
-    from pipeline.job import Job
-    from pipeline.ledger import Ledger
-    from pipeline.queueing import JobHandle
-    from pipeline.sizing import Sizing
-    from pipeline.worker_info import WorkerInfo
+    from pipeline.client.extending import Extension
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.ledger import Ledger
+    from pipeline.jobs.queueing import JobHandle
+    from pipeline.jobs.sizing import Sizing
+    from pipeline.jobs.worker_info import WorkerInfo
 
 _local_workers_option = click.option(
     "--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help="Workers on this machine.  [default: 1]"
@@ -71,10 +71,10 @@ def generate_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import make_here
-    from pipeline.destination import prepare
-    from pipeline.request import JobRequest
-    from pipeline.sizing import size_up
+    from pipeline.client.making import make_here
+    from pipeline.datasets.destination import prepare
+    from pipeline.jobs.request import JobRequest
+    from pipeline.jobs.sizing import size_up
 
     found = known_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
@@ -114,11 +114,11 @@ def submit_command(
 ) -> None:
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
 
-    from pipeline.destination import prepare
-    from pipeline.ledger import open_ledger
-    from pipeline.queueing import enqueue
-    from pipeline.request import JobRequest
-    from pipeline.sizing import size_up
+    from pipeline.datasets.destination import prepare
+    from pipeline.jobs.ledger import open_ledger
+    from pipeline.jobs.queueing import enqueue
+    from pipeline.jobs.request import JobRequest
+    from pipeline.jobs.sizing import size_up
 
     found = known_generator(generator)
     spec, uploads = JobRequest(**request).resolve(found)
@@ -148,9 +148,9 @@ def resume_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client import resume
-    from pipeline.destination import spec_at
-    from pipeline.queueing import JobHandle
+    from pipeline.client.making import resume
+    from pipeline.datasets.destination import spec_at
+    from pipeline.jobs.queueing import JobHandle
 
     if names_redis(redis_url):
         if on_done is not None:
@@ -204,8 +204,8 @@ def extend_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.extending import extend, plan_extension
-    from pipeline.queueing import JobHandle
+    from pipeline.client.extending import extend, plan_extension
+    from pipeline.jobs.queueing import JobHandle
 
     plan = plan_extension(destination, count)
     if dry_run:
@@ -271,7 +271,7 @@ def _print_extension(plan: Extension, as_json: bool) -> None:
 def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
     """Where the data is, its totals, its rate and what bounded it."""
 
-    from pipeline.dataset import Dataset
+    from pipeline.datasets.dataset import Dataset
 
     dataset = Dataset(destination)
     manifest = dataset.manifest()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 
 from pipeline.cli.output import warn
-from pipeline.errors import JobFailedError, WorkerError
+from pipeline.common.errors import JobFailedError, WorkerError
 
 on_done_option = click.option(
     "--on-done", metavar="COMMAND", help="Run by the shell when the job is done or has failed; see NOISEMILL_STATE."
@@ -19,7 +19,7 @@ on_done_option = click.option(
 def telling_failure(command: str | None, destination: str, count: int) -> Iterator[None]:
     """Runs the user's command where the job fails; the failure is the answer, whatever the command says."""
 
-    from pipeline.hooks import run_on_done
+    from pipeline.jobs.webhooks import run_on_done
 
     try:
         yield
@@ -34,7 +34,7 @@ def telling_failure(command: str | None, destination: str, count: int) -> Iterat
 def tell_done(command: str | None, destination: str, count: int) -> None:
     """Runs the user's command after all is done. Exit code 1 where it fails: nothing of the data is lost by that."""
 
-    from pipeline.hooks import run_on_done
+    from pipeline.jobs.webhooks import run_on_done
 
     if command is None:
         return

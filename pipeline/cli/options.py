@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
-from pipeline.errors import UsageError
-from pipeline.launch import DEVICE
+from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
+from pipeline.common.errors import UsageError
+from pipeline.fleet.launch import DEVICE
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -75,7 +75,7 @@ class Webhook(click.ParamType[str, str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         # The module talks to Redis, which is slow to load.
-        from pipeline.hooks import check_webhook
+        from pipeline.jobs.webhooks import check_webhook
 
         try:
             return check_webhook(value)

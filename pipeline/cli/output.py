@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import StoreError
-from pipeline.words import duration as duration
-from pipeline.words import rate as rate
-from pipeline.words import shard_count as shard_count
-from pipeline.words import size as size
+from pipeline.common.errors import StoreError
+from pipeline.common.words import duration as duration
+from pipeline.common.words import rate as rate
+from pipeline.common.words import shard_count as shard_count
+from pipeline.common.words import size as size
 
 if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
+    from pipeline.datasets.dataset import Dataset
 
 
 def print_json(data: Any) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from pipeline.cli.output import duration, is_terminal, rate, shard_count
-from pipeline.job import Job
+from pipeline.jobs.job import Job
 
 #: Width of a job's bar, characters, and what stands beside it on a narrow terminal.
 _LEAST_BAR, _BAR, _BESIDE = 6, 24, 70

@@ -14,11 +14,11 @@ import click
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, examples, json_option, redis_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
-from pipeline.counts import MAX_WORKERS
-from pipeline.settings import names_redis
+from pipeline.common.counts import MAX_WORKERS
+from pipeline.common.settings import names_redis
 
 if TYPE_CHECKING:
-    from pipeline.reproduction import Reproduction
+    from pipeline.client.reproduction import Reproduction
 
 #: Up to so many shards are told one by one.
 _MOST_ROWS = 40
@@ -42,9 +42,9 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
     It holds what defines every sample, and for each shard what tells whether it came out the same. No shard is read.
     """
 
-    from pipeline.dataset import Dataset
+    from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.recipe import recipe_of
     from pipeline.generators import find_generator
-    from pipeline.recipe import recipe_of
 
     dataset = Dataset(destination)
     if generator is not None:
@@ -120,7 +120,7 @@ def reproduce_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.reproduction import read_recipe, reproduce
+    from pipeline.client.reproduction import read_recipe, reproduce
     from pipeline.stores import normalise
 
     recipe = read_recipe(recipe_file)
@@ -151,7 +151,7 @@ def reproduce_command(
 
 
 def _print(made: Reproduction) -> None:
-    from pipeline.recipe import CLOSE, DIFFERENT, IDENTICAL
+    from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL
 
     counts = made.counts()
     # All of a few; of many those that are worth a look.

@@ -12,13 +12,13 @@ import click
 
 from pipeline.cli.options import examples, json_option, redis_option
 from pipeline.cli.output import print_json, size, warn
-from pipeline.errors import DatasetError, UnknownJobError, UsageError
-from pipeline.settings import names_redis
+from pipeline.common.errors import DatasetError, UnknownJobError, UsageError
+from pipeline.common.settings import names_redis
 from pipeline.stores import names_destination
 
 if TYPE_CHECKING:
-    from pipeline.ledger import Ledger
-    from pipeline.removal import Removal
+    from pipeline.datasets.removal import Removal
+    from pipeline.jobs.ledger import Ledger
 
 
 @click.command(
@@ -37,7 +37,7 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
     or NOISEMILL_REDIS_URL its job is removed there too. A job's id removes the job there; with --data its dataset too.
     """
 
-    from pipeline.ledger import open_ledger
+    from pipeline.jobs.ledger import open_ledger
 
     if not names_destination(job_or_dest):
         document = _remove_job(job_or_dest, open_ledger(redis_url), data=data, cancel=cancel, yes=yes)
@@ -58,8 +58,8 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
 
 
 def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool, yes: bool) -> dict[str, Any]:
-    from pipeline.dataset import Dataset
-    from pipeline.removal import plan_removal, refuse_live, remove_dataset
+    from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.removal import plan_removal, refuse_live, remove_dataset
 
     removal = plan_removal(destination)
     if ledger is not None:
@@ -70,7 +70,7 @@ def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool
 
 
 def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, yes: bool) -> dict[str, Any]:
-    from pipeline.removal import Removal, plan_removal, refuse_live, remove_dataset
+    from pipeline.datasets.removal import Removal, plan_removal, refuse_live, remove_dataset
 
     job = ledger.find_job(text)
     spec, destination = ledger.spec(job)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from pipeline import shards
 from pipeline.cli.options import FILE, examples
 from pipeline.cli.output import size, write_beside
+from pipeline.spec import plan as shards
 
 
 @click.command(
@@ -26,8 +26,8 @@ def report_command(destination: str, output: Path | None) -> None:
     is inside the page: it needs no network, no server and no script.
     """
 
-    from pipeline.dataset import Dataset
-    from pipeline.report import look_at, page
+    from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.report import look_at, page
 
     dataset = Dataset(destination)
     text = page(look_at(dataset)).encode()

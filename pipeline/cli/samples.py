@@ -14,8 +14,8 @@ import click
 from pipeline.cli.generators import known_generator
 from pipeline.cli.options import FILE, examples, json_option, together
 from pipeline.cli.output import print_json, write_file
-from pipeline.counts import MAX_SEED
-from pipeline.errors import UsageError
+from pipeline.common.counts import MAX_SEED
+from pipeline.common.errors import UsageError
 from pipeline.generators import Generator
 
 #: What makes a file's bytes of samples, their generator and a title.
@@ -62,7 +62,7 @@ def sample_command(
             raise UsageError("--html takes a FILE.html, and stands in place of --output")
         output = html
     # numpy, which the help does not need.
-    from pipeline.sampling import draw
+    from pipeline.generators.sampling import draw
 
     found = known_generator(generator)
     encode = _encoder(output, (".png", ".npy", ".html")) if output is not None else None
@@ -113,7 +113,7 @@ def interpolate_command(
 ) -> None:
     """Draw the way from sample A to sample B of a job, along the sphere on which latents lie."""
     # numpy, which the help does not need.
-    from pipeline.sampling import interpolate
+    from pipeline.generators.sampling import interpolate
 
     found = known_generator(generator)
     encode = _encoder(output, (".png", ".npy"))
@@ -128,7 +128,7 @@ def _class_name(generator: Generator, labels: tuple[int, ...] | None) -> str | N
 
 
 def _show(sample: Any, generator: Generator) -> None:
-    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+    from pipeline.datasets.report import heatmap  # numpy and Pillow, which the help does not need.
 
     click.echo(heatmap.text(sample, generator.interface.value_range, shutil.get_terminal_size().columns))
 
@@ -143,7 +143,7 @@ def _encoder(output: Path, suffixes: tuple[str, ...]) -> _Encoder:
 
 
 def _png(samples: Any, generator: Generator, _title: str) -> bytes:
-    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+    from pipeline.datasets.report import heatmap  # numpy and Pillow, which the help does not need.
 
     one = samples.ndim == len(generator.interface.sample_shape)
     return (heatmap.png if one else heatmap.strip)(samples, generator.interface.value_range)
@@ -158,6 +158,6 @@ def _npy(samples: Any, _generator: Generator, _title: str) -> bytes:
 
 
 def _html(samples: Any, generator: Generator, title: str) -> bytes:
-    from pipeline import heatmap  # numpy and Pillow, which the help does not need.
+    from pipeline.datasets.report import heatmap  # numpy and Pillow, which the help does not need.
 
     return heatmap.html(samples, generator.interface.value_range, title).encode()

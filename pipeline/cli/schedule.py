@@ -13,12 +13,12 @@ import click
 
 from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, warn
-from pipeline.counts import MAX_KEPT
-from pipeline.settings import load_settings
+from pipeline.common.counts import MAX_KEPT
+from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.schedule import Run, Schedule
-    from pipeline.schedule_book import ScheduleBook
+    from pipeline.schedules.book import ScheduleBook
+    from pipeline.schedules.schedule import Run, Schedule
 
 #: How many runs, and how many skipped moments, `show` tells to people.
 _TOLD = 20
@@ -93,7 +93,7 @@ def add_command(
     'noisemill schedule run NAME' makes one at once.
     """
 
-    from pipeline.schedule_request import new_schedule
+    from pipeline.schedules.request import new_schedule
 
     schedule = new_schedule(
         name=name,
@@ -129,7 +129,7 @@ def add_command(
 def list_command(redis_url: str | None, as_json: bool) -> None:
     """List schedules: when each is due next, and what came of its last run. Exit code 1 where one cannot be read."""
 
-    from pipeline.schedule import UnreadableScheduleError
+    from pipeline.schedules.schedule import UnreadableScheduleError
 
     book = _book(redis_url)
     unreadable: list[str] = []
@@ -243,7 +243,7 @@ def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
 
 
 def _book(redis_url: str | None) -> ScheduleBook:
-    from pipeline.schedule_book import ScheduleBook
+    from pipeline.schedules.book import ScheduleBook
 
     return ScheduleBook(load_settings(redis_url=redis_url))
 
@@ -276,7 +276,7 @@ def _print_plan(schedule: Schedule, as_json: bool) -> None:
 
 
 def _facts(schedule: Schedule, book: ScheduleBook) -> list[tuple[str, str]]:
-    from pipeline.hooks import shown_webhook
+    from pipeline.jobs.webhooks import shown_webhook
 
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(schedule.request.items()))
     return [
@@ -307,7 +307,7 @@ def _row(schedule: Schedule, last: Run | None) -> list[str]:
 
 
 def _as_json(schedule: Schedule, last: Run | None, book: ScheduleBook) -> dict[str, Any]:
-    from pipeline.hooks import shown_webhook
+    from pipeline.jobs.webhooks import shown_webhook
 
     return {
         "name": schedule.name,

@@ -25,13 +25,13 @@ from rich.text import Text
 
 from pipeline.cli.options import Seconds, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate
-from pipeline.errors import LedgerError
-from pipeline.settings import load_settings
+from pipeline.common.errors import LedgerError
+from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.fleet import FleetState
-    from pipeline.job import Job
-    from pipeline.worker_info import WorkerInfo
+    from pipeline.fleet.overview import FleetState
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.worker_info import WorkerInfo
 
 _Thing = TypeVar("_Thing")
 
@@ -64,7 +64,7 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
     Where stdout is no terminal, it is one look.
     """
 
-    from pipeline.fleet import Watchtower
+    from pipeline.fleet.overview import Watchtower
 
     tower = Watchtower(load_settings(redis_url=redis_url))
     state = tower.look()

@@ -13,18 +13,12 @@ import click
 
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
 from pipeline.cli.output import duration, print_json, print_table, rate, warn
-from pipeline.counts import MAX_WORKERS
-from pipeline.errors import UsageError
-from pipeline.fleet_config import FILE_NAME, FleetConfig, load_fleet_config
+from pipeline.common.counts import MAX_WORKERS
+from pipeline.common.errors import UsageError
+from pipeline.common.settings import load_settings
+from pipeline.fleet.config import FILE_NAME, FleetConfig, load_fleet_config
+from pipeline.fleet.launch import SchedulerConfig, WorkerConfig, WorkerGroup, supervisor_command, supervisor_environment
 from pipeline.generators import find_generator
-from pipeline.launch import (
-    SchedulerConfig,
-    WorkerConfig,
-    WorkerGroup,
-    supervisor_command,
-    supervisor_environment,
-)
-from pipeline.settings import load_settings
 from pipeline.stores import normalise
 
 _roots_option = click.option(
@@ -191,7 +185,7 @@ def scheduler_command(redis_url: str | None, **options: Any) -> None:
     active, and another takes over where it dies. See 'noisemill schedule --help'.
     """
 
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.ledger import Ledger
 
     settings = load_settings(redis_url=redis_url)
     Ledger(settings).ping()
@@ -202,8 +196,8 @@ def scheduler_command(redis_url: str | None, **options: Any) -> None:
 def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:
     """Checks what can be checked without TensorFlow, so that mistakes show at once."""
 
-    from pipeline.ledger import Ledger
-    from pipeline.redis_connection import has_password
+    from pipeline.jobs.connection import has_password
+    from pipeline.jobs.ledger import Ledger
 
     if redis_url is not None and has_password(redis_url):
         warn("the password in --redis shows in the list of processes and the shell's history: use NOISEMILL_REDIS_URL")
@@ -220,7 +214,7 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
 def workers_command(redis_url: str | None, as_json: bool) -> None:
     """List the workers that are up, and what each one holds."""
 
-    from pipeline.ledger import Ledger
+    from pipeline.jobs.ledger import Ledger
 
     found = Ledger(load_settings(redis_url=redis_url)).workers()
     if as_json:

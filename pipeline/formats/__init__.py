@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.formats.format import Format, Labels, SampleType, ShardWriter
 from pipeline.formats.npy import NpyFormat
 from pipeline.formats.null import NullFormat

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DatasetError, UsageError
-from pipeline.files import NPY_ERRORS, first_line
-from pipeline.shards import Shard
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.common.files import NPY_ERRORS, first_line
+from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
 
 Labels = NDArray[np.int32]

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from pipeline.files import read_npy_header
+from pipeline.common.files import read_npy_header
 from pipeline.formats.format import Intake, Labels, SampleType, check_listed, malformed, row_range
-from pipeline.shards import Shard, shard_name
+from pipeline.spec.plan import Shard, shard_name
 from pipeline.stores.store import Draft, Store
 
 

@@ -6,9 +6,9 @@ from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
-from pipeline.errors import DatasetError
+from pipeline.common.errors import DatasetError
 from pipeline.formats.format import Intake, Labels, SampleType, check_listed
-from pipeline.shards import Shard
+from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.formats.format import (
     Intake,
     Labels,
@@ -23,7 +23,7 @@ from pipeline.formats.format import (
     row_range,
 )
 from pipeline.formats.image import decode_image, encode_pngs
-from pipeline.shards import Shard, class_folder, sample_stem, shard_name
+from pipeline.spec.plan import Shard, class_folder, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 
 _METADATA = "metadata.jsonl"

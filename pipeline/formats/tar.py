@@ -21,7 +21,7 @@ from pipeline.formats.format import (
     row_range,
 )
 from pipeline.formats.image import decode_image, encode_pngs
-from pipeline.shards import Shard, sample_stem, shard_name
+from pipeline.spec.plan import Shard, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 
 _MODE = 0o644

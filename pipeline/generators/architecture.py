@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 
 T = TypeVar("T")
 

@@ -11,17 +11,17 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.cache import keep
-from pipeline.errors import GeneratorError, UnknownGeneratorError
+from pipeline.common.cache import keep
+from pipeline.common.errors import GeneratorError, UnknownGeneratorError
+from pipeline.common.settings import load_settings
+from pipeline.fleet.launch import last_words
 from pipeline.generators.generator import Generator
 from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
 from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of_kinds, size_bytes
 from pipeline.generators.remote import fetch, is_remote
 from pipeline.generators.structure import Structure, structure_from_json
-from pipeline.launch import last_words
-from pipeline.settings import load_settings
 
-BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
 def builtin_names() -> list[str]:
@@ -104,7 +104,7 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
         return structure_from_json(json.loads(cached.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not known yet, or written by another version.
-    command = [sys.executable, "-m", "workers.inspection", kind.name, str(model)]
+    command = [sys.executable, "-m", "workers.once.inspection", kind.name, str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise GeneratorError(last_words(done.stderr))

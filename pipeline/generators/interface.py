@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import GeneratorError
-from pipeline.files import read_regular
+from pipeline.common.errors import GeneratorError
+from pipeline.common.files import read_regular
 from pipeline.generators.structure import Port, Shape, Structure
 
 SIDECAR = "generator.toml"

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import GeneratorError
-from pipeline.files import open_regular
+from pipeline.common.errors import GeneratorError
+from pipeline.common.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
 from pipeline.generators.archive import read_config
 from pipeline.generators.inspection import structure_of

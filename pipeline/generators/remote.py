@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.cache import keep
-from pipeline.errors import GeneratorError, UnknownGeneratorError
-from pipeline.settings import load_settings
+from pipeline.common.cache import keep
+from pipeline.common.errors import GeneratorError, UnknownGeneratorError
+from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
     from pipeline.stores.s3_bucket import Bucket

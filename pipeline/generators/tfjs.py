@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.errors import GeneratorError
-from pipeline.files import read_regular
+from pipeline.common.errors import GeneratorError
+from pipeline.common.files import read_regular
 from pipeline.generators.architecture import Architecture, NotUnderstoodError, read_architecture
 from pipeline.generators.archive import MOST_CONFIG_BYTES
 from pipeline.generators.inspection import survey

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.stores.local import LocalStore
 from pipeline.stores.store import Draft, Entry, Sink, Store, StoredFile
 

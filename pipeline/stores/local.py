@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import StoreError, StoreUnavailableError
-from pipeline.files import open_regular, open_unlinked
+from pipeline.common.errors import StoreError, StoreUnavailableError
+from pipeline.common.files import open_regular, open_unlinked
 from pipeline.stores.flushing import flush, flush_files
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import BinaryIO
 
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 from pipeline.stores.s3_bucket import Bucket, ObjectReader
 from pipeline.stores.s3_draft import S3Draft
 from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Entry, check_name

@@ -20,10 +20,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
-from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError
+from pipeline.common.version import VERSION
 from pipeline.stores.s3_errors import error_code, in_words
 from pipeline.stores.s3_listing import read_listings_quickly
-from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 
-from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError
 from pipeline.stores.s3_bucket import Bucket
 from pipeline.stores.store import Digest, StoredFile, as_bytes, check_name
 from pipeline.stores.uploads import Uploads

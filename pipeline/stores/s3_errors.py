@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError
 
 _DENIED = (
     "access denied: the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and "

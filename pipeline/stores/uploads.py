@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 
 #: What an upload that waits costs beside its data; keeps tiny files from queueing without end.
 _OVERHEAD_BYTES = 4096

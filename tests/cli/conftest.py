@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common.settings import Settings
 from pipeline.generators import find_generator
-from pipeline.request import JobRequest
-from pipeline.settings import Settings
+from pipeline.jobs.request import JobRequest
 from tests.cli.cases import TRIED
 from tests.cli.running import Run, runner
 from tests.pipeline.making import make_dataset

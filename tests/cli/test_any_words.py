@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import noisemill
-from pipeline.errors import WorkerError
+from pipeline.common.errors import WorkerError
 from tests.cli.cases import TRIED
 from tests.cli.running import Run
 from tests.cli.test_damaged_files import check

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.jobs.ledger import Ledger
 from tests.cli.conftest import TINY
 from tests.cli.running import Outcome, Run, tree
 from tests.data.described import write_described

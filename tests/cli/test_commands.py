@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import noisemill
+from pipeline.common.settings import Settings
+from pipeline.common.version import VERSION
 from pipeline.generators import find_generator
-from pipeline.latents import latents
-from pipeline.ledger import Ledger
-from pipeline.redis_connection import connect
-from pipeline.settings import Settings
-from pipeline.version import VERSION
-from pipeline.worker_info import WorkerInfo
+from pipeline.jobs.connection import connect
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo
+from pipeline.spec.latents import latents
 from tests.cli.conftest import TINY
 from tests.cli.help_pages import commands, help_text
 from tests.cli.running import Run, tree

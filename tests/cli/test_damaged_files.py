@@ -102,9 +102,9 @@ def check(outcome: Outcome, what: str, lines: int = 2) -> None:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole dataset with latents and labels of the user's own."""
-    from pipeline.destination import prepare
+    from pipeline.datasets.destination import prepare
     from pipeline.generators import find_generator
-    from pipeline.request import JobRequest
+    from pipeline.jobs.request import JobRequest
     from tests.pipeline.making import make_dataset
 
     folder = tmp_path_factory.mktemp("own")
@@ -231,7 +231,7 @@ endpoint_url = "http://127.0.0.1:9000"
 def test_a_file_that_the_user_names(run: Run, own: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
     """A damaged model that only TensorFlow could judge is not asked about: that takes seconds each."""
     monkeypatch.setattr("pipeline.generators.catalogue.subprocess.run", _no_tensorflow)
-    monkeypatch.setattr("pipeline.reproduction.make_here", _no_tensorflow)
+    monkeypatch.setattr("pipeline.client.reproduction.make_here", _no_tensorflow)
     name, data = _sound(kind, own, run)
     words = shlex.split(NAMED[kind].format(tiny=shlex.quote(str(TINY)), file=name))
     path = Path(name)
@@ -265,7 +265,7 @@ def _check_read(outcome: Outcome, kind: str) -> None:
 
 def test_a_field_of_a_recipe_is_odd(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch):
     """With the hash that it then must have."""
-    monkeypatch.setattr("pipeline.reproduction.make_here", _no_tensorflow)
+    monkeypatch.setattr("pipeline.client.reproduction.make_here", _no_tensorflow)
     name, data = _sound("recipe", own, run)
     body = json.loads(data)
     del body["sha256"]
@@ -283,6 +283,6 @@ def test_a_field_of_a_recipe_is_odd(run: Run, own: Path, monkeypatch: pytest.Mon
 
 
 def _no_tensorflow(*_: Any, **__: Any) -> Any:
-    from pipeline.errors import GeneratorError
+    from pipeline.common.errors import GeneratorError
 
     raise GeneratorError("it would be asked about")

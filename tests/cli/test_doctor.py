@@ -14,11 +14,11 @@ import pytest
 from redis import Redis
 
 from benchmarks.sleeping_worker import worker_info
-from pipeline import checkup
-from pipeline.checkup import Finding, check_up
-from pipeline.ledger import Ledger
-from pipeline.schedule_book import ScheduleBook
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.fleet import doctor as checkup
+from pipeline.fleet.doctor import Finding, check_up
+from pipeline.jobs.ledger import Ledger
+from pipeline.schedules.book import ScheduleBook
 from tests.cli.conftest import TINY
 from tests.cli.running import Run
 from tests.pipeline.making import make_spec
@@ -142,7 +142,7 @@ def test_a_disk_that_is_nearly_full(
     real = os.statvfs(tmp_path)
     told: dict[str, Any] = {name: getattr(real, name) for name in dir(real) if name.startswith("f_")}
     full = SimpleNamespace(**{**told, "f_frsize": 4096, "f_bavail": 1000, "f_files": 10**6, "f_favail": 7})
-    monkeypatch.setattr("pipeline.checkup.os.statvfs", lambda path: full)
+    monkeypatch.setattr("pipeline.fleet.doctor.os.statvfs", lambda path: full)
     found = find("storage", str(tmp_path))
     assert found.state == "warning"
     assert found.warnings[0].startswith("only 4.1 MB of")

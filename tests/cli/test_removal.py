@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.common.settings import Settings
 from pipeline.generators import find_generator
-from pipeline.ledger import Ledger
-from pipeline.request import JobRequest
-from pipeline.settings import Settings
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.request import JobRequest
 from pipeline.stores import open_store
 from tests.cli.conftest import TINY
 from tests.cli.running import Run, tree

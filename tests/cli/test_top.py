@@ -19,10 +19,10 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli.top import _Rates, _view
-from pipeline.fleet import FleetState, Watchtower
-from pipeline.ledger import Claim, Ledger
-from pipeline.settings import Settings
-from pipeline.worker_info import WorkerInfo
+from pipeline.common.settings import Settings
+from pipeline.fleet.overview import FleetState, Watchtower
+from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.worker_info import WorkerInfo
 from tests.cli.running import Run
 from tests.pipeline.making import make_spec
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from pipeline.cli import noisemill
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
 from tests.cli.help_pages import PAGE, commands, embedded
 from tests.cli.running import Run
 from tests.compat.readers.examples import make_examples

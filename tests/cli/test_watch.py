@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.jobs.ledger import Ledger
 from tests.cli.conftest import TINY
 from tests.cli.running import Run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from pipeline.stores import open_store
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.servers import S3Server

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY, Fleet, environment
 from tests.faults.plugin import faulty
 from tests.servers import S3Server, Valkey

@@ -8,7 +8,7 @@ import time
 
 import redis
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.servers import Valkey
 

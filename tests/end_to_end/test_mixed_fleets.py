@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.broker import MESSAGE_VERSION, SLICE_TASK, celery_app, queue_name
-from pipeline.dataset import Dataset
+from pipeline.common.settings import Settings
+from pipeline.datasets.dataset import Dataset
 from pipeline.generators import find_generator
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
-from pipeline.spec import SPEC_VERSION
+from pipeline.jobs.broker import MESSAGE_VERSION, SLICE_TASK, celery_app, queue_name
+from pipeline.jobs.ledger import Ledger
+from pipeline.spec.job_spec import SPEC_VERSION
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 
 DIGEST = find_generator(TINY).digest

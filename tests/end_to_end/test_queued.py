@@ -13,9 +13,9 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from pipeline.dataset import Dataset
-from pipeline.latents import latents
-from pipeline.receipts import Manifest
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import Manifest
+from pipeline.spec.latents import latents
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.faults.plugin import faulty
 from tests.servers import S3Server, Valkey

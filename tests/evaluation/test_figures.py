@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.real_data import Labelled, load_real
+from pipeline.datasets.evaluation.real_data import Labelled, load_real
 from tests.cli.running import Run
 from tests.evaluation.conftest import dataset_of, pictures, write_npz
 from tests.pipeline.making import CLASSES, make_spec
@@ -22,7 +22,7 @@ def shuffled(images: np.ndarray, labels: np.ndarray) -> Labelled:
 
 
 def test_good_samples_wrong_labels_and_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workers.evaluation import classifier, figures  # TensorFlow: seconds.
+    from workers.once.evaluation import classifier, figures  # TensorFlow: seconds.
 
     real = load_real(write_npz(tmp_path / "real.npz"), make_spec())
     images, labels = pictures(400, seed=2)

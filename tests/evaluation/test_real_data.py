@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UsageError
-from pipeline.real_data import RealData, load_real
+from pipeline.common.errors import UsageError
+from pipeline.datasets.evaluation.real_data import RealData, load_real
 from tests.cli.running import Run
 from tests.evaluation.conftest import CLASSES, dataset_of, pictures, write_npz
 from tests.pipeline.making import make_dataset, make_spec

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.real_data import FASHION_MNIST
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.evaluation.real_data import FASHION_MNIST
 from tests.end_to_end.conftest import cache, s3, valkey
 from tests.end_to_end.fleet import TINY, Fleet, environment, one_worker
 from tests.servers import S3Server, Valkey

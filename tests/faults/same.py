@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY, Fleet
 
 SHARD = 100

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.latents import latents
+from pipeline.datasets.dataset import Dataset
+from pipeline.spec.latents import latents
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 from tests.faults.plugin import faulty
 from tests.faults.same import size
@@ -131,7 +131,7 @@ def test_cancelled(fleet: Fleet) -> None:
 
 
 def test_extended(fleet: Fleet) -> None:
-    start_dawdler(fleet, 10, at="pipeline.finishing:contact_sheet")
+    start_dawdler(fleet, 10, at="pipeline.datasets.finishing:contact_sheet")
     old = fleet.submit(TINY, str(fleet.folder / "first"), *size(SHARDS))
     fleet.wait_until(lambda: fleet.json("status", old)["shards_done"] == SHARDS)
     grown = fleet.run("extend", "first", "--count", "2000")

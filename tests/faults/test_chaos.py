@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.job import Job
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
 from tests.end_to_end.fleet import TINY, Fleet, Worker, environment
 from tests.faults.cable import Cable
 from tests.faults.plugin import faulty

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.faults.plugin import faulty
 from tests.faults.same import assert_same, make_quietly, size
@@ -19,7 +19,7 @@ _WRITE = "pipeline.stores.local:LocalStore.write"
 POINTS = {
     "shard placed, no receipt": {"at": _WRITE, "when": "before", "argument": "receipts/"},
     "receipt written, ledger not told": {"at": _WRITE, "when": "after", "argument": "receipts/"},
-    "ledger told, worker not answered": {"at": "pipeline.ledger:Ledger.commit", "when": "after"},
+    "ledger told, worker not answered": {"at": "pipeline.jobs.ledger:Ledger.commit", "when": "after"},
     "all shards done, no manifest": {"at": _WRITE, "when": "before", "argument": "manifest.json"},
     "manifest written, job not ended": {"at": _WRITE, "when": "after", "argument": "manifest.json"},
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.latents import latents
+from pipeline.spec.latents import latents
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.faults.plugin import faulty
 from tests.faults.same import SHARD, assert_same, make_quietly, size
@@ -75,7 +75,7 @@ def test_it_is_tried_on_different_workers(fleet: Fleet) -> None:
 def test_a_generator_that_crashes_its_process_while_it_loads_does_not_loop(fleet: Fleet) -> None:
     flags = fleet.folder / "flags"
     flags.mkdir()
-    die = {"at": "workers.engine:EngineRoom.calibrate", "when": "before", "times": 99, "flags": str(flags)}
+    die = {"at": "workers.engine.engine:EngineRoom.calibrate", "when": "before", "times": 99, "flags": str(flags)}
     worker = fleet.start_worker(ready=False, **faulty(die=die))
     assert worker.process.wait(120) == 1
     assert len(list(flags.iterdir())) == 3
@@ -90,14 +90,15 @@ def test_a_generator_that_crashes_its_process_while_it_loads_does_not_loop(fleet
 def test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again(fleet: Fleet) -> None:
     flags = fleet.folder / "flags"
     flags.mkdir()
-    die = {"at": "workers.engine:EngineRoom.calibrate", "when": "before", "flags": str(flags)}
+    die = {"at": "workers.engine.engine:EngineRoom.calibrate", "when": "before", "flags": str(flags)}
     fleet.start_worker(**faulty(die=die))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(2))
     assert fleet.watch(job).returncode == 0
 
 
 @pytest.mark.parametrize(
-    "at", ["workers.slices:_Slice.run", pytest.param("pipeline.ledger:Ledger.claim", marks=pytest.mark.faults)]
+    "at",
+    ["workers.making.slices:_Slice.run", pytest.param("pipeline.jobs.ledger:Ledger.claim", marks=pytest.mark.faults)],
 )
 def test_what_nobody_foresaw_fails_the_job_once(fleet: Fleet, at: str) -> None:
     """Outside a shard, where no attempts are counted: one traceback, the reason in `status`, and no further wake-up."""

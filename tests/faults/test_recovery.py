@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.receipts import Receipt
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import Receipt
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.faults.plugin import faulty
 from tests.faults.same import size

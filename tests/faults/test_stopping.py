@@ -74,7 +74,7 @@ def test_up_starts_a_dead_worker_again_and_ends_with_it(fleet: Fleet) -> None:
 def test_up_is_in_no_hurry_with_a_worker_that_always_dies(fleet: Fleet) -> None:
     flags = fleet.folder / "flags"
     flags.mkdir()
-    die = {"at": "workers.reconciler:Reconciler.start", "when": "before", "times": 99, "flags": str(flags)}
+    die = {"at": "workers.worker.reconciler:Reconciler.start", "when": "before", "times": 99, "flags": str(flags)}
     up, log = start_up(fleet, **faulty(die=die))
     fleet.wait_until(lambda: "again in 4 s" in log.read_text(), told=lambda: log.read_text())
     pauses = [line.rpartition("again in ")[2] for line in log.read_text().splitlines() if "again in" in line]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError
 from pipeline.stores import open_store
 from tests.end_to_end.fleet import TINY, Fleet, environment
 from tests.servers import Valkey

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from pipeline.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError
 from pipeline.stores import Store, open_store, s3_bucket
 from pipeline.stores.store import StoredFile
 from tests.end_to_end.fleet import TINY, Fleet, environment

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import DatasetError, UsageError
+from pipeline.common.errors import DatasetError, UsageError
 from pipeline.formats import FORMATS, Format, Labels, SampleType
-from pipeline.shards import Shard
+from pipeline.spec.plan import Shard
 from pipeline.stores import Store, StoredFile
 
 CLASSES = ("T-shirt/top", "Trouser", "été")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.formats import FORMATS, Labels, SampleType
-from pipeline.shards import Shard
+from pipeline.spec.plan import Shard
 from pipeline.stores import Store
 from tests.formats.suite import CLASSES, SHARD, FormatSuite, Samples, make_samples, write_shard
 

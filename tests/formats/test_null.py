@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import DatasetError
+from pipeline.common.errors import DatasetError
 from pipeline.formats import FORMATS, SampleType
 from pipeline.stores import Store
 from tests.formats.suite import CLASSES, SHARD, make_samples, write_shard

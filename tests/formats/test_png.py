@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.formats import FORMATS, Labels, SampleType
 from pipeline.stores import Store
 from tests.formats.suite import CLASSES, SHARD, FormatSuite, Samples, make_samples, write_shard

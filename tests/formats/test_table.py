@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.formats import FORMATS, format_named
 
 

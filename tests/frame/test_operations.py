@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipeline import errors
+from pipeline.common import errors
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -80,7 +80,7 @@ def test_the_least_rights_are_those_of_the_calls_and_no_more() -> None:
 
 
 def test_settings_that_are_named_exist() -> None:
-    from pipeline.settings import Settings
+    from pipeline.common.settings import Settings
 
     known = {f"NOISEMILL_{name.upper()}" for name in vars(Settings())} | {"NOISEMILL_REDIS_URL_FILE"}
     assert set(re.findall(r"NOISEMILL_[A-Z_]+", PAGE)) <= known

@@ -51,10 +51,10 @@ def run(*command: str | Path, cwd: Path) -> str:
     [
         "pipeline/py.typed",
         "workers/py.typed",
-        "pipeline/ledger.lua",
-        "pipeline/builtin/article/untrained.json",
-        "pipeline/builtin/fashion/generator.toml",
-        "pipeline/builtin/fashion/model.keras",
+        "pipeline/jobs/ledger.lua",
+        "pipeline/generators/builtin/article/untrained.json",
+        "pipeline/generators/builtin/fashion/generator.toml",
+        "pipeline/generators/builtin/fashion/model.keras",
     ],
 )
 def test_wheel_contains(wheel, name):

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from pipeline.generators.interface import Interface
-from workers.devices import Device
-from workers.engine import ENGINES, Engine
-from workers.generators import load_generator
+from workers.engine.devices import Device
+from workers.engine.engine import ENGINES, Engine
+from workers.engine.generators import load_generator
 
 ROOT = Path(__file__).parents[2]
 CPU = Device(name="cpu", model="test")

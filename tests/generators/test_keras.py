@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import GeneratorError, NoisemillError
+from pipeline.common.errors import GeneratorError, NoisemillError
 from pipeline.generators import find_generator
 from tests.generators.suite import Example, GeneratorSuite, noisemill, predict, save_keras
 
@@ -289,7 +289,7 @@ def test_too_large_for_this_machine(flat, monkeypatch):
 
     real = os.sysconf
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name))
-    from workers import generators
+    from workers.engine import generators
 
     found = find_generator(str(flat))
     monkeypatch.setattr(os, "sysconf", lambda name: 1)

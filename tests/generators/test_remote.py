@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GeneratorError, UnknownGeneratorError
+from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.generators import find_generator
 from pipeline.generators.remote import fetch
 from pipeline.stores import open_store

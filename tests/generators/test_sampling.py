@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import heatmap
-from pipeline.dataset import Dataset
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.report import heatmap
 from pipeline.generators import find_generator
-from pipeline.sampling import draw, interpolate, slerp
+from pipeline.generators.sampling import draw, interpolate, slerp
 from tests.generators.suite import noisemill, save_keras
 
 MODEL = str(Path(__file__).parent / "tfjs" / "sequential")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from tests.generators.suite import Example, GeneratorSuite, predict
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
 from pipeline.generators.inspection import structure_of

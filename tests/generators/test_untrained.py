@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline.errors import GeneratorError
+from pipeline.common.errors import GeneratorError
 from pipeline.generators import builtin_names, find_generator
 from tests.generators.suite import Example, GeneratorSuite
 
@@ -61,7 +61,7 @@ class TestUntrained(GeneratorSuite):
 
 
 def test_unknown_initialiser(tmp_path):
-    from workers.generators import load_generator
+    from workers.engine.generators import load_generator
 
     topology = json.loads(json.dumps(TOPOLOGY))
     topology["config"][0]["config"]["kernel_initializer"]["class_name"] = "Orthogonal"
@@ -85,7 +85,7 @@ WEIGHTS = "971bfb85574ed7bb3cf5d6130d585e8950ebd788818b89f6c7ff401721a2f568"
 
 def test_article_has_the_same_weights_everywhere():
     """A change here is a change of every dataset made with them."""
-    from workers.generators import load_network
+    from workers.engine.generators import load_network
 
     network = load_network("untrained", find_generator("article-28").model)
     weights = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in network.owner.get_weights()))

@@ -16,15 +16,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import shards
-from pipeline.finishing import finish_dataset
-from pipeline.ledger import Claim
-from pipeline.receipts import EngineRecord, Receipt, Statistics
-from pipeline.spec import JobSpec
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
+from pipeline.jobs.ledger import Claim
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.store import Store, StoredFile
-from workers.engine import Engine
-from workers.mill import Mill, Work
+from workers.engine.engine import Engine
+from workers.making.mill import Mill, Work
 
 CLASSES = ("circle", "square", "star", "cross")
 
@@ -53,7 +53,7 @@ def make_spec(**changes: Any) -> JobSpec:
 
 @dataclass(frozen=True)
 class Made:
-    """Samples that are there already; stands in for `workers.engine.Prediction`."""
+    """Samples that are there already; stands in for `workers.engine.engine.Prediction`."""
 
     values: NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class Made:
 
 @dataclass
 class StandIn:
-    """Stands in for `workers.engine.Engine`."""
+    """Stands in for `workers.engine.engine.Engine`."""
 
     sample_shape: tuple[int, ...] = (4, 4, 1)
     batch: int = 8

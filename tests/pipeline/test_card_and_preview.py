@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.card import dataset_card
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.report.card import dataset_card
+from pipeline.datasets.report.preview import as_image, contact_sheet, is_image, terminal_sheet
 from pipeline.formats import tar
 from pipeline.formats.image import decode_image
-from pipeline.preview import as_image, contact_sheet, is_image, terminal_sheet
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, StoreError
-from pipeline.finishing import finish_dataset
-from pipeline.inputs import read_rows
-from pipeline.latents import latents
-from pipeline.receipts import merged_statistics
+from pipeline.common.errors import DatasetError, StoreError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.inputs import read_rows
+from pipeline.datasets.receipts import merged_statistics
+from pipeline.formats.values import to_stored
+from pipeline.spec.latents import latents
 from pipeline.stores import open_store
-from pipeline.values import to_stored
 from tests.pipeline.making import forward, make_dataset, make_spec
 
 FORMS: dict[str, dict[str, Any]] = {

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, DestinationOccupiedError, NoisemillError, SampleError, UsageError
-from pipeline.exporting import export, source
+from pipeline.common.errors import DatasetError, DestinationOccupiedError, NoisemillError, SampleError, UsageError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.export import export, source
+from pipeline.datasets.verification import verify
+from pipeline.formats.values import to_stored
 from pipeline.stores import open_store
 from pipeline.stores.local import LocalDraft
-from pipeline.values import to_stored
-from pipeline.verification import verify
 from tests.pipeline.making import make_dataset, make_spec
 from tests.servers import S3Server
 
@@ -213,7 +213,7 @@ def test_an_interrupted_export_is_recognised_and_goes_on(made: Path, tmp_path: P
 
 
 def test_a_disk_that_fails_ends_it_in_words(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.errors import StoreError
+    from pipeline.common.errors import StoreError
 
     calls = 0
     original = LocalDraft.commit

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import shards
-from pipeline.dataset import Dataset
-from pipeline.destination import prepare, spec_at
-from pipeline.errors import DatasetError, DestinationOccupiedError, UsageError
-from pipeline.extending import _record, plan_extension
-from pipeline.finishing import finish_dataset
-from pipeline.spec import JobSpec
+from pipeline.client.extending import _record, plan_extension
+from pipeline.common.errors import DatasetError, DestinationOccupiedError, UsageError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare, spec_at
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.verification import verify
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
-from pipeline.verification import verify
 from tests.pipeline.making import make_dataset, make_spec, run_mill
 from tests.servers import S3Server
 
@@ -164,7 +164,7 @@ def test_an_old_manifest_does_not_make_a_larger_dataset_whole(tmp_path: Path) ->
 
 def test_the_last_step_of_the_old_job_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that has looked at all shards of the old job when it is extended must not call it whole."""
-    from pipeline import finishing
+    from pipeline.datasets import finishing
 
     folder = make_dataset(tmp_path / "d", make_spec(), finished=False)
 

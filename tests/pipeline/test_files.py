@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.files import read_npy_header
+from pipeline.common.files import read_npy_header
 
 
 def test_one_thread_at_a_time_parses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.fleet_config import FleetConfig, WorkersTable, load_fleet_config
+from pipeline.common.errors import UsageError
+from pipeline.fleet.config import FleetConfig, WorkersTable, load_fleet_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import UsageError
-from pipeline.labels import canonical_labels, label_plan, planned_count
-from pipeline.latents import random_labels
+from pipeline.common.errors import UsageError
+from pipeline.spec.labels import canonical_labels, label_plan, planned_count
+from pipeline.spec.latents import random_labels
 
 CLASSES = ("T-shirt/top", "Trouser", "Ankle boot")
 

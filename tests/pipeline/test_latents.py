@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.counts import MAX_COUNT, MAX_SEED
-from pipeline.errors import UsageError
-from pipeline.latents import BLOCK, Noise, latents, parse_noise, random_labels
+from pipeline.common.counts import MAX_COUNT, MAX_SEED
+from pipeline.common.errors import UsageError
+from pipeline.spec.latents import BLOCK, Noise, latents, parse_noise, random_labels
 
 SEEDS = (0, 1, 5, 2**31, MAX_SEED)
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.errors import LedgerError, UnknownJobError
-from pipeline.job import verdict
-from pipeline.ledger import Claim, Ledger
-from pipeline.settings import Settings
-from pipeline.worker_info import WorkerInfo, output_allowed
+from pipeline.common.errors import LedgerError, UnknownJobError
+from pipeline.common.settings import Settings
+from pipeline.jobs.job import verdict
+from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.worker_info import WorkerInfo, output_allowed
 from tests.pipeline.making import make_spec
 from tests.servers import Valkey
 

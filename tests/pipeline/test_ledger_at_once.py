@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.dataset import Dataset
-from pipeline.ledger import Claim, Ledger
-from pipeline.queueing import enqueue
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.queueing import enqueue
 from tests.pipeline.making import make_dataset, make_spec
 
 JOB = "tiny-0123456789"

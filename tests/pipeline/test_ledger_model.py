@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pipeline.ledger import Claim, Ledger
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.jobs.ledger import Claim, Ledger
 from tests.pipeline.making import make_spec
 from tests.servers import Valkey
 

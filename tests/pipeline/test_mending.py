@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.finishing import finish_dataset
-from pipeline.mending import withdraw_damaged
-from pipeline.verification import verify
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.mending import withdraw_damaged
+from pipeline.datasets.verification import verify
 from tests.pipeline.making import make_dataset, make_spec
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError
-from pipeline.finishing import finish_dataset
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.finishing import finish_dataset
 from pipeline.stores import open_store
 from tests.pipeline.making import make_dataset, make_spec
 from tests.servers import S3Server

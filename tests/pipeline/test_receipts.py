@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DatasetError
-from pipeline.receipts import EngineRecord, Manifest, Receipt, Statistics, merged_statistics
-from pipeline.shards import Shard
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.receipts import EngineRecord, Manifest, Receipt, Statistics, merged_statistics
+from pipeline.spec.plan import Shard
 from pipeline.stores.store import StoredFile
 from tests.pipeline.making import make_receipt, make_spec
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError
-from pipeline.records import MAX_BYTES, parse_record
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.dataset import Dataset
+from pipeline.stores.records import MAX_BYTES, parse_record
 from tests.pipeline.making import make_dataset, make_spec
 
 RECORDS = ["job.json", "manifest.json", "receipts/00000000.json"]

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from pipeline.broker import Wakeups, queue_name
-from pipeline.errors import LedgerError, UsageError
-from pipeline.ledger import Ledger
-from pipeline.redis_connection import celery_url, connect, redacted, redis_errors
-from pipeline.settings import Settings
+from pipeline.common.errors import LedgerError, UsageError
+from pipeline.common.settings import Settings
+from pipeline.jobs.broker import Wakeups, queue_name
+from pipeline.jobs.connection import celery_url, connect, redacted, redis_errors
+from pipeline.jobs.ledger import Ledger
 from tests.servers import Valkey, free_port
 
 PASSWORD = "hunter2/x@y#z?"

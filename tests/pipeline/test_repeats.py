@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.repeats import Repeats
+from pipeline.datasets.repeats import Repeats
 
 samples = st.lists(st.binary(max_size=1), min_size=1, max_size=60)
 

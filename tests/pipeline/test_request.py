@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.common.errors import UsageError
 from pipeline.generators import Generator, Interface
 from pipeline.generators.structure import Structure
-from pipeline.request import JobRequest, Upload
-from pipeline.spec import JobSpec
+from pipeline.jobs.request import JobRequest, Upload
+from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from tests.pipeline.making import CLASSES
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.scratch import scratch_folder
+from pipeline.common.scratch import scratch_folder
 
 OWNER = """
 import sys, time

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
-from pipeline.server_advice import advice
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.fleet.server_advice import advice
+from pipeline.jobs.ledger import Ledger
 from tests.servers import Valkey
 
 GOOD: dict[str, Any] = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "redis_version": "7.2.4"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.settings import DEFAULT_REDIS_URL, load_settings
+from pipeline.common.errors import UsageError
+from pipeline.common.settings import DEFAULT_REDIS_URL, load_settings
 
 
 @pytest.fixture(autouse=True)

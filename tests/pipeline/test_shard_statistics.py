@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from pipeline.errors import SampleError
-from pipeline.shard_statistics import ShardStatistics, check_finite
+from pipeline.common.errors import SampleError
+from pipeline.datasets.shard_statistics import ShardStatistics, check_finite
 
 
 @given(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shards import (
+from pipeline.spec.plan import (
     Plan,
     Shard,
     class_folder,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.sizing import size_up
+from pipeline.jobs.sizing import size_up
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_ledger import worker_info
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import counts, latents
-from pipeline.counts import parse_count
-from pipeline.errors import DatasetError, UsageError
-from pipeline.spec import PRECISIONS, JobSpec
+from pipeline.common import counts
+from pipeline.common.counts import parse_count
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.spec import latents
+from pipeline.spec.job_spec import PRECISIONS, JobSpec
 from tests.pipeline.making import make_spec
 
 SHA = "0123456789abcdef" * 4

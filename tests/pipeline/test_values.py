@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.values import to_stored
+from pipeline.formats.values import to_stored
 
 RANGES = [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)]
 

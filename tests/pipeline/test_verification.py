@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import DatasetError
-from pipeline.verification import Report, verify
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.verification import Report, verify
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS, edit, npy
 

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.broker import MESSAGE_VERSION, OLDEST_MESSAGE_VERSION, SLICE_TASK, RefusedMessage, Wakeup, read_wakeup
-from pipeline.errors import DatasetError, NewerVersionError
-from pipeline.spec import OLDEST_SPEC_VERSION, SPEC_VERSION, JobSpec
+from pipeline.common.errors import DatasetError, NewerVersionError
+from pipeline.jobs.broker import (
+    MESSAGE_VERSION,
+    OLDEST_MESSAGE_VERSION,
+    SLICE_TASK,
+    RefusedMessage,
+    Wakeup,
+    read_wakeup,
+)
+from pipeline.spec.job_spec import OLDEST_SPEC_VERSION, SPEC_VERSION, JobSpec
 
 #: What each version wrote, to the letter; never changed once it was released.
 JOBS: dict[int, str] = {

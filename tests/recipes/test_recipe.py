@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import recipe as recipes
-from pipeline.dataset import Dataset
-from pipeline.errors import DatasetError, NoisemillError, UsageError
-from pipeline.exporting import export
-from pipeline.recipe import FINGERPRINT, Recipe, recipe_of
+from pipeline.common.errors import DatasetError, NoisemillError, UsageError
+from pipeline.datasets import recipe as recipes
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.export import export
+from pipeline.datasets.recipe import FINGERPRINT, Recipe, recipe_of
 from tests.cli.running import Run
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS, npy
@@ -121,7 +121,7 @@ def test_tolerance_by_dtype(folder: Path) -> None:
 @pytest.mark.parametrize(("offset", "verdict"), [(1e-7, "within tolerance"), (1e-4, "different")])
 def test_values_that_differ_a_little(folder: Path, tmp_path: Path, offset: float, verdict: str) -> None:
     """The same dataset with all values off by a share of full scale, as from another engine; made by hand."""
-    from pipeline.shard_statistics import ShardStatistics
+    from pipeline.datasets.shard_statistics import ShardStatistics
 
     made, dataset = recipe(folder), Dataset(folder)
     receipt = dataset.receipt(1)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.recipe import Recipe
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.recipe import Recipe
 from tests.cli.running import Run
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.servers import S3Server

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DatasetError, UsageError
-from pipeline.selection import parse_selection, selection_from_json
-from pipeline.shards import Plan
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.spec.plan import Plan
+from pipeline.spec.selection import parse_selection, selection_from_json
 
 PLAN = Plan(count=295, shard_size=10)
 

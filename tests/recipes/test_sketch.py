@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sketch import WIDTH, Sketch, difference
+from pipeline.datasets.sketch import WIDTH, Sketch, difference
 
 SIZE = 50
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.dataset import Dataset
-from pipeline.report import look_at, page
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.report import look_at, page
 from tests.pipeline.making import make_dataset, make_spec
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")

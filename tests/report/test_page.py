@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.mending import withdraw_damaged
-from pipeline.report import look_at, page
-from pipeline.report.findings import Findings
-from pipeline.selection import parse_selection
-from pipeline.verification import verify
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.mending import withdraw_damaged
+from pipeline.datasets.report import look_at, page
+from pipeline.datasets.report.findings import Findings
+from pipeline.datasets.verification import verify
+from pipeline.spec.selection import parse_selection
 from tests.cli.running import Run, runner
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.cli.making import generate_command
+from pipeline.datasets.report.snippets import checking, making, reading, recipe
 from pipeline.generators import find_generator
-from pipeline.request import JobRequest
-from pipeline.snippets import checking, making, reading, recipe
+from pipeline.jobs.request import JobRequest
 from tests.end_to_end.fleet import TINY
 from tests.pipeline.making import make_dataset, make_spec
 from tests.pipeline.test_dataset import FORMS, npy

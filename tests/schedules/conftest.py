@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.schedule import Run
-from pipeline.schedule_book import ScheduleBook
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.schedules.book import ScheduleBook
+from pipeline.schedules.schedule import Run
 from tests.end_to_end.fleet import TINY, Fleet, environment
 from tests.servers import Valkey
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline.errors import UsageError
-from pipeline.hooks import Call, Webhooks, check_webhook, run_on_done, send, shown_webhook, webhook_secret
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
+from pipeline.common.errors import UsageError
+from pipeline.common.settings import Settings
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.webhooks import Call, Webhooks, check_webhook, run_on_done, send, shown_webhook, webhook_secret
 from tests.pipeline.making import make_spec
 from tests.schedules.receiver import receiver
-from workers.webhook_caller import WebhookCaller
+from workers.worker.webhook_caller import WebhookCaller
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +164,7 @@ def test_receivers_that_are_not_there(url: str) -> None:
 
 
 def test_a_receiver_that_talks_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.hooks._TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pipeline.jobs.webhooks._TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -237,8 +237,8 @@ def test_on_done_knows_what_happened(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
-    from pipeline.destination import prepare
-    from pipeline.queueing import enqueue
+    from pipeline.datasets.destination import prepare
+    from pipeline.jobs.queueing import enqueue
 
     spec = make_spec(count=40, shard_size=10)
     prepare(spec, tmp_path / "out", [])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.data.described import write_described
 from tests.end_to_end.fleet import TINY, Fleet
 from tests.schedules.conftest import ScheduledFleet

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import UsageError
-from pipeline.recurrence import Recurrence, parse_recurrence
+from pipeline.common.errors import UsageError
+from pipeline.schedules.recurrence import Recurrence, parse_recurrence
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 23, 18, 30, 20, tzinfo=UTC).timestamp()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import shards
-from pipeline.errors import DatasetError
-from pipeline.removal import remove_dataset
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.removal import remove_dataset
+from pipeline.spec import plan as shards
 from pipeline.stores import open_store
 from tests.pipeline.making import make_dataset, make_spec
 from tests.servers import S3Server
@@ -40,7 +40,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 
 def test_no_name_is_forgotten(tmp_path: Path) -> None:
-    """Each file that `pipeline.shards` names goes too."""
+    """Each file that `pipeline.spec.plan` names goes too."""
     spec = make_spec()
     folder = make_dataset(tmp_path / "one", spec)
     names = [value for name, value in vars(shards).items() if name.isupper() and "." in str(value)]

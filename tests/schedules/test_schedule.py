@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.counts import MAX_SEED
-from pipeline.errors import LedgerError, UsageError
-from pipeline.latents import latents, random_labels
-from pipeline.recurrence import Recurrence, parse_recurrence
-from pipeline.schedule import Schedule
-from pipeline.schedule_request import check_name, check_template, new_schedule
+from pipeline.common.counts import MAX_SEED
+from pipeline.common.errors import LedgerError, UsageError
+from pipeline.schedules.recurrence import Recurrence, parse_recurrence
+from pipeline.schedules.request import check_name, check_template, new_schedule
+from pipeline.schedules.schedule import Schedule
+from pipeline.spec.latents import latents, random_labels
 from tests.cli.conftest import TINY
 
 NOW = datetime(2026, 11, 23, 18, 30, tzinfo=UTC).timestamp()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.errors import LedgerError, UsageError
-from pipeline.recurrence import Recurrence
-from pipeline.schedule import Run, Schedule
-from pipeline.schedule_book import Fired, ScheduleBook
-from pipeline.settings import Settings
+from pipeline.common.errors import LedgerError, UsageError
+from pipeline.common.settings import Settings
+from pipeline.schedules.book import Fired, ScheduleBook
+from pipeline.schedules.recurrence import Recurrence
+from pipeline.schedules.schedule import Run, Schedule
 from tests.schedules.test_schedule import NOW, make_schedule
 
 HOURLY = Recurrence(every_s=3600, start=NOW)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.schedule_book import ScheduleBook
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.schedules.book import ScheduleBook
 from tests.cli.conftest import TINY
 from tests.cli.running import Run, runner
 from tests.cli.test_bad_input import assert_clear

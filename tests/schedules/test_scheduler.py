@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import redis
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY
 from tests.schedules.conftest import ScheduledFleet
 from tests.schedules.receiver import receiver

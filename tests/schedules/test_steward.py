@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.dataset import Dataset
-from pipeline.ledger import Ledger
-from pipeline.recurrence import Recurrence
-from pipeline.schedule import Run, Schedule
-from pipeline.schedule_book import ScheduleBook
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.jobs.ledger import Ledger
+from pipeline.schedules.book import ScheduleBook
+from pipeline.schedules.recurrence import Recurrence
+from pipeline.schedules.schedule import Run, Schedule
 from tests.cli.conftest import TINY
 from tests.pipeline.making import make_dataset
 from tests.schedules.test_schedule import make_schedule
-from workers.steward import Steward
+from workers.scheduler.steward import Steward
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_store_that_fails_is_asked_again(
     book: ScheduleBook, steward: Steward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = add_where_a_file_lies(book, tmp_path)
-    monkeypatch.setattr("workers.steward._RETRY_S", 0.0)
+    monkeypatch.setattr("workers.scheduler.steward._RETRY_S", 0.0)
     steward.attend(schedule)
     assert (only(book).state, only(book).error is not None) == ("waiting", True)
     (tmp_path / "file").unlink()
@@ -173,7 +173,7 @@ def test_a_store_that_fails_for_an_hour_fails_the_run(
     book: ScheduleBook, steward: Steward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = add_where_a_file_lies(book, tmp_path)
-    monkeypatch.setattr("workers.steward._GIVE_UP_S", 0.0)
+    monkeypatch.setattr("workers.scheduler.steward._GIVE_UP_S", 0.0)
     steward.attend(schedule)
     assert only(book).state == "failed"
 
@@ -193,7 +193,7 @@ def test_a_job_that_redis_has_lost_is_a_failed_run(
 
 def _spec_of(schedule: Schedule, number: int) -> Any:
     from pipeline.generators import find_generator
-    from pipeline.request import JobRequest
+    from pipeline.jobs.request import JobRequest
 
     request = {**schedule.request, "seed": schedule.seed_of(number)}
     return JobRequest(**request).resolve(find_generator(str(TINY)))[0]

@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 import redis
 
-from pipeline.broker import Wakeups
-from pipeline.entries import DamagedEntryError
-from pipeline.errors import LedgerError
+from pipeline.common.errors import LedgerError
+from pipeline.common.settings import Settings
 from pipeline.generators import find_generator
-from pipeline.ledger import Ledger
-from pipeline.request import JobRequest
-from pipeline.settings import Settings
-from pipeline.spec import JobSpec
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.entries import DamagedEntryError
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.request import JobRequest
+from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 from tests.pipeline.making import make_spec
 from tests.pipeline.test_ledger import worker_info
-from workers.reconciler import Reconciler
+from workers.worker.reconciler import Reconciler
 
 HUGE = "9" * 400
 

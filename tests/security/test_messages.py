@@ -16,9 +16,9 @@ import redis
 import yaml
 from kombu import Connection, Queue
 
-from pipeline.broker import SLICE_TASK, RefusedMessage, Wakeup, queue_name, read_wakeup
 from pipeline.generators import find_generator
-from pipeline.redis_connection import celery_url
+from pipeline.jobs.broker import SLICE_TASK, RefusedMessage, Wakeup, queue_name, read_wakeup
+from pipeline.jobs.connection import celery_url
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 
 GOOD = Wakeup(job="tiny-0123456789", token=0, serial=1).arguments()

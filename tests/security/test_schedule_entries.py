@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.errors import LedgerError, NoisemillError
-from pipeline.schedule import Run, Schedule
-from pipeline.schedule_book import ScheduleBook
-from pipeline.schedule_request import new_schedule
-from pipeline.settings import Settings
+from pipeline.common.errors import LedgerError, NoisemillError
+from pipeline.common.settings import Settings
+from pipeline.schedules.book import ScheduleBook
+from pipeline.schedules.request import new_schedule
+from pipeline.schedules.schedule import Run, Schedule
 from tests.cli.running import runner
 from tests.end_to_end.fleet import TINY
 

@@ -130,7 +130,7 @@ def test_refusals_are_clear(witness: Witness, server: TlsRedis, changes: dict[st
 def test_celery_checks_the_certificate_too(server: TlsRedis, tmp_path: Path):
     """Its own connection, which no other check of ours precedes."""
     script = (
-        "import sys; from pipeline.broker import celery_app; from pipeline.settings import Settings;"
+        "import sys; from pipeline.jobs.broker import celery_app; from pipeline.common.settings import Settings;"
         "connection = celery_app(Settings(redis_url=sys.argv[1])).connection_for_write();"
         "connection.ensure_connection(max_retries=1, timeout=5)"
     )
@@ -180,7 +180,7 @@ def test_no_secret_was_written_or_printed(witness: Witness, s3: RcloneS3):
     assert any("receipts" in name for name in everything)
     for secret in (*SHAPES, s3.secret, s3.secret[::-1]):
         assert [name for name, text in everything.items() if secret.encode() in text] == []
-    mine = [line for line in witness.shown if b"workers.main" in line]
+    mine = [line for line in witness.shown if b"workers.worker.main" in line]
     assert mine
     for secret in (*SHAPES, s3.secret):
         assert [line for line in mine if secret.encode() in line] == []

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 from pipeline.stores import Store, StoredFile, open_store
 from tests.stores.doors import Door
 

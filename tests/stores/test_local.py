@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.stores import peak_of_a_large_file
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 from pipeline.stores import Store, flushing, open_store
 from tests.stores.doors import LocalDoor
 from tests.stores.suite import StoreSuite

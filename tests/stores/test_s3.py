@@ -16,7 +16,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from benchmarks.stores import peak_of_a_large_file
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
 from pipeline.stores.s3_errors import in_words
 from pipeline.stores.s3_listing import take_objects

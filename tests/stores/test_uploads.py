@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.common.errors import StoreError
 from pipeline.stores.uploads import Uploads
 
 KIB = 1024

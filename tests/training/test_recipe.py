@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from training import averaging, data, export, networks, train
 from training.trainer import Recipe, Trainer
-from workers.evaluation import figures, neighbours
+from workers.once.evaluation import figures, neighbours
 
 # Keras' own: NumPy 2 warns about TensorFlow's variables while a model is saved.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import GeneratorError
-from workers import engine as engine_module
-from workers.engine import Calibration, EngineRoom
+from pipeline.common.errors import GeneratorError
+from workers.engine import engine as engine_module
+from workers.engine.engine import Calibration, EngineRoom
 
 
 class Sleeping:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UsageError, WorkerError
-from pipeline.launch import WorkerConfig, WorkerGroup, share_cores
-from workers import devices
-from workers.devices import Device, confirm_device, list_gpus, pin_device, pin_own_device
+from pipeline.common.errors import UsageError, WorkerError
+from pipeline.fleet.launch import WorkerConfig, WorkerGroup, share_cores
+from workers.engine import devices
+from workers.engine.devices import Device, confirm_device, list_gpus, pin_device, pin_own_device
 from workers.supervisor import part_ports, seats
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,7 @@ def test_other_words_are_refused(wanted: str) -> None:
 
 
 def test_a_container_s_quota_bounds_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.devices.os.cpu_count", lambda: 64)
+    monkeypatch.setattr("workers.engine.devices.os.cpu_count", lambda: 64)
     file = tmp_path / "cpu.max"
     for text, cores in (("150000 100000\n", 2), ("max 100000\n", 0), ("9900000 100000\n", 0), ("", 0)):
         file.write_text(text)
@@ -291,7 +291,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(machine: Path, caplog: pytest
 
 
 def test_workers_on_the_cpu_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.launch.os.sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9, 10, 11})
+    monkeypatch.setattr("pipeline.fleet.launch.os.sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9, 10, 11})
     assert share_cores([CONFIG]) == [CONFIG]
     shared = share_cores([CONFIG] * 3)
     assert [one.cores for one in shared] == [(0, 1), (2, 3, 8), (9, 10, 11)]
@@ -304,8 +304,8 @@ def test_a_worker_stays_on_its_cores(machine: Path) -> None:
     """In a process of its own, since it cannot be undone for the threads that run already."""
     core = min(os.sched_getaffinity(0))
     code = (
-        "import os; from pathlib import Path; from pipeline.launch import WorkerConfig as W\n"
-        "from workers.devices import pin_own_device\n"
+        "import os; from pathlib import Path; from pipeline.fleet.launch import WorkerConfig as W\n"
+        "from workers.engine.devices import pin_own_device\n"
         f"pin_own_device(W(generator='x', redis_url='x', cores=({core},), threads=1), Path('/nonexistent'))\n"
         "print(os.sched_getaffinity(0), os.environ['TF_NUM_INTRAOP_THREADS'])"
     )
@@ -334,7 +334,7 @@ def test_one_seat_per_gpu_or_as_many_as_it_takes(machine: Path) -> None:
 
 
 def test_without_gpus_seats_are_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.launch.os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("pipeline.fleet.launch.os.sched_getaffinity", lambda _: set(range(8)))
     assert [(seat.config.device, seat.config.threads) for seat in group(CONFIG, 0)] == [("cpu", 0)]
     assert [seat.config.threads for seat in group(CONFIG, 4)] == [2, 2, 2, 2]
 
@@ -362,7 +362,7 @@ def test_groups_share_the_gpus_of_a_machine(machine: Path) -> None:
 
 
 def test_groups_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.launch.os.sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr("pipeline.fleet.launch.os.sched_getaffinity", lambda _: set(range(4)))
     found = seats([WorkerGroup(config=CONFIG, count=3), WorkerGroup(config=replace(CONFIG, device="cpu"))])
     assert [seat.config.cores for seat in found] == [(0,), (1,), (2,), (3,)]
     with pytest.raises(UsageError, match="'gpu' of fashion is not there: this machine shows no GPU"):

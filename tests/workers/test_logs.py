@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.logs import about, set_up_logging
+from workers.telemetry.logs import about, set_up_logging
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.errors import LedgerError
-from workers.metrics_server import FOLDER_VARIABLE, WorkerCollector
+from pipeline.common.errors import LedgerError
+from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector
 
 COUNT = "from workers import metrics; metrics.committed(100, 5000); metrics.BUSY.set(1)"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import LedgerError, SampleError, StoreError
+from pipeline.common.errors import LedgerError, SampleError, StoreError
 from pipeline.stores import Store, open_store
 from pipeline.stores.store import Draft, Sink, StoredFile
 from tests.pipeline.making import Made, Shift, StandIn, make_dataset, make_spec, run_mill
-from workers.mill import Clock, Mill, Work
+from workers.making.mill import Clock, Mill, Work
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.generators import find_generator
-from workers.devices import Device
-from workers.engine import EngineRoom
+from workers.engine.devices import Device
+from workers.engine.engine import EngineRoom
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.keras"
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.broker import PRIORITIES, SLICE_TASK, Wakeups, queue_name
-from pipeline.ledger import Ledger
-from pipeline.settings import Settings
+from pipeline.common.settings import Settings
+from pipeline.jobs.broker import PRIORITIES, SLICE_TASK, Wakeups, queue_name
+from pipeline.jobs.ledger import Ledger
 from tests.pipeline.making import make_spec
 from tests.pipeline.test_ledger import worker_info
 from tests.servers import Valkey
-from workers.reconciler import Reconciler
+from workers.worker.reconciler import Reconciler
 
 SPEC = make_spec()
 ME = worker_info(id="me", digest=SPEC.digest, output_roots=("/data",))
@@ -58,7 +58,7 @@ def messages(raw: redis.Redis, ledger: Ledger, priority: int = 5) -> list[dict[s
 def test_a_lost_wakeup_is_sent_again(
     ledger: Ledger, reconciler: Reconciler, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.broker._GRACE_EMPTY_QUEUE_S", 0.2)
+    monkeypatch.setattr("pipeline.jobs.broker._GRACE_EMPTY_QUEUE_S", 0.2)
     enter(ledger)
     ledger.announce(ME)
     assert reconciler.reconcile() == 1
@@ -143,7 +143,7 @@ def test_every_priority_has_its_list_and_counts_as_busy(
 def test_its_thread_reconciles_at_once_and_goes_on(
     ledger: Ledger, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.broker._GRACE_EMPTY_QUEUE_S", 0.01)
+    monkeypatch.setattr("pipeline.jobs.broker._GRACE_EMPTY_QUEUE_S", 0.01)
     sent = threading.Semaphore(0)
     original = reconciler._wakeups.send
 

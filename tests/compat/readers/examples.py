@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.exporting import export
+from pipeline.datasets.export import export
 from pipeline.generators import find_generator
-from pipeline.request import JobRequest
+from pipeline.jobs.request import JobRequest
 from tests.pipeline.making import make_dataset
 
 _TINY = Path(__file__).parents[2] / "data" / "tiny.keras"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from tests.compat.readers.blocks import answers, block, blocks_of
 from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import Dataset
+from pipeline.datasets.dataset import Dataset
 from pipeline.stores import open_store
 from tests.compat.readers.blocks import ROOT, answers, block, blocks_of
 from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples

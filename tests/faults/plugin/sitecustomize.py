@@ -93,8 +93,8 @@ def slow_down(pace_s: float) -> None:
         return noted
 
     # Not while it warms up and is measured.
-    wrap("workers.engine:Engine.predict", slow_predict)
-    wrap("workers.mill:Mill.run", noted_run)
+    wrap("workers.engine.engine:Engine.predict", slow_predict)
+    wrap("workers.making.mill:Mill.run", noted_run)
 
 
 def die(at: str, when: str, flags: str, argument: str = "", times: int = 1, number: int = signal.SIGKILL) -> None:
@@ -163,7 +163,7 @@ def spoil(value: float, how: str) -> None:
 
         return spoilt
 
-    wrap("workers.engine:Engine.predict", make)
+    wrap("workers.engine.engine:Engine.predict", make)
 
 
 _KINDS: dict[str, Callable[..., None]] = {

@@ -1,0 +1,135 @@
+"""From 50,000 samples to 100,000: a dataset grows, and only the new samples are made.
+
+Sample *i* does not depend on how many there are, so full shards stay as they are; the last one, where it was
+not full, is made again. The order in which records change lets a crash at any point lose nothing: the old job
+is cancelled, the manifest goes (the dataset says itself that it is not whole), then `job.json` takes the new
+count. Before that step `resume` completes the old job, after it the new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.client.making import make_here, same_generator
+from pipeline.common.errors import UsageError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import spec_at
+from pipeline.jobs.following import Watcher, cancel_and_wait
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import open_ledger
+from pipeline.jobs.queueing import JobHandle, enqueue, last_priority
+from pipeline.jobs.sizing import size_up
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.stores import open_store
+
+#: What tells of the old count, in the order in which it goes: first what says that the dataset is whole.
+_OUTDATED = (shards.MANIFEST, shards.SHARD_INDEX, shards.CARD, shards.PREVIEW)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """What extending a dataset comes to."""
+
+    destination: str
+    #: Samples that its job has now.
+    count_before: int
+    #: Samples that it will have.
+    count: int
+    #: Shards that there will be, and those of them that lie there already.
+    shards: int
+    shards_kept: int
+    #: Samples in the other shards, which are made.
+    samples_to_make: int
+    #: Bytes of the whole dataset then.
+    size_bytes: int
+    #: Whether the bytes are an estimate, as for PNG.
+    estimated: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def plan_extension(destination: str, count: int) -> Extension:
+    """What `extend` would do. Raises UsageError for a count that is too small, or a job that cannot grow."""
+    dataset = Dataset(destination)
+    spec = _grown(dataset, count)
+    kept = [receipt for index, receipt in dataset.finished().items() if receipt.count == spec.plan[index].count]
+    sizing = size_up(spec, [])
+    return Extension(
+        destination=dataset.url,
+        count_before=dataset.spec.count,
+        count=count,
+        shards=len(spec.plan),
+        shards_kept=len(kept),
+        samples_to_make=count - sum(receipt.count for receipt in kept),
+        size_bytes=sizing.size_bytes,
+        estimated=sizing.estimated,
+    )
+
+
+def extend(
+    destination: str,
+    count: int,
+    *,
+    redis_url: str | None = None,
+    here: bool = False,
+    workers: int = 1,
+    parallel: int = 0,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> JobHandle | Job | None:
+    """Makes a dataset's samples `count` in all: queued in Redis (answers its handle), or `here` as `generate` does.
+
+    The job that made it may still be going: it is cancelled in this Redis, and what it has made is kept. Called
+    again with the same count it makes what is missing. Here, None is answered where there was nothing to make.
+    Raises UsageError for a count below the present one, and for jobs whose samples depend on their count.
+    """
+    old, url = spec_at(destination)
+    spec = _grown(Dataset(url), count)
+    generator = same_generator(old) if here else None
+    open_store(url).check_writable()
+    if generator is not None:
+        _record(spec, old, url)
+        return make_here(spec, url, generator, workers=workers, device=device, watcher=watcher)
+    ledger = open_ledger(redis_url)
+    priority = last_priority(ledger, old, url)
+    if spec != old:
+        cancel_and_wait(ledger, old.job_id(url))
+    _record(spec, old, url)
+    return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
+
+
+def _grown(dataset: Dataset, count: int) -> JobSpec:
+    """The same job with more samples. Raises UsageError."""
+    old, url = dataset.spec, dataset.url
+    if count > old.count and dataset.selection() is not None:
+        raise UsageError(f"{url} is meant to hold some shards of its job only, as 'reproduce --shards' makes them")
+    if count < old.count:
+        raise UsageError(
+            f"count {count:,} is less than the {old.count:,} samples of {url}: extend only adds; "
+            f"make a smaller one with 'noisemill generate', its samples are the first of this one"
+        )
+    if count > old.count and old.latents is not None:
+        raise UsageError(
+            f"{url} has latents of your own, {old.count:,} rows: more samples need more rows, so a new job"
+        )
+    kind = (old.labels or "").partition(":")[0]
+    if count > old.count and kind in ("counts", "file"):
+        told = "come from a file" if kind == "file" else f"are planned one by one ({old.labels})"
+        raise UsageError(f"{url}: its labels {told}, {old.count:,} in all: more samples need more labels, so a new job")
+    spec = replace(old, count=count)
+    spec.check()
+    return spec
+
+
+def _record(spec: JobSpec, old: JobSpec, url: str) -> None:
+    """Makes the destination the new job's place."""
+    if spec == old:
+        return
+    store = open_store(url)
+    store.delete(_OUTDATED[:1])
+    store.write(shards.JOB, spec.to_json().encode())
+    store.delete(_OUTDATED[1:])

@@ -1,0 +1,175 @@
+"""What the command line and Python users call: generate, submit, resume."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from shlex import quote
+from typing import Any
+
+from pipeline.common.errors import GeneratorError, LedgerError, UsageError, one_line
+from pipeline.common.settings import Settings, load_settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare, spec_at
+from pipeline.datasets.mending import withdraw_damaged
+from pipeline.datasets.receipts import EngineRecord
+from pipeline.fleet.launch import WorkerConfig, share_cores
+from pipeline.fleet.local import LocalWorkers, private_server
+from pipeline.generators import Generator, find_generator
+from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger, open_ledger
+from pipeline.jobs.queueing import JobHandle, enqueue, is_live, last_priority
+from pipeline.jobs.request import JobRequest
+from pipeline.jobs.webhooks import check_webhook
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.selection import Selection
+from pipeline.stores import names_destination, open_store
+
+
+def generate(
+    generator: str,
+    destination: str | os.PathLike[str],
+    *,
+    count: int | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> Dataset:
+    """Makes a dataset here and now, with a private Valkey and local workers; answers it when it is whole.
+
+    Options are those of `JobRequest`: seed, shard_size, format, dtype, layout, labels, noise, latents,
+    batch. A destination that holds the same job already is completed.
+    Raises NoisemillError of the kind that tells what is wrong.
+    """
+    found = find_generator(generator)
+    spec, uploads = JobRequest(count=count, **options).resolve(found)
+    store = prepare(spec, destination, uploads)
+    make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher)
+    return Dataset(store.url)
+
+
+def submit(
+    generator: str,
+    destination: str | os.PathLike[str],
+    *,
+    count: int | None = None,
+    priority: int = 5,
+    parallel: int = 0,
+    webhook: str | None = None,
+    redis_url: str | None = None,
+    **options: Any,
+) -> JobHandle:
+    """Queues a job in Redis for workers elsewhere; options as for `generate`.
+
+    Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open. `webhook` is a URL that
+    is called when the job ends.
+    """
+    found = find_generator(generator)
+    spec, uploads = JobRequest(count=count, **options).resolve(found)
+    if webhook is not None:
+        check_webhook(webhook)
+    ledger = open_ledger(redis_url)
+    store = prepare(spec, destination, uploads)
+    return enqueue(spec, store.url, ledger, priority=priority, parallel=parallel, webhook=webhook)
+
+
+def make_here(
+    spec: JobSpec,
+    destination: str,
+    generator: Generator,
+    *,
+    workers: int = 1,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    only: Selection | None = None,
+    made_by: EngineRecord | None = None,
+) -> Job | None:
+    """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
+
+    Answers the job's last state; None where there was nothing to make. Raises JobFailedError.
+    """
+    dataset = Dataset(destination)
+    if (only is not None or dataset.whole) and not _missing(dataset, only):
+        return None
+    with contextlib.ExitStack() as stack:
+        settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
+        local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
+        ledger = Ledger(settings)
+        handle = enqueue(spec, destination, ledger, only=only, made_by=made_by)
+        try:
+            job = wait_for(ledger, handle.id, watcher, check=local.check)
+        except LedgerError as error:
+            raise LedgerError(
+                f"the private Valkey has ended, or does not answer ({one_line(error)})\n"
+                f"'noisemill resume {quote(destination)}' makes what is missing"
+            ) from error
+        raise_unless_done(job)
+        return job
+
+
+def _missing(dataset: Dataset, only: Selection | None) -> bool:
+    finished = dataset.finished()
+    return any(index not in finished for index in only or range(len(dataset.plan)))
+
+
+def _configs(
+    generator: Generator, settings: Settings, destination: str, workers: int, device: str
+) -> list[WorkerConfig]:
+    config = WorkerConfig(
+        generator=generator.reference,
+        redis_url=settings.redis_url,
+        device=device,
+        output_roots=(destination,),
+        embedded=True,
+        log_level="warning",
+    )
+    return share_cores([config] * workers)
+
+
+def resume(
+    job_or_destination: str,
+    *,
+    redis_url: str | None = None,
+    here: bool = False,
+    workers: int = 1,
+    parallel: int = 0,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> JobHandle | Job | None:
+    """Makes what is missing of a job: queued in Redis (answers its handle), or `here` as `generate` does.
+
+    A destination is enough, whatever Redis knows. A job's id is looked up in Redis. Here, `workers` on
+    `device` are started; queued, at most `parallel` share the job.
+    """
+    if here:
+        spec, destination = spec_at(job_or_destination)
+        withdraw_damaged(destination)
+        return make_here(spec, destination, same_generator(spec), workers=workers, device=device, watcher=watcher)
+    ledger = open_ledger(redis_url)
+    spec, destination = _job_or_destination(job_or_destination, ledger)
+    open_store(destination).check_writable()
+    if not is_live(ledger, spec.job_id(destination)):
+        withdraw_damaged(destination)
+    priority = last_priority(ledger, spec, destination)
+    return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
+
+
+def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
+    return spec_at(text) if names_destination(text) else ledger.spec(ledger.find_job(text))
+
+
+def same_generator(spec: JobSpec) -> Generator:
+    """The generator of a spec as it is now. Raises GeneratorError where it is not the same any more."""
+    try:
+        generator = find_generator(spec.generator)
+    except UsageError as error:
+        raise GeneratorError(f"the job's generator cannot be found: {error}") from None
+    if generator.digest != spec.digest:
+        raise GeneratorError(
+            f"generator {spec.generator!r} is not what made this dataset: "
+            f"its digest is {generator.digest[:19]}..., the job's {spec.digest[:19]}..."
+        )
+    return generator

@@ -1,0 +1,236 @@
+"""From a recipe to the dataset, or some of its shards, and whether they are what they were."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.client.making import make_here
+from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
+from pipeline.common.files import open_regular
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare, read_spec
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.mending import withdraw_damaged_shards
+from pipeline.datasets.receipts import EngineRecord
+from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
+from pipeline.generators import Generator, find_generator
+from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
+from pipeline.jobs.ledger import open_ledger
+from pipeline.jobs.queueing import enqueue
+from pipeline.jobs.request import Upload, labels_upload, latents_upload
+from pipeline.spec import plan as shards
+from pipeline.spec.selection import Selection, parse_selection
+from pipeline.stores import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One shard, beside what the recipe says of it."""
+
+    shard: int
+    first: int
+    count: int
+    #: "bit-equal", "within tolerance" or "different".
+    verdict: str
+    #: Root mean square difference as a share of full scale; None where it is unknown.
+    difference: float | None
+    #: How it was made here.
+    made_by: EngineRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What was made again, and how it compares."""
+
+    destination: str
+    #: The shards that were asked for, None for all.
+    selection: str | None
+    #: Shards of the whole dataset.
+    of: int
+    tolerance: float
+    shards: tuple[Compared, ...]
+    #: In which ways that can show in the bits the shards were made otherwise than the recipe's.
+    conditions: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every shard is bit-equal or within tolerance."""
+        return not self.counts()[DIFFERENT]
+
+    def counts(self) -> Counter[str]:
+        """Shards by verdict."""
+        return Counter(each.verdict for each in self.shards)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        counts = self.counts()
+        told = {"same": self.same, "counts": {name: counts[name] for name in (IDENTICAL, CLOSE, DIFFERENT)}}
+        return {**told, **asdict(self)}
+
+
+def read_recipe(place: str) -> Recipe:
+    """The recipe in a file or an s3:// object. Raises UsageError if it cannot be read, DatasetError if it is none."""
+    try:
+        if place.startswith("s3://"):
+            folder, _, name = place.rpartition("/")
+            with open_store(folder).open(name) as remote:
+                text = remote.read(MAX_BYTES + 1)
+        else:
+            with open_regular(place) as file:
+                text = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(f"recipe {place!r}: there is no such file") from None
+    except (IsADirectoryError, ValueError):
+        raise UsageError(f"recipe {place!r} is no file; 'noisemill recipe DEST' writes one") from None
+    except OSError as error:
+        raise UsageError(f"recipe {place!r} cannot be read: {error.strerror or error}") from None
+    return Recipe.from_json(text, place)
+
+
+def reproduce(
+    recipe: Recipe,
+    destination: str | os.PathLike[str],
+    *,
+    only: str | None = None,
+    generator: str | None = None,
+    latents: str | None = None,
+    labels: str | None = None,
+    redis_url: str | None = None,
+    here: bool = True,
+    workers: int = 1,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> Reproduction:
+    """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
+
+    Here and now with local `workers`, or (`here=False`) queued in Redis, and waited for. Engine and batch are the
+    recipe's. What lies at the destination of the same dataset, and is sound, is not made again. `latents` and `labels`
+    are the user's files that were too large for the recipe. Raises NoisemillError of the kind that tells what is wrong.
+    """
+    chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
+    if chosen is not None and len(chosen) == len(recipe.spec.plan):
+        chosen = None
+    found = _generator(recipe, generator)
+    spec = replace(recipe.spec, generator=found.reference)
+    store = open_store(destination)
+    fresh = read_spec(store) is None
+    uploads = _uploads(recipe, latents, labels) if fresh else []
+    prepare(spec, store.url, uploads)
+    if chosen is not None:
+        _tell_selection(Dataset(store.url), chosen, fresh=fresh)
+    if not fresh:
+        # What lies there already is compared by its receipts, so they must be true.
+        withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
+    made_by = recipe.made_by[0]
+    if here:
+        make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
+    else:
+        ledger = open_ledger(redis_url)
+        handle = enqueue(spec, store.url, ledger, parallel=workers, only=chosen, made_by=made_by)
+        raise_unless_done(wait_for(ledger, handle.id, watcher))
+    return _compared(recipe, store.url, chosen)
+
+
+def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
+    return [index for index in dataset.receipts() if chosen is None or index in chosen]
+
+
+def _generator(recipe: Recipe, reference: str | None) -> Generator:
+    """The recipe's generator. Raises GeneratorError where it is not here, or not the same."""
+    digest = recipe.spec.digest
+    try:
+        found = find_generator(reference or recipe.spec.generator)
+    except UnknownGeneratorError as error:
+        if reference is not None:
+            raise
+        raise GeneratorError(
+            f"the recipe's generator is not here ({error}): say where it is with --generator; "
+            f"its digest begins with {digest[:19]}"
+        ) from None
+    if found.digest != digest:
+        raise GeneratorError(
+            f"generator {found.reference!r} is not the recipe's: its digest is {found.digest[:19]}..., the recipe's "
+            f"{digest[:19]}... ({recipe.spec.generator_name}, {recipe.where}); give that one with --generator"
+        )
+    return found
+
+
+def _uploads(recipe: Recipe, latents: str | None, labels: str | None) -> list[Upload]:
+    """The user's latents and labels: from the recipe, or from the files given. Raises UsageError."""
+    brought = {
+        shards.LATENTS: latents and latents_upload(latents, recipe.spec.latent_shape),
+        shards.LABELS: labels and labels_upload(labels, recipe.spec.classes or ()),
+    }
+    uploads = []
+    for name, each in recipe.inputs.items():
+        upload = brought.pop(name) or (Upload(name, each.data) if each.data is not None else None)
+        option = f"--{name.removesuffix('.npy')}"
+        if upload is None:
+            raise UsageError(
+                f"the dataset was made with {name} of {each.size_bytes:,} bytes, too large for the recipe: "
+                f"give that file with {option}"
+            )
+        if upload.sha256 != each.sha256:
+            raise UsageError(f"{name} is not the one that the dataset was made with: its hash differs ({option})")
+        uploads.append(upload)
+    if extra := next((name for name, given in brought.items() if given), None):
+        raise UsageError(f"--{extra.removesuffix('.npy')} is not needed: the dataset was made without")
+    return uploads
+
+
+def _tell_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> None:
+    """Says at the destination that these shards alone are meant to be there, unless all are."""
+    before = dataset.selection()
+    if before is not None or fresh:
+        wanted = chosen if before is None else before | chosen
+        dataset.store.write(shards.SELECTION, wanted.to_json().encode())
+
+
+def _compared(recipe: Recipe, destination: str, chosen: Selection | None) -> Reproduction:
+    dataset = Dataset(destination)
+    finished = dataset.finished()
+    if len(finished) == len(dataset.plan) and not dataset.whole:
+        finish_dataset(destination, dataset.spec.job_id(destination))
+    compared = []
+    for index in chosen or range(len(dataset.plan)):
+        receipt = finished.get(index)
+        if receipt is None:
+            raise UsageError(f"shard {index} vanished from {shown(destination)} while it was compared")
+        verdict, difference = recipe.compare(receipt)
+        compared.append(
+            Compared(
+                shard=index,
+                first=receipt.first,
+                count=receipt.count,
+                verdict=verdict,
+                difference=difference,
+                made_by=receipt.made_by,
+            )
+        )
+    return Reproduction(
+        destination=dataset.url,
+        selection=None if chosen is None else str(chosen),
+        of=len(dataset.plan),
+        tolerance=recipe.tolerance,
+        shards=tuple(compared),
+        conditions=_conditions(recipe, compared),
+    )
+
+
+def _conditions(recipe: Recipe, compared: list[Compared]) -> tuple[str, ...]:
+    """How engine, batch, device or versions differ from the recipe's, in words."""
+    told: dict[str, None] = {}
+    for here in {str(each.made_by): each.made_by for each in compared}.values():
+        if here in recipe.made_by:
+            continue
+        there = recipe.made_by[0]
+        pairs = [(name, getattr(there, name), getattr(here, name)) for name in _CONDITIONS]
+        pairs += [(name, there.versions.get(name), here.versions.get(name)) for name in here.versions]
+        told |= {f"{name.replace('_', ' ')} {new}, not {old}": None for name, old, new in pairs if old != new}
+    return tuple(told)
+
+
+_CONDITIONS = ("engine", "batch", "precision", "device", "device_name")

@@ -1,0 +1,329 @@
+"""A dataset as it lies at its destination, finished or growing."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.datasets.inputs import Inputs
+from pipeline.datasets.reading import Rows
+from pipeline.datasets.receipts import Manifest, Receipt
+from pipeline.formats import FORMATS
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.plan import Shard
+from pipeline.spec.selection import Selection, selection_from_json
+from pipeline.stores import open_store
+from pipeline.stores.records import read_record
+from pipeline.stores.store import Store
+
+#: Threads that read receipts, and how many of them one takes at a time.
+_READERS = 16
+_MOST_AT_A_TIME = 64
+
+#: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
+_CACHE_BYTES = 256 * 2**20
+#: Samples that iteration reads at a time.
+_STRIDE = 1024
+
+
+class Dataset:
+    """Samples, labels, latents and records of the dataset at a destination, of any format, local or in S3.
+
+        dataset = Dataset("out")
+        sample, label = dataset[123]
+        samples, labels = dataset[-100:]
+
+    It can be opened while its job still runs. Its length is that of the job, so that an index always means the
+    same sample; `available` tells how many are there, iteration yields those, and reading one that is not made
+    yet raises DatasetError. Arrays are the caller's own, with shapes and dtypes as stored.
+
+    May be used by several threads, pickled, and used on in a forked process: PyTorch's DataLoader does so.
+    At most `cache_bytes` of samples are kept where single ones are slow to read (S3, tar).
+    Raises DatasetError if the destination holds no job, or what it holds is malformed.
+    """
+
+    def __init__(self, destination: str | os.PathLike[str], *, cache_bytes: int = _CACHE_BYTES) -> None:
+        store = open_store(destination)
+        try:
+            text = read_record(store, shards.JOB)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DatasetError(f"{store.url} holds no dataset: there is no {shards.JOB}") from None
+        self.spec = JobSpec.from_json(text, source=f"{store.url}/{shards.JOB}")
+        self.plan = self.spec.plan
+        self._format = FORMATS[self.spec.format]
+        try:
+            self._format.check(self.spec.sample_type)
+        except UsageError as error:
+            raise DatasetError(f"{store.url}/{shards.JOB}: {error}") from None
+        self._cache_bytes = cache_bytes
+        #: Shards that were found made; what is made stays so.
+        self._made: set[int] = set()
+        self._all_made = False
+        self._open(store)
+
+    def _open(self, store: Store) -> None:
+        self._store = store
+        self._process = os.getpid()
+        self._readable_inputs = Inputs(self.spec, store)
+        self._readable_rows = Rows(self.spec, store, self._cache_bytes)
+
+    def _reopen_after_fork(self) -> None:
+        # Connections to S3 are not to be shared with the process that forked this one.
+        if self._process != os.getpid():
+            self._open(open_store(self._store.url))
+
+    def __reduce__(self) -> Any:
+        return _reopened, (self.url, self._cache_bytes)
+
+    @property
+    def store(self) -> Store:
+        """Where its files lie."""
+        self._reopen_after_fork()
+        return self._store
+
+    @property
+    def _inputs(self) -> Inputs:
+        self._reopen_after_fork()
+        return self._readable_inputs
+
+    @property
+    def _rows(self) -> Rows:
+        self._reopen_after_fork()
+        return self._readable_rows
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return self._store.url
+
+    def __len__(self) -> int:
+        """Number of samples of the job, made or not."""
+        return self.spec.count
+
+    @property
+    def available(self) -> int:
+        """Number of samples that can be read now: those of the finished shards."""
+        if self.whole:
+            return self.spec.count
+        return sum(self.plan[index].count for index in self.receipts())
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[NDArray[Any], NDArray[np.int32] | None]: ...
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], int | None]: ...
+
+    def __getitem__(self, index: Any) -> tuple[NDArray[Any], Any]:
+        """Sample and label of one index, negative ones from the end; of a slice, arrays of both.
+
+        Labels are None for a generator without classes. Raises IndexError, DatasetError.
+        """
+        if isinstance(index, slice):
+            return self._slice(range(*index.indices(len(self))))
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"sample {position} of {len(self)}")
+        samples, labels = self._slice(range(position % len(self), position % len(self) + 1))
+        return samples[0], None if labels is None else int(labels[0])
+
+    def _slice(self, indices: range) -> tuple[NDArray[Any], NDArray[np.int32] | None]:
+        if indices.step == 1:
+            return self.samples(indices.start, len(indices)), self.labels(indices.start, len(indices))
+        ascending = indices if indices.step > 0 else indices[::-1]
+        each = [self.samples(position, 1) for position in ascending]
+        samples = np.concatenate(each) if each else self.samples(0, 0)
+        labels = self.labels(ascending.start, ascending.stop - ascending.start) if each else self.labels(0, 0)
+        labels = None if labels is None else labels[:: ascending.step]
+        if indices.step > 0:
+            return samples, labels
+        return samples[::-1].copy(), None if labels is None else labels[::-1].copy()
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
+        """Samples and labels that are there, in order."""
+        for shard in self._readable():
+            for first in range(shard.first, shard.first + shard.count, _STRIDE):
+                count = min(_STRIDE, shard.first + shard.count - first)
+                samples, labels = self.samples(first, count), self.labels(first, count)
+                for row in range(count):
+                    yield samples[row], None if labels is None else int(labels[row])
+
+    def samples(self, first: int, count: int) -> NDArray[Any]:
+        """Samples `first` to `first + count - 1`, shape (count, *sample_shape), dtype as stored."""
+        parts = []
+        while count > 0:
+            shard = self.plan[first // self.spec.shard_size]
+            self._check_made(shard)
+            rows = range(first - shard.first, min(shard.count, first - shard.first + count))
+            parts.append(self._rows.read(shard, lambda shard=shard: self.labels(shard.first, shard.count), rows))  # type: ignore[misc]
+            first, count = first + len(rows), count - len(rows)
+        if not parts:
+            return np.empty((0, *self.spec.sample_shape), dtype=self.spec.dtype)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def labels(self, first: int = 0, count: int | None = None) -> NDArray[np.int32] | None:
+        """Labels by the plan, int32 of shape (count,), all by default; None for a generator without classes."""
+        return self._inputs.labels(first, len(self) - first if count is None else count)
+
+    def latents(self, first: int, count: int = 1) -> NDArray[np.float32]:
+        """Latents, float32 of shape (count, *latent_shape)."""
+        return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
+
+    def shards(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int32] | None]]:
+        """Samples and labels of each shard that is there, in order."""
+        for shard in self._readable():
+            yield self.samples(shard.first, shard.count), self.labels(shard.first, shard.count)
+
+    def _readable(self) -> Iterator[Shard]:
+        """All shards of a whole dataset, so that damage shows; of a growing one those that are finished."""
+        return (self.plan[index] for index in self.made())
+
+    def _check_made(self, shard: Shard) -> None:
+        """Raises DatasetError unless the shard has been made; what it holds is another matter."""
+        if self._all_made or shard.index in self._made:
+            return
+        if self.whole:
+            self._all_made = True
+        elif self._sound_receipt(shard.index) is not None:
+            self._made.add(shard.index)
+        else:
+            raise DatasetError(
+                f"sample {shard.first} of {self.url} has not been made yet, nor the others of shard {shard.index}: "
+                f"`available` tells how many are there"
+            )
+
+    def file_names(self, index: int) -> list[str]:
+        """The files that a shard consists of, in the order in which they are written."""
+        shard = self.plan[index]
+        labels = self._inputs.labels(shard.first, shard.count) if self.spec.layout == "class" else None
+        return self._format.names(shard, self.spec.sample_type, labels)
+
+    def receipt(self, index: int) -> Receipt | None:
+        """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's.
+
+        One of the time before the dataset was extended, when the shard held fewer samples, is none.
+        """
+        name = shards.receipt_name(index)
+        try:
+            receipt = Receipt.from_json(read_record(self.store, name), source=f"{self.store.url}/{name}")
+        except FileNotFoundError:
+            return None
+        if not receipt.belongs_to(self.spec.samples_sha256, self.plan[index]):
+            raise DatasetError(f"{self.store.url}/{name} belongs to another job")
+        if receipt.count < self.plan[index].count:
+            return None
+        counted, classes = receipt.statistics.classes, self.spec.classes
+        if (counted is None) != (classes is None) or len(counted or ()) != len(classes or ()):
+            raise DatasetError(f"{self.store.url}/{name} counts other classes than {shards.JOB} has")
+        expected = self.file_names(index)
+        if [file.name for file in receipt.files] != expected:
+            raise DatasetError(f"{self.store.url}/{name} names other files than the {len(expected)} that it must have")
+        return receipt
+
+    def selection(self) -> Selection | None:
+        """The shards that are meant to be here, where that is not all. Raises DatasetError if it is malformed."""
+        try:
+            return selection_from_json(
+                read_record(self.store, shards.SELECTION), self.plan, f"{self.url}/{shards.SELECTION}"
+            )
+        except FileNotFoundError:
+            return None
+
+    def made(self) -> Sequence[int]:
+        """The shards that are there, in order; of a whole dataset without looking at each."""
+        all_made = len(self._made) == len(self.plan) or self.whole
+        return range(len(self.plan)) if all_made else sorted(self.receipts())
+
+    def manifest(self) -> Manifest | None:
+        """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""
+        source = f"{self.store.url}/{shards.MANIFEST}"
+        try:
+            return Manifest.from_json(read_record(self.store, shards.MANIFEST), source=source)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def exported_from(self) -> str | None:
+        """The dataset that it was made of by `export`; None where a job made it, or what tells it is damaged."""
+        try:
+            told = json.loads(read_record(self.store, shards.ORIGIN))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        source = told.get("exported_from") if isinstance(told, dict) else None
+        return source if isinstance(source, str) else None
+
+    def finished(self) -> dict[int, Receipt]:
+        """The shards that are done, by index: a sound receipt, and files of the sizes that it names.
+
+        What is malformed or cut short does not count, so that it is made again. Contents are not
+        hashed; that is `verify`.
+        """
+        receipts = self.receipts()
+        # After the receipts, since a shard is in place before its receipt is.
+        folders = {file.name.partition("/")[0] for receipt in receipts.values() for file in receipt.files}
+        sizes = {entry.name: entry.size_bytes for folder in folders for entry in self.store.list(f"{folder}/")}
+        finished = {
+            index: receipt
+            for index, receipt in receipts.items()
+            if all(sizes.get(file.name) == file.size_bytes for file in receipt.files)
+        }
+        self._made.update(finished)
+        return finished
+
+    def finished_shard(self, index: int) -> Receipt | None:
+        """The receipt of a shard that is done, as `finished` judges it; None where it is not."""
+        receipt = self._sound_receipt(index)
+        if receipt is None:
+            return None
+        common = os.path.commonprefix([file.name for file in receipt.files])  # noqa: RUF071 (a store's prefix is one)
+        sizes = {entry.name: entry.size_bytes for entry in self.store.list(common)} if receipt.files else {}
+        return receipt if all(sizes.get(file.name) == file.size_bytes for file in receipt.files) else None
+
+    def receipts(self) -> dict[int, Receipt]:
+        """All sound receipts of this job, by shard index."""
+        found = (shards.receipt_index(entry.name) for entry in self.store.list(shards.RECEIPTS + "/"))
+        indices = [index for index in found if index is not None and index < len(self.plan)]
+        # Some at a time: handing a receipt to a thread and back takes as long as reading it from a disk.
+        size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
+        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+        start, worked = time.perf_counter(), time.thread_time()
+        receipts = dict(self._sound_receipts(parts[0])) if parts else {}
+        elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
+        with ThreadPoolExecutor(_READERS) as readers:
+            # Where reading is mostly waiting, threads wait together; where it is work, they are in each other's way.
+            apply = readers.map if elapsed > 2 * worked else map
+            for sound in apply(self._sound_receipts, parts[1:]):
+                receipts.update(sound)
+        return receipts
+
+    def _sound_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
+        found = ((index, self._sound_receipt(index)) for index in indices)
+        return [(index, receipt) for index, receipt in found if receipt is not None]
+
+    def _sound_receipt(self, index: int) -> Receipt | None:
+        try:
+            return self.receipt(index)
+        except DatasetError:
+            return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a sound manifest of this very job says that all samples are there."""
+        try:
+            manifest = self.manifest()
+        except DatasetError:
+            return False
+        return manifest is not None and manifest.spec_sha256 == self.spec.sha256
+
+
+def _reopened(url: str, cache_bytes: int) -> Dataset:
+    return Dataset(url, cache_bytes=cache_bytes)

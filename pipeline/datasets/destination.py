@@ -1,0 +1,87 @@
+"""A destination as the place of a job: `job.json`, and what the user brought, before any work."""
+
+from __future__ import annotations
+
+import os
+from shlex import quote
+
+from pipeline.common.errors import DatasetError, DestinationOccupiedError
+from pipeline.jobs.request import Upload
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.stores import open_store
+from pipeline.stores.records import read_record
+from pipeline.stores.store import Store
+
+
+def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Upload]) -> Store:
+    """Makes a destination the place of a job: checks it, writes `job.json` and what the user brought.
+
+    Raises DestinationOccupiedError where it holds another job or other files.
+    """
+    store = open_store(destination)
+    # First, since it gives up soonest where an endpoint does not answer.
+    store.check_writable()
+    present = read_spec(store)
+    if present is None:
+        _refuse_other_files(store)
+        for upload in uploads:
+            upload.write(store)
+        store.write(shards.JOB, spec.to_json().encode())
+    elif present.sha256 != spec.sha256:
+        raise DestinationOccupiedError(
+            f"{store.url} holds another job ({difference(present, spec)}): use another destination, "
+            f"or {_way_on(present, spec, store.url)}"
+        )
+    return store
+
+
+def read_spec(store: Store) -> JobSpec | None:
+    """The spec at a destination; None where there is none. Raises DatasetError if it is malformed."""
+    try:
+        text = read_record(store, shards.JOB)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return JobSpec.from_json(text, source=f"{store.url}/{shards.JOB}")
+
+
+def spec_at(destination: str) -> tuple[JobSpec, str]:
+    """Spec and normalised place of the job at a destination. Raises DatasetError where there is none."""
+    store = open_store(destination)
+    spec = read_spec(store)
+    if spec is None:
+        raise DatasetError(f"{store.url} holds no job: there is no {shards.JOB} to resume from")
+    return spec, store.url
+
+
+def _refuse_other_files(store: Store) -> None:
+    other = next(iter(store.list("")), None)
+    if other is not None:
+        raise DestinationOccupiedError(
+            f"{store.url} is not empty and holds no job (there is {other.name!r}): use an empty or new destination"
+        )
+
+
+def _way_on(present: JobSpec, wanted: JobSpec, url: str) -> str:
+    if present.samples_sha256 == wanted.samples_sha256 and present.count < wanted.count:
+        return f"'noisemill extend {quote(url)} --count {wanted.count}' to make that one larger"
+    return f"'noisemill resume {quote(url)}' to complete that one"
+
+
+def difference(present: JobSpec, wanted: JobSpec) -> str:
+    names = (
+        "count",
+        "seed",
+        "digest",
+        "shard_size",
+        "format",
+        "dtype",
+        "layout",
+        "labels",
+        "noise",
+        "latents",
+        "batch",
+    )
+    different = [name for name in names if getattr(present, name) != getattr(wanted, name)]
+    told = [f"{name.replace('_', ' ')} {getattr(present, name)}, not {getattr(wanted, name)}" for name in different[:3]]
+    return "; ".join(told) or "of another kind"

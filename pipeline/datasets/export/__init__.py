@@ -1,0 +1,263 @@
+"""One dataset in another form: npy, png, tar, or one npz file.
+
+What comes out as npy, png or tar is a dataset like any other, with a spec, receipts and a manifest: that of the job
+which would have made the samples in this form. So it is recognised while it is not whole, the same command goes on
+with it, and `verify`, `extend` and all the others work on it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pipeline.common.errors import UsageError
+from pipeline.common.version import VERSION
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare
+from pipeline.datasets.export.conversion import FORMS, check_form, check_precision, converted, exported_spec
+from pipeline.datasets.export.npz import NpzFile, write_npz
+from pipeline.datasets.export.source import Source
+from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.receipts import Receipt
+from pipeline.datasets.shard_statistics import ShardStatistics
+from pipeline.formats import FORMATS
+from pipeline.formats.format import check_image
+from pipeline.formats.image import encoder_versions
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.plan import Shard
+from pipeline.stores import normalise
+from pipeline.stores.store import Store
+
+__all__ = ["FORMS", "Exported", "export"]
+
+#: Shards that are made at the same time: one is read and decoded while another is encoded and written.
+_THREADS = 2
+_PIECE_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export came to."""
+
+    source: str
+    out: str
+    form: str
+    dtype: str
+    count: int
+    #: Files of samples in all: shards, or the one npz.
+    shards: int
+    size_bytes: int
+    #: Samples that were there already from an export that was interrupted.
+    count_found: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def export(
+    source: str,
+    out: str,
+    *,
+    to: str,
+    dtype: str | None = None,
+    layout: str | None = None,
+    shard_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Writes a whole dataset in another form to `out`: a new or empty destination, or a new `.npz` file.
+
+    Every file is checked against its receipt while it is read. `progress` is called with (samples done, samples),
+    from any thread. An `out` that holds the same export, interrupted, is completed.
+    Raises UsageError for what cannot be, DatasetError for a source that is not whole and sound,
+    DestinationOccupiedError, StoreError.
+    """
+    check_form(to)
+    _check_apart(normalise(source), normalise(out))
+    opened = Source(source, shards_kept=_THREADS + 1)
+    if to == "npz":
+        return _to_npz(opened, out, dtype, layout, shard_size, progress)
+    spec = exported_spec(opened.spec, to, dtype=dtype, layout=layout, shard_size=shard_size)
+    store = prepare(spec, out, [])
+    return _Conversion(opened, spec, store, progress).run()
+
+
+def _check_apart(source: str, out: str) -> None:
+    if out == source:
+        raise UsageError(f"{out} is the dataset itself: export it to another destination")
+    if out.startswith(source.rstrip("/") + "/"):
+        raise UsageError(f"{out} lies inside the dataset {source}: export it to another destination")
+
+
+def _to_npz(
+    source: Source,
+    out: str,
+    dtype: str | None,
+    layout: str | None,
+    shard_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Exported:
+    for name, value in (("--layout", layout), ("--shard-size", shard_size)):
+        if value is not None:
+            raise UsageError(f"{name} is not for npz, which is one file")
+    if dtype not in (None, "uint8"):
+        raise UsageError(f"dtype {dtype}: npz is uint8, as FID tools read it; use --to npy for {dtype}")
+    check_image("npz", source.spec.sample_type)
+    check_precision(source.spec, "uint8")
+    file = NpzFile(out)
+    file.check_free()
+    done = 0
+
+    def told(samples: int) -> None:
+        nonlocal done
+        done += samples
+        if progress is not None:
+            progress(done, source.spec.count)
+
+    stored = write_npz(source, file, _origin(source), told)
+    return Exported(
+        source=source.dataset.url,
+        out=file.url,
+        form="npz",
+        dtype="uint8",
+        count=source.spec.count,
+        shards=1,
+        size_bytes=stored.size_bytes,
+        count_found=0,
+    )
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Where an export comes from, for those who find it."""
+    return {
+        "noisemill": VERSION,
+        "exported_from": source.dataset.url,
+        "source_spec_sha256": source.spec.sha256,
+        "source_index_sha256": source.manifest.index_sha256,
+        "source_form": f"{source.spec.format}, {source.spec.dtype}",
+        "generator": source.spec.generator_name,
+        "digest": source.spec.digest,
+    }
+
+
+class _Conversion:
+    """One export to npy, png or tar."""
+
+    def __init__(
+        self, source: Source, spec: JobSpec, store: Store, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._source = source
+        self._spec = spec
+        self._store = store
+        self._progress = progress
+        self._done = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def run(self) -> Exported:
+        """Makes the shards that are missing, then the last step."""
+        self._bring_inputs()
+        out = Dataset(self._store.url)
+        finished = out.finished()
+        found = sum(receipt.count for receipt in finished.values())
+        self._tell(found)
+        missing = [shard for shard in self._spec.plan if shard.index not in finished]
+        if missing or not out.whole:
+            origin = json.dumps(_origin(self._source), sort_keys=True, indent=1) + "\n"
+            self._store.write(shards.ORIGIN, origin.encode())
+            self._make(missing)
+            finish_dataset(self._store.url, self._spec.job_id(self._store.url))
+        manifest = Dataset(self._store.url).manifest()
+        assert manifest is not None
+        return Exported(
+            source=self._source.dataset.url,
+            out=self._store.url,
+            form=self._spec.format,
+            dtype=self._spec.dtype,
+            count=self._spec.count,
+            shards=manifest.shards,
+            size_bytes=manifest.size_bytes,
+            count_found=found,
+        )
+
+    def _bring_inputs(self) -> None:
+        """Latents and labels that the user brought belong to the job."""
+        spec = self._source.spec
+        brought = {shards.LATENTS: spec.latents is not None, shards.LABELS: (spec.labels or "").startswith("file:")}
+        for name in [name for name, there in brought.items() if there and not self._store.exists(name)]:
+            draft = self._store.draft()
+            try:
+                sink = draft.sink(name)
+                with self._source.dataset.store.open(name) as file:
+                    while piece := file.read(_PIECE_BYTES):
+                        sink.write(piece)
+                draft.commit()
+            except BaseException:
+                draft.discard()
+                raise
+
+    def _make(self, missing: list[Shard]) -> None:
+        """A few shards at a time, in order. The first error, or Ctrl-C, ends all."""
+        waiting = iter(missing)
+        running: set[Future[None]] = set()
+        with ThreadPoolExecutor(_THREADS) as threads:
+            try:
+                while True:
+                    while len(running) < _THREADS and (shard := next(waiting, None)) is not None:
+                        running.add(threads.submit(self._make_shard, shard))
+                    if not running:
+                        return
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        future.result()
+            finally:
+                self._stop.set()
+
+    def _make_shard(self, shard: Shard) -> None:
+        spec = self._spec
+        draft = self._store.draft()
+        try:
+            writer = FORMATS[spec.format].writer(draft, shard, spec.sample_type)
+            classes = None if spec.classes is None else len(spec.classes)
+            statistics = ShardStatistics(shard.count, classes, first=shard.first)
+            first = shard.first
+            for samples, labels in self._source.batches(shard.first, shard.count):
+                if self._stop.is_set():
+                    draft.discard()
+                    return
+                stored = converted(samples, self._source.spec, spec.dtype, first)
+                statistics.add(stored, labels)
+                writer.write(stored, labels)
+                first += len(samples)
+                self._tell(len(samples))
+            writer.close()
+            files = draft.commit()
+        except BaseException:
+            draft.discard()
+            raise
+        made_by = self._source.made_by(shard.first)
+        receipt = Receipt(
+            samples_sha256=spec.samples_sha256,
+            shard=shard.index,
+            first=shard.first,
+            count=shard.count,
+            files=tuple(files),
+            statistics=statistics.result(),
+            made_by=replace(made_by, versions={**made_by.versions, **encoder_versions()}),
+            attempt=1,
+            worker="export",
+            finished_at=time.time(),
+        )
+        self._store.write(shards.receipt_name(shard.index), receipt.to_json().encode())
+
+    def _tell(self, samples: int) -> None:
+        with self._lock:
+            self._done += samples
+            if self._progress is not None:
+                self._progress(self._done, self._spec.count)

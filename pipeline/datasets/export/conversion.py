@@ -1,0 +1,84 @@
+"""Which form a dataset can take, and how its samples change on the way.
+
+Precision only goes down: float32, float16, uint8. What would go up (pixels to floats) is refused: it would look like
+the generator's own output and be up to half a level off; the same generator makes the floats themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import UsageError, shown
+from pipeline.datasets.shard_statistics import check_finite
+from pipeline.formats import FORMATS
+from pipeline.formats.values import to_stored
+from pipeline.spec.job_spec import JobSpec
+
+#: What `export --to` knows; npz is one file for other programs, the others are datasets.
+FORMS = ("npy", "png", "tar", "npz")
+
+#: From the finest.
+_PRECISIONS = ("float32", "float16", "uint8")
+
+
+def check_form(name: str) -> None:
+    """Raises UsageError with the known forms."""
+    if name in FORMS:
+        return
+    close = difflib.get_close_matches(name.lower(), FORMS, n=1)
+    raise UsageError(f"--to {shown(name)} is unknown: {f'did you mean {close[0]}?' if close else f'use {_listed()}'}")
+
+
+def exported_spec(
+    spec: JobSpec, form: str, *, dtype: str | None = None, layout: str | None = None, shard_size: int | None = None
+) -> JobSpec:
+    """The spec of the same samples as npy, png or tar. Raises UsageError."""
+    format_ = FORMATS[form]
+    if dtype is None:
+        dtype = spec.dtype if spec.dtype in format_.dtypes else format_.default_dtype
+    exported = replace(
+        spec,
+        format=form,
+        dtype=dtype,
+        layout=format_.layouts[0] if layout is None else layout,
+        shard_size=shard_size or spec.shard_size,
+    )
+    exported.check()
+    format_.check(exported.sample_type)
+    check_precision(spec, dtype)
+    return exported
+
+
+def check_precision(spec: JobSpec, dtype: str) -> None:
+    """Raises UsageError unless samples of this spec can be stored with this dtype."""
+    if _PRECISIONS.index(dtype) < _PRECISIONS.index(spec.dtype):
+        raise UsageError(
+            f"dtype {dtype}: the samples are {spec.dtype}, what they lost does not come back; "
+            f"use {spec.dtype}, or 'noisemill generate' to make them as {dtype}"
+        )
+    if dtype == "uint8" and spec.dtype != "uint8" and spec.value_range is None:
+        raise UsageError(
+            "uint8 needs the range of the generator's values, which this dataset does not know: use --to npy"
+        )
+
+
+def converted(samples: NDArray[Any], spec: JobSpec, dtype: str, first: int) -> NDArray[Any]:
+    """Samples of this spec in another dtype, as its job would have stored them. `first` is the index of row 0.
+
+    Raises SampleError for values that float16 cannot hold.
+    """
+    if samples.dtype == dtype:
+        return np.ascontiguousarray(samples)
+    stored = to_stored(samples.astype(np.float32, copy=False), dtype, spec.value_range)
+    if stored.dtype == np.float16:
+        check_finite(stored, first, "values that float16 cannot hold")
+    return stored
+
+
+def _listed() -> str:
+    return f"{', '.join(FORMS[:-1])} or {FORMS[-1]}"

@@ -1,0 +1,108 @@
+"""One `.npz` file as FID tools read it: `arr_0` uint8 (n, height, width, channels), `arr_1` int64 labels.
+
+Streamed into the store without being held in memory, and in place only when it is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.common.errors import DestinationOccupiedError, UsageError
+from pipeline.datasets.export.conversion import check_precision, converted
+from pipeline.datasets.export.source import Source
+from pipeline.formats.format import check_image
+from pipeline.stores import normalise, open_store
+from pipeline.stores.store import Sink, Store, StoredFile
+
+#: Zip knows no times before 1980; with a fixed one the same samples make the same bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+_LABELS_AT_A_TIME = 2**20
+
+
+class NpzFile:
+    """Where the file goes. Raises UsageError if it is no `.npz`, DestinationOccupiedError if it is there."""
+
+    def __init__(self, out: str) -> None:
+        if not out.endswith(".npz"):
+            raise UsageError(f"{out}: --to npz writes one file, whose name must end in .npz")
+        folder, _, self.name = normalise(out).rpartition("/")
+        if folder == "s3:/":
+            raise UsageError(f"{out} names a bucket, not a file in one: write s3://bucket/name.npz")
+        self.store: Store = open_store(folder or "/")
+        self.url = normalise(out)
+
+    def check_free(self) -> None:
+        """Raises DestinationOccupiedError where the file, or a folder of its name, is there; StoreError."""
+        self.store.check_writable()
+        below = next(iter(self.store.list(f"{self.name}/")), None)
+        if self.store.exists(self.name) or below is not None:
+            raise DestinationOccupiedError(f"{self.url} is there already: remove it, or choose another name")
+
+
+def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], told: Callable[[int], None]) -> StoredFile:
+    """Writes the file; `told` hears how many samples each batch had. `comment` goes into the archive's comment."""
+    check_image("npz", source.spec.sample_type)
+    check_precision(source.spec, "uint8")
+    file.store.sweep()
+    draft = file.store.draft()
+    try:
+        with zipfile.ZipFile(_Stream(draft.sink(file.name)), "w", zipfile.ZIP_STORED, allowZip64=True) as archive:  # type: ignore[call-overload]
+            archive.comment = json.dumps(comment, sort_keys=True).encode()[:65535]
+            _write_samples(archive, source, told)
+            if source.spec.classes is not None:
+                _write_labels(archive, source)
+        return draft.commit()[0]
+    except BaseException:
+        draft.discard()
+        raise
+
+
+def _write_samples(archive: zipfile.ZipFile, source: Source, told: Callable[[int], None]) -> None:
+    spec = source.spec
+    with archive.open(_member("arr_0.npy"), "w", force_zip64=True) as member:
+        member.write(_header(np.uint8, (spec.count, *spec.sample_shape)))
+        first = 0
+        for samples, _ in source.batches(0, spec.count):
+            member.write(converted(samples, spec, "uint8", first).data)
+            first += len(samples)
+            told(len(samples))
+
+
+def _write_labels(archive: zipfile.ZipFile, source: Source) -> None:
+    count = source.spec.count
+    with archive.open(_member("arr_1.npy"), "w", force_zip64=True) as member:
+        member.write(_header(np.int64, (count,)))
+        for first in range(0, count, _LABELS_AT_A_TIME):
+            labels = source.dataset.labels(first, min(_LABELS_AT_A_TIME, count - first))
+            assert labels is not None
+            member.write(labels.astype(np.int64).data)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name, date_time=_TIME)
+
+
+def _header(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+class _Stream:
+    """A sink as `zipfile` wants its file: it can neither tell nor seek, so sizes follow each member."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, data: Any) -> int:
+        return self._sink.write(data)
+
+    def flush(self) -> None:
+        """Nothing: the draft's commit does it."""

@@ -1,0 +1,68 @@
+"""The last step of a job: contact sheet, card, index of shards and, last of all, the manifest.
+
+Every part is made from what lies at the destination, so that it can be made again by anyone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from pipeline.common.errors import DatasetError
+from pipeline.common.version import VERSION
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import EngineRecord, Manifest, Receipt, merged_statistics
+from pipeline.datasets.report.card import dataset_card
+from pipeline.datasets.report.preview import contact_sheet
+from pipeline.spec import plan as shards
+
+
+def finish_dataset(destination: str, job_id: str) -> Manifest:
+    """Writes preview, card, index and manifest of a dataset whose shards are all done.
+
+    Raises DatasetError if one is not.
+    """
+    dataset = Dataset(destination)
+    receipts = dataset.finished()
+    missing = [index for index in range(len(dataset.plan)) if index not in receipts]
+    if missing:
+        raise DatasetError(
+            f"{dataset.url} is not whole: shard {missing[0]} is missing or damaged ({len(missing)} in all)"
+        )
+    ordered = [receipts[index] for index in range(len(dataset.plan))]
+    index_text = "".join(receipt.index_line() for receipt in ordered).encode()
+    manifest = Manifest(
+        noisemill=VERSION,
+        job=job_id,
+        spec_sha256=dataset.spec.sha256,
+        generator=dataset.spec.generator_name,
+        digest=dataset.spec.digest,
+        count=dataset.spec.count,
+        shards=len(ordered),
+        size_bytes=sum(receipt.size_bytes for receipt in ordered),
+        index_sha256=hashlib.sha256(index_text).hexdigest(),
+        statistics=merged_statistics(ordered),
+        made_by=_distinct_engines(ordered),
+        finished_at=time.time(),
+    )
+    # All shards are in place: what is still on its way comes from workers that were given up.
+    dataset.store.sweep(older_than_s=0)
+    sheet = contact_sheet(dataset)
+    if sheet is not None:
+        dataset.store.write(shards.PREVIEW, sheet)
+    card = dataset_card(dataset.spec, manifest, has_preview=sheet is not None, exported_from=dataset.exported_from)
+    dataset.store.write(shards.CARD, card.encode())
+    dataset.store.write(shards.SHARD_INDEX, index_text)
+    if Dataset(destination).spec != dataset.spec:
+        raise DatasetError(f"{dataset.url} has become another job's")
+    dataset.store.delete([shards.SELECTION])
+    dataset.store.write(shards.MANIFEST, manifest.to_json().encode())
+    return manifest
+
+
+def _distinct_engines(receipts: list[Receipt]) -> tuple[EngineRecord, ...]:
+    distinct: list[EngineRecord] = []
+    for receipt in receipts:
+        if receipt.made_by not in distinct:
+            distinct.append(receipt.made_by)
+    return tuple(distinct)

@@ -1,0 +1,77 @@
+"""What goes into the generator for any range of samples: latents and labels.
+
+They come from the seed and the label plan, or from files that the user brought and that lie at the
+destination (`latents.npy`, `labels.npy`), of which only the rows asked for are read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.common.files import NPY_ERRORS, first_line, read_npy_header
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.labels import LabelPlan, label_plan
+from pipeline.spec.latents import latents, parse_noise
+from pipeline.stores.store import Store
+
+
+class Inputs:
+    """Latents and labels of one job."""
+
+    def __init__(self, spec: JobSpec, store: Store) -> None:
+        self._spec = spec
+        self._store = store
+        try:
+            self._noise = parse_noise(spec.noise)
+        except UsageError as error:
+            raise DatasetError(f"{store.url}/{shards.JOB}: {error}") from None
+        self._plan: LabelPlan | None = None
+        if spec.labels is not None and spec.classes is not None and not spec.labels.startswith("file:"):
+            self._plan = label_plan(spec.labels, classes=len(spec.classes), seed=spec.seed)
+
+    def latents(self, first: int, count: int) -> NDArray[np.float32]:
+        """Latents of samples `first` to `first + count - 1`, float32 of shape (count, latent_dim)."""
+        if self._spec.latents is None:
+            return latents(self._spec.seed, first, count, self._spec.latent_dim, self._noise)
+        return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
+
+    def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
+        """Labels of the same samples, int32 of shape (count,); None for a generator without classes."""
+        if self._spec.labels is None:
+            return None
+        if self._plan is not None:
+            return self._plan.labels(first, count)
+        labels = read_rows(self._store, shards.LABELS, first, count, "int32", ())
+        if count and not 0 <= labels.min() <= labels.max() < len(self._spec.classes or ()):
+            raise DatasetError(f"{self._store.url}/{shards.LABELS} holds labels that are no class: it was changed")
+        return labels
+
+
+def read_rows(store: Store, name: str, first: int, count: int, dtype: str, row_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Rows `first` to `first + count - 1` of an .npy file of this dtype and shape, without reading the others.
+
+    Raises DatasetError if the file is absent, is no such file, or ends before.
+    """
+    try:
+        with store.open(name) as file:
+            shape, fortran, found = read_npy_header(file)
+            if fortran or found != np.dtype(dtype) or shape[1:] != row_shape:
+                raise ValueError(f"it holds {found} of shape {shape}, not {dtype} of shape {('n', *row_shape)}")
+            if not shape or first + count > shape[0]:
+                raise ValueError(f"it does not hold rows {first} to {first + count - 1}")
+            row_bytes = found.itemsize * math.prod(row_shape)
+            file.seek(file.tell() + first * row_bytes)
+            data = file.read(count * row_bytes)
+            if len(data) != count * row_bytes:
+                raise ValueError("it ends early")
+            return np.frombuffer(data, dtype=found).reshape(count, *row_shape)
+    except FileNotFoundError:
+        raise DatasetError(f"{store.url}/{name} is missing") from None
+    except NPY_ERRORS as error:
+        raise DatasetError(f"{store.url}/{name} cannot be read: {first_line(error)}") from None

@@ -1,0 +1,255 @@
+"""Receipts and the manifest: what lies at a destination must be what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.sketch import WIDTH
+from pipeline.spec.plan import Shard
+from pipeline.stores.records import parse_record
+from pipeline.stores.store import StoredFile
+
+RECEIPT_VERSION = 1
+MANIFEST_VERSION = 1
+
+#: Receipts of more files are written in one line.
+_FEW_FILES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of the stored values of one shard, or of all."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    #: Samples that equal another sample of their shard; at least, where a shard has more than 4 million.
+    repeated: int
+    #: Samples whose values are all the same.
+    constant: int
+    #: Samples per class; None for an unconditional generator.
+    classes: tuple[int, ...] | None
+    #: What the values are compared by from afar, see `pipeline.datasets.sketch`; empty where nobody took it.
+    sketch: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """How samples were computed: enough to compute them again."""
+
+    #: "tf" (tf.function) or "xla".
+    engine: str
+    #: Samples per forward pass.
+    batch: int
+    precision: str
+    #: "cpu" or "gpu".
+    device: str
+    #: What the device calls itself.
+    device_name: str
+    #: Versions of noisemill, of what computed samples (tensorflow, keras, numpy) and of what compresses images (zlib).
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What one finished shard must be."""
+
+    version: int = RECEIPT_VERSION
+    #: Identity of the samples, `JobSpec.samples_sha256`: a dataset that is extended keeps its receipts.
+    samples_sha256: str
+    shard: int
+    first: int
+    count: int
+    files: tuple[StoredFile, ...]
+    statistics: Statistics
+    made_by: EngineRecord
+    #: How often the shard was claimed until it was done, from 1.
+    attempt: int
+    worker: str
+    #: Unix time.
+    finished_at: float
+    #: Seconds that the stages of the mill were busy since the receipt before.
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the lines `SHA256  NAME`, one per file, as `sha256sum FILES | sha256sum` prints it."""
+        lines = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def belongs_to(self, samples_sha256: str, shard: Shard) -> bool:
+        """Whether it is the receipt of this shard, or of a shorter one in its place, of these samples."""
+        mine = (self.samples_sha256, self.shard, self.first)
+        return mine == (samples_sha256, shard.index, shard.first) and self.count <= shard.count
+
+    def to_json(self) -> str:
+        """JSON with stable keys."""
+        # Of thousands of images: the copies that `asdict` makes, and the encoder that indents, would take five times
+        # as long as this.
+        data = {**asdict(replace(self, files=())), "files": [file._asdict() for file in self.files]}
+        return json.dumps(data, sort_keys=True, indent=1 if len(self.files) <= _FEW_FILES else None) + "\n"
+
+    @classmethod
+    def from_json(cls, text: bytes, source: str) -> Receipt:
+        """The receipt that `to_json` wrote. Raises DatasetError naming `source`."""
+        data = _object(text, source, _FIELDS_OF_RECEIPT, RECEIPT_VERSION)
+        try:
+            data["files"] = tuple(StoredFile(**file) for file in data["files"])
+            data["statistics"] = statistics_of(data["statistics"])
+            data["made_by"] = engine_record(data["made_by"])
+            receipt = cls(**data)
+            _check(receipt, str, "samples_sha256", "worker")
+            _check(receipt, int, "version", "shard", "first", "count", "attempt")
+            _check(receipt, float, "finished_at")
+            if not isinstance(receipt.seconds, dict) or not all(map(_is_number, receipt.seconds.values())):
+                raise ValueError("seconds are no numbers")
+            for file in receipt.files:
+                _check(file, str, "name", "sha256")
+                _check(file, int, "size_bytes")
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{source} is no receipt: {error}") from None
+        return receipt
+
+    def index_line(self) -> str:
+        """Its line in `shards.jsonl`."""
+        line = {
+            "shard": self.shard,
+            "first": self.first,
+            "count": self.count,
+            "files": len(self.files),
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "sketch": self.statistics.sketch,
+        }
+        return json.dumps(line, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Written last: its presence means that the dataset is whole."""
+
+    version: int = MANIFEST_VERSION
+    #: Version of noisemill that wrote it.
+    noisemill: str
+    job: str
+    spec_sha256: str
+    generator: str
+    digest: str
+    count: int
+    shards: int
+    #: Bytes of all shards' files.
+    size_bytes: int
+    #: sha256 of shards.jsonl.
+    index_sha256: str
+    statistics: Statistics
+    #: Each way in which samples were computed.
+    made_by: tuple[EngineRecord, ...]
+    #: Unix time.
+    finished_at: float
+
+    def to_json(self) -> str:
+        """JSON with stable keys."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: bytes, source: str) -> Manifest:
+        """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
+        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION)
+        try:
+            data["statistics"] = statistics_of(data["statistics"])
+            data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
+            manifest = cls(**data)
+            _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
+            _check(manifest, int, "version", "count", "shards", "size_bytes")
+            _check(manifest, float, "finished_at")
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{source} is no manifest: {error}") from None
+        return manifest
+
+
+def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
+    """Statistics of all samples together, from those of the shards."""
+    each = [(receipt.statistics, receipt.count) for receipt in receipts]
+    sketches = [statistics.sketch for statistics, _ in each]
+    per_class = [statistics.classes for statistics, _ in each if statistics.classes is not None]
+    return Statistics(
+        minimum=min(statistics.minimum for statistics, _ in each),
+        maximum=max(statistics.maximum for statistics, _ in each),
+        mean=math.fsum(statistics.mean * count for statistics, count in each) / sum(count for _, count in each),
+        repeated=sum(statistics.repeated for statistics, _ in each),
+        constant=sum(statistics.constant for statistics, _ in each),
+        classes=tuple(sum(column) for column in zip(*per_class, strict=True)) if per_class else None,
+        sketch=tuple(map(math.fsum, zip(*sketches, strict=True))) if all(sketches) else (),
+    )
+
+
+def statistics_of(data: dict[str, Any]) -> Statistics:
+    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
+    classes = data["classes"]
+    sketch = tuple(data["sketch"])
+    statistics = Statistics(**{**data, "classes": None if classes is None else tuple(classes), "sketch": sketch})
+    _check(statistics, float, "minimum", "maximum", "mean")
+    _check(statistics, int, "repeated", "constant")
+    if not all(type(number) is int and number >= 0 for number in statistics.classes or ()):
+        raise ValueError("classes are not counted")
+    if not all(map(_is_number, sketch)) or len(sketch) not in (0, WIDTH):
+        raise ValueError(f"sketch is {str(sketch)[:60]!r}")
+    return statistics
+
+
+def engine_record(data: dict[str, Any]) -> EngineRecord:
+    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
+    record = EngineRecord(**data)
+    _check(record, str, "engine", "precision", "device", "device_name")
+    _check(record, int, "batch")
+    if record.batch < 1 or not isinstance(record.versions, dict):
+        raise ValueError("made_by is not described")
+    return record
+
+
+def _check(record: object, kind: type, *names: str) -> None:
+    """Raises ValueError for a field that is no text (str), whole number of at least 0 (int) or number (float)."""
+    for name in names:
+        value: Any = getattr(record, name)
+        if kind is float:
+            good = _is_number(value)
+        elif kind is int:
+            good = type(value) is int and value >= 0
+        else:
+            good = type(value) is kind
+        if not good:
+            raise ValueError(f"{name} is {str(value)[:60]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+_FIELDS_OF_RECEIPT = frozenset(field.name for field in fields(Receipt))
+_FIELDS_OF_MANIFEST = frozenset(field.name for field in fields(Manifest))
+
+
+def _object(text: bytes, source: str, names: frozenset[str], newest: int) -> dict[str, Any]:
+    """The fields of a record, all of them and no others."""
+    data = parse_record(text, source)
+    if not isinstance(data, dict):
+        raise DatasetError(f"{source} is damaged: an object is expected")
+    version = data.get("version")
+    if isinstance(version, int) and version > newest:
+        raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
+    if data.keys() != names:
+        odd = ", ".join(sorted(data.keys() ^ names))
+        raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
+    return data

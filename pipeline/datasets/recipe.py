@@ -1,0 +1,251 @@
+"""A dataset as a recipe: one small file from which it can be made again elsewhere, and compared with what it was.
+
+JSON, written by `to_json`:
+
+    recipe      version of this form
+    noisemill   version that wrote it
+    job         the spec, as in job.json
+    generator   its name, digest, and where to get it
+    made_by     engine, batch, device and versions, each way in which shards were made
+    statistics  of all stored values
+    inputs      latents and labels that the user brought: size and hash; the bytes too where they are few
+    shards      32 bytes a shard in base64: half of its SHA-256, and its sketch (`pipeline.datasets.sketch`) as float32
+    sha256      over all of this, so that an edited or damaged recipe is known
+
+Half a SHA-256 still leaves one chance in 2**128 that another shard has the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import DatasetError, UsageError
+from pipeline.common.version import VERSION
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics, engine_record, statistics_of
+from pipeline.datasets.sketch import WIDTH, difference
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.stores.records import parse_record
+
+RECIPE_VERSION = 1
+
+#: A shard's fingerprint: half of its hash, and its sketch.
+FINGERPRINT = np.dtype([("sha256", "V16"), ("sketch", "<f4", (WIDTH,))])
+
+#: Latents and labels of the user's up to so many bytes go into the recipe.
+EMBEDDED_BYTES = 256 * 1024
+#: Larger files are no recipe: one of ten million shards has less.
+MAX_BYTES = 1 << 30
+
+#: Share of full scale within which values count as equal, in the root mean square
+#: (docs/decisions/0070-how-engines-agree.md).
+TOLERANCE = 1e-6
+#: The same where they were computed in fewer bits.
+_LOW_PRECISION_TOLERANCE = 5e-3
+#: Distance of two neighbouring stored values, as a share of full scale.
+_STEP = {"float32": 0.0, "float16": 2**-11, "uint8": 1 / 255}
+
+IDENTICAL, CLOSE, DIFFERENT = "bit-equal", "within tolerance", "different"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A file that the user brought."""
+
+    sha256: str
+    size_bytes: int
+    #: Its bytes; None where they are too many.
+    data: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What it takes to make a dataset again, and to know whether it is the same."""
+
+    noisemill: str
+    spec: JobSpec
+    made_by: tuple[EngineRecord, ...]
+    statistics: Statistics
+    #: By name at the destination.
+    inputs: Mapping[str, Input]
+    #: FINGERPRINT, (shards,).
+    fingerprints: NDArray[np.void]
+
+    @property
+    def where(self) -> str:
+        """Where to get the generator, for people."""
+        reference = self.spec.generator
+        if reference.startswith("s3://"):
+            return f"fetched from {reference}"
+        return f"a file of whoever made it, {reference}" if "/" in reference else f"comes with noisemill {VERSION}"
+
+    @property
+    def tolerance(self) -> float:
+        """Root mean square difference, as a share of full scale, up to which a shard is the same.
+
+        Values that differ by t are stored as different ones of distance s with a chance of t / s.
+        """
+        computed = TOLERANCE if self.spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
+        return max(computed, math.sqrt(computed * _STEP[self.spec.dtype]))
+
+    @property
+    def full_scale(self) -> float:
+        """From the least to the greatest value that can be."""
+        if self.spec.dtype == "uint8":
+            return 255.0
+        low, high = self.spec.value_range or (self.statistics.minimum, self.statistics.maximum)
+        return high - low or 1.0
+
+    def compare(self, receipt: Receipt) -> tuple[str, float | None]:
+        """Whether a shard is bit-equal, within tolerance or different, and by how much it differs.
+
+        That is the root mean square over its values, as a share of full scale; None where one of both has no sketch.
+        """
+        fingerprint = self.fingerprints[receipt.shard]
+        if fingerprint["sha256"].tobytes() == _half(receipt.sha256):
+            return IDENTICAL, 0.0
+        old, new = fingerprint["sketch"].astype(np.float64).tolist(), receipt.statistics.sketch
+        if not new or not all(map(math.isfinite, old)):
+            return DIFFERENT, None
+        values = receipt.count * math.prod(self.spec.sample_shape)
+        share = difference(old, new, values) / self.full_scale
+        return (CLOSE if share <= self.tolerance else DIFFERENT), share
+
+    def to_json(self) -> str:
+        """The file."""
+        body = {
+            "recipe": RECIPE_VERSION,
+            "noisemill": self.noisemill,
+            "job": asdict(self.spec),
+            "generator": {"name": self.spec.generator_name, "digest": self.spec.digest, "where": self.where},
+            "made_by": [asdict(record) for record in self.made_by],
+            "statistics": asdict(self.statistics),
+            "inputs": {name: _input_to_json(each) for name, each in self.inputs.items()},
+            "shards": base64.b64encode(self.fingerprints.tobytes()).decode(),
+        }
+        return json.dumps({**body, "sha256": _sha256(body)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: bytes, source: str) -> Recipe:
+        """The recipe that `to_json` wrote. Raises DatasetError naming `source`."""
+        body = _checked(text, source)
+        try:
+            spec = JobSpec.from_json(json.dumps(body["job"]), source=f"{source}: job")
+            recipe = cls(
+                noisemill=str(body["noisemill"]),
+                spec=spec,
+                made_by=tuple(engine_record(record) for record in body["made_by"]),
+                statistics=statistics_of(body["statistics"]),
+                inputs={name: _input_from_json(each) for name, each in body["inputs"].items()},
+                fingerprints=np.frombuffer(base64.b64decode(body["shards"], validate=True), FINGERPRINT),
+            )
+        except DatasetError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+            raise DatasetError(f"{source} is no recipe: {error}") from None
+        if len(recipe.fingerprints) != len(spec.plan) or not recipe.made_by:
+            raise DatasetError(f"{source} is no recipe: it tells of {len(recipe.fingerprints)} shards")
+        return recipe
+
+
+def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
+    """The recipe of a whole dataset, from its manifest and index of shards; no shard is read.
+
+    `generator` is where others get it, if not where the job found it. Raises DatasetError if the dataset is not whole.
+    """
+    spec = dataset.spec
+    if spec.format == "null":
+        raise UsageError(f"{dataset.url} was made with --format null: there is nothing to make again")
+    manifest = dataset.manifest()
+    if manifest is None or manifest.spec_sha256 != spec.sha256:
+        raise DatasetError(f"{dataset.url} is not whole: 'noisemill resume {dataset.url}' makes what is missing")
+    lines = _index(dataset, manifest.index_sha256)
+    return Recipe(
+        noisemill=VERSION,
+        spec=spec if generator is None else JobSpec(**{**spec.__dict__, "generator": generator}),
+        made_by=manifest.made_by,
+        statistics=manifest.statistics,
+        inputs={name: _input(dataset, name) for name in _input_names(spec)},
+        fingerprints=np.array([_fingerprint(line) for line in lines], FINGERPRINT),
+    )
+
+
+def _index(dataset: Dataset, sha256: str) -> list[dict[str, Any]]:
+    try:
+        text = dataset.store.read(shards.SHARD_INDEX)
+    except FileNotFoundError:
+        text = b""
+    if hashlib.sha256(text).hexdigest() != sha256:
+        raise DatasetError(
+            f"{dataset.url}/{shards.SHARD_INDEX} is missing or damaged: 'noisemill resume {dataset.url}' mends it"
+        )
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _fingerprint(line: dict[str, Any]) -> tuple[bytes, list[float]]:
+    return _half(line["sha256"]), line["sketch"] or [math.nan] * WIDTH
+
+
+def _half(sha256: str) -> bytes:
+    return bytes.fromhex(sha256)[:16]
+
+
+def _input_names(spec: JobSpec) -> list[str]:
+    labels = spec.labels is not None and spec.labels.startswith("file:")
+    return [shards.LATENTS] * (spec.latents is not None) + [shards.LABELS] * labels
+
+
+def _input(dataset: Dataset, name: str) -> Input:
+    try:
+        with dataset.store.open(name) as file:
+            data, digest, size = b"", hashlib.sha256(), 0
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+                size += len(piece)
+                data = data + piece if size <= EMBEDDED_BYTES else b""
+    except FileNotFoundError:
+        raise DatasetError(f"{dataset.url}/{name} is missing") from None
+    return Input(sha256=digest.hexdigest(), size_bytes=size, data=data if size <= EMBEDDED_BYTES else None)
+
+
+def _input_to_json(each: Input) -> dict[str, Any]:
+    data = None if each.data is None else base64.b64encode(zlib.compress(each.data, 9)).decode()
+    return {"sha256": each.sha256, "size_bytes": each.size_bytes, "data": data}
+
+
+def _input_from_json(data: dict[str, Any]) -> Input:
+    text = data["data"]
+    content = None
+    if text is not None:
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(base64.b64decode(text, validate=True), EMBEDDED_BYTES)
+    return Input(sha256=str(data["sha256"]), size_bytes=int(data["size_bytes"]), data=content)
+
+
+def _sha256(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _checked(text: bytes, source: str) -> dict[str, Any]:
+    """What a recipe holds, once it is known that it is one and nobody has changed it."""
+    body = parse_record(text, source)
+    if not isinstance(body, dict) or "recipe" not in body:
+        raise DatasetError(f"{source} is no recipe: 'noisemill recipe DEST' writes one")
+    if isinstance(body["recipe"], int) and body["recipe"] > RECIPE_VERSION:
+        raise DatasetError(f"{source} was written by a newer noisemill (version {body['recipe']}): upgrade")
+    told = body.pop("sha256", None)
+    if told != _sha256(body):
+        raise DatasetError(f"{source} is damaged or was edited: its hash is not the one that it tells")
+    return body

@@ -1,0 +1,125 @@
+"""Deletes a dataset: what noisemill made, and nothing else that lies there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from pipeline.common.errors import DatasetError, UnknownJobError, UsageError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import read_spec
+from pipeline.jobs.following import cancel_and_wait
+from pipeline.jobs.ledger import Ledger
+from pipeline.spec import plan as shards
+from pipeline.stores import open_store
+
+#: What noisemill writes beside shards and receipts. The manifest goes first, `job.json` last.
+_RECORDS = (
+    shards.SHARD_INDEX, shards.CARD, shards.PREVIEW, shards.REPORT, shards.SELECTION, shards.LATENTS, shards.LABELS,
+    shards.ORIGIN,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What removing a dataset takes away."""
+
+    destination: str
+    #: Id of its job.
+    job: str
+    files: int
+    size_bytes: int
+    #: Files that noisemill did not make: they stay.
+    others: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def plan_removal(destination: str) -> Removal:
+    """What `remove_dataset` would delete. Raises DatasetError where there is no dataset."""
+    dataset = Dataset(destination)
+    files = size_bytes = others = 0
+    owned = _Owned(dataset)
+    for entry in dataset.store.list(""):
+        if entry.name in owned:
+            files, size_bytes = files + 1, size_bytes + entry.size_bytes
+        else:
+            others += 1
+    job = dataset.spec.job_id(dataset.url)
+    return Removal(destination=dataset.url, job=job, files=files, size_bytes=size_bytes, others=others)
+
+
+def remove_dataset(destination: str, spec_sha256: str) -> int:
+    """Deletes the dataset of this spec; answers how many files went. Nothing where it is gone already.
+
+    Files of others stay, and then so do the folders they lie in. A removal that is cut short can be repeated.
+    Raises StoreError, DatasetError where another job lies there.
+    """
+    store = open_store(destination)
+    spec = read_spec(store)
+    if spec is None:
+        return 0
+    if spec.sha256 != spec_sha256:
+        raise DatasetError(f"{store.url} holds another job now: it is left alone")
+    # First what says that it is whole, last what says whose it is.
+    store.delete([shards.MANIFEST])
+    store.sweep(older_than_s=0)
+    owned = _Owned(Dataset(store.url))
+    names = [entry.name for entry in store.list("") if entry.name in owned and entry.name != shards.JOB]
+    store.delete(names)
+    store.delete([shards.JOB])
+    store.prune()
+    return len(names) + 2
+
+
+def refuse_live(ledger: Ledger, job_id: str, *, cancel: bool) -> None:
+    """Raises UsageError while a job can still be worked on, unless it is to be cancelled first."""
+    try:
+        live = ledger.job(job_id).live
+    except UnknownJobError:
+        return
+    if not live:
+        return
+    if not cancel:
+        raise UsageError(f"job {job_id} is still going: cancel it first, or say --cancel")
+    cancel_and_wait(ledger, job_id)
+
+
+class _Owned:
+    """The names of all files that a dataset's job can have made."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._spec = dataset.spec
+        self._shard_files = lru_cache(64)(self._files_of)
+        self._labels = lru_cache(None)(self._labels_of)
+
+    def __contains__(self, name: str) -> bool:
+        if name in (shards.JOB, shards.MANIFEST, *_RECORDS):
+            return True
+        receipt = shards.receipt_index(name)
+        if receipt is not None:
+            return receipt < len(self._dataset.plan)
+        if self._spec.layout == "class":
+            return self._is_image(name)
+        match = re.match(rf"{shards.SHARDS}/(\d{{8}})\b", name)
+        return match is not None and name in self._shard_files(int(match[1]))
+
+    def _is_image(self, name: str) -> bool:
+        match = re.fullmatch(r"(.+)/(\d{12})\.png", name)
+        if match is None or int(match[2]) >= self._spec.count:
+            return False
+        index, size = int(match[2]), self._spec.shard_size
+        labels = self._labels(index // size)
+        return bool(shards.class_folder((self._spec.classes or ())[labels[index % size]]) == match[1])
+
+    def _files_of(self, index: int) -> frozenset[str]:
+        return frozenset(self._dataset.file_names(index)) if index < len(self._dataset.plan) else frozenset()
+
+    def _labels_of(self, index: int) -> Any:
+        shard = self._dataset.plan[index]
+        return self._dataset.labels(shard.first, shard.count)

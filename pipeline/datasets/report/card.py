@@ -1,0 +1,113 @@
+"""The dataset card: a README for people, with the metadata block that dataset hubs read."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from pipeline.datasets.receipts import Manifest
+from pipeline.datasets.report.snippets import Snippet, checking, making, reading
+from pipeline.spec.job_spec import JobSpec
+
+_PROVENANCE = (
+    "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
+    "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n"
+)
+#: What loaders of dataset hubs are pointed to; they have none for .npy.
+_DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
+#: What is to be known beside the code.
+_NOTES = {
+    "npy": "Loaders of dataset hubs read png and tar: `noisemill export . OUT --to tar` writes those.\n",
+    "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
+    "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
+    "null": "Nothing was written: the job measured speed only.\n",
+}
+
+
+def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool, exported_from: str | None = None) -> str:
+    """Markdown with a YAML head: what this is, how to read it, how to make it again.
+
+    `exported_from` is the dataset that it was made of, where it was not made by a job.
+    """
+    paragraphs = [
+        _metadata(spec),
+        f"# {spec.count:,} samples of `{spec.generator_name}`\n",
+        "Synthetic data: every sample is the output of a generator, none is a photograph or a record.\n",
+        "![Contact sheet](preview.png)\n" if has_preview else "",
+        _facts(spec, manifest, exported_from),
+        "## Read it\n",
+        _reading(spec),
+        "## Check it, make it again\n",
+        *(_code(snippet) for snippet in (checking("."), making(spec, "."))),
+        _PROVENANCE,
+        "The licence of the samples is a matter of the generator and of what it was trained on.\n",
+    ]
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _metadata(spec: JobSpec) -> str:
+    # A JSON string is a YAML one: names of files may hold anything.
+    name = json.dumps(f"{spec.generator_name}-{spec.count}", ensure_ascii=False)
+    lines = ["---", f"pretty_name: {name}", "tags:", "- synthetic", "- noisemill"]
+    if spec.classes:
+        lines += ["task_categories:", "- image-classification"]
+    lines += ["size_categories:", f"- {_size_category(spec.count)}"]
+    if (spec.format, spec.layout) in _DATA_FILES:
+        files = _DATA_FILES[spec.format, spec.layout]
+        lines += ["configs:", "- config_name: default", "  data_files:", "  - split: train", f'    path: "{files}"']
+    lines += ["---", ""]
+    return "\n".join(lines)
+
+
+def _size_category(count: int) -> str:
+    bounds = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+    bounds += [(10**8, "10M<n<100M"), (10**9, "100M<n<1B")]
+    return next((name for bound, name in bounds if count < bound), "n>1B")
+
+
+def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
+    statistics = manifest.statistics
+    facts = [
+        ("Generator", f"`{spec.generator_name}`, `{spec.digest}`"),
+        ("Samples", f"{spec.count:,} of shape {_shape(spec.sample_shape)}, {spec.dtype}, as {spec.format}"),
+        ("Seed and noise", f"{spec.seed}, {'own latents' if spec.latents else spec.noise}"),
+        ("Labels", spec.labels or "none"),
+        ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
+        ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
+        ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),
+        (
+            "Made by",
+            "; ".join(f"{record.engine}, batch {record.batch}, {record.device}" for record in manifest.made_by),
+        ),
+        ("Finished", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.finished_at))),
+    ]
+    if exported_from is not None:
+        facts.append(("Exported from", f"`{exported_from}`"))
+    table = "| | |\n| --- | --- |\n" + "".join(f"| {name} | {_cell(value)} |\n" for name, value in facts)
+    if spec.classes and statistics.classes:
+        rows = zip(range(len(spec.classes)), spec.classes, statistics.classes, strict=True)
+        table += "\n| label | class | samples |\n| --- | --- | --- |\n"
+        table += "".join(f"| {label} | {_cell(name)} | {count:,} |\n" for label, name, count in rows)
+    return table
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _reading(spec: JobSpec) -> str:
+    where = {
+        "png": "`metadata.jsonl` beside them" if spec.layout == "flat" else "the folders' names",
+        "tar": " and `<index>.cls`",
+    }
+    without = {"png": "no file, since the generator has no classes"}
+    labels = (where if spec.classes else without).get(spec.format, "")
+    return "\n".join([_NOTES.get(spec.format, "").format(labels=labels), *map(_code, reading(spec))])
+
+
+def _code(snippet: Snippet) -> str:
+    return f"{snippet.title}:\n\n```{snippet.language}\n{snippet.code}\n```\n"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,239 @@
+"""What a report tells of a dataset: from its receipts, and from samples drawn here and there, so many at most."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics, merged_statistics
+from pipeline.datasets.report.pictures import is_large, picture_shape, shrunk
+from pipeline.datasets.report.preview import class_members
+from pipeline.spec.job_spec import JobSpec
+
+#: Samples that are looked at, at most so many and so many bytes as float32, from so many shards.
+_SAMPLES, _SAMPLE_BYTES, _SHARDS = 1024, 96 * 2**20, 16
+#: Samples shown of each class, and of how many classes.
+_PER_CLASS, CLASSES = 20, 40
+#: Of large pictures, so many.
+_LARGE_PER_CLASS = 10
+_PAIRS = 5
+_BINS = 48
+#: A gap between two shards that is longer than this, and than twenty times the usual, is a pause, seconds.
+_PAUSE_S = 60.0
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two samples that look alike."""
+
+    first: int
+    second: int
+    #: Root mean square difference, as a share of full scale.
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How fast samples were made."""
+
+    #: Samples per second in stretches of `step_s` seconds each, pauses left out; empty where shards are too few.
+    series: tuple[float, ...]
+    step_s: float
+    #: Seconds of work, and of pauses.
+    working_s: float
+    paused_s: float
+    #: Samples per second over all; None where one shard is all there is.
+    overall: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the page tells."""
+
+    url: str
+    spec: JobSpec
+    #: Whether a manifest says so.
+    whole: bool
+    #: Where only some shards are meant to be there.
+    selection: str | None
+    shards_made: int
+    samples_made: int
+    size_bytes: int
+    statistics: Statistics | None
+    made_by: tuple[EngineRecord, ...]
+    #: Worker to shards and samples.
+    workers: Mapping[str, tuple[int, int]]
+    finished_at: float | None
+    rate: Rate | None
+    stage_seconds: Mapping[str, float]
+    #: The samples that were looked at: their indices, and their values as stored, (n, *sample_shape).
+    indices: tuple[int, ...]
+    samples: NDArray[Any]
+    #: By label: some samples of it.
+    classes: Mapping[int, NDArray[Any]]
+    #: Values of the samples looked at: how many lie in each bin, and the bins' ends.
+    histogram: tuple[tuple[int, ...], tuple[float, ...]]
+    nearest: tuple[Pair, ...]
+    #: Median distance of a sample to its nearest among those looked at; None of fewer than two.
+    nearest_median: float | None
+    full_scale: tuple[float, float]
+
+
+def look_at(dataset: Dataset) -> Findings:
+    """Reads receipts and some samples. Raises DatasetError where what lies there is not what the receipts say."""
+    spec = dataset.spec
+    receipts = dataset.receipts()
+    made = sorted(receipts)
+    ordered = [receipts[index] for index in made]
+    statistics = merged_statistics(ordered) if ordered else None
+    indices, samples = _drawn(dataset, made)
+    low, high = _full_scale(spec, statistics)
+    nearest, median = _nearest(samples, indices, high - low)
+    selection = dataset.selection()
+    return Findings(
+        url=dataset.url,
+        spec=spec,
+        whole=dataset.whole,
+        selection=None if selection is None else str(selection),
+        shards_made=len(made),
+        samples_made=sum(receipt.count for receipt in ordered),
+        size_bytes=sum(receipt.size_bytes for receipt in ordered),
+        statistics=statistics,
+        made_by=tuple({str(receipt.made_by): receipt.made_by for receipt in ordered}.values()),
+        workers=_by_worker(ordered),
+        finished_at=max((receipt.finished_at for receipt in ordered), default=None),
+        rate=_rate(ordered),
+        stage_seconds=dict(sum((Counter(dict(receipt.seconds)) for receipt in ordered), Counter())),
+        indices=indices,
+        samples=samples,
+        classes=_class_samples(dataset, made, indices, samples),
+        histogram=_histogram(samples, low, high),
+        nearest=nearest,
+        nearest_median=median,
+        full_scale=(low, high),
+    )
+
+
+def _drawn(dataset: Dataset, made: Sequence[int]) -> tuple[tuple[int, ...], NDArray[Any]]:
+    """Stretches of samples from shards all over the dataset, the same at each call."""
+    spec = dataset.spec
+    if spec.format == "null" or not made:
+        return (), np.empty((0, *spec.sample_shape), spec.dtype)
+    wanted = max(2, min(_SAMPLES, _SAMPLE_BYTES // max(1, 4 * math.prod(spec.sample_shape))))
+    random = np.random.default_rng(0)
+    chosen = np.unique(np.linspace(0, len(made) - 1, _SHARDS).astype(int)).tolist()
+    length = -(-wanted // len(chosen))
+    stretches = []
+    for position in chosen:
+        shard = dataset.plan[made[position]]
+        count = min(length, shard.count)
+        stretches.append((shard.first + int(random.integers(0, shard.count - count + 1)), count))
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(lambda stretch: dataset.samples(*stretch), stretches))
+    indices = [first + row for first, count in stretches for row in range(count)]
+    return tuple(indices), np.concatenate(parts)
+
+
+def _class_samples(
+    dataset: Dataset, made: Sequence[int], indices: Sequence[int], samples: NDArray[Any]
+) -> dict[int, NDArray[Any]]:
+    """Some samples of each class: of those at hand where they are enough, else looked for."""
+    if dataset.spec.classes is None or not len(samples):
+        return {}
+    rows = {index: row for row, index in enumerate(indices)}
+    found = {}
+    most = _LARGE_PER_CLASS if is_large(dataset.spec.sample_shape) else _PER_CLASS
+    for label, members in list(class_members(dataset, made, most).items())[:CLASSES]:
+        if members:
+            each = [samples[rows[index]] if index in rows else dataset.samples(index, 1)[0] for index in members]
+            found[label] = np.stack(each)
+    return found
+
+
+def _full_scale(spec: JobSpec, statistics: Statistics | None) -> tuple[float, float]:
+    if spec.dtype == "uint8":
+        return 0.0, 255.0
+    if spec.value_range is not None:
+        return spec.value_range
+    low, high = (statistics.minimum, statistics.maximum) if statistics else (0.0, 1.0)
+    return low, high if high > low else low + 1
+
+
+def _histogram(samples: NDArray[Any], low: float, high: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    counts, edges = np.histogram(samples.astype(np.float32), bins=_BINS, range=(low, high))
+    return tuple(counts.tolist()), tuple(edges.tolist())
+
+
+def _nearest(samples: NDArray[Any], indices: Sequence[int], scale: float) -> tuple[tuple[Pair, ...], float | None]:
+    """The pairs that are most alike, each sample in one of them; pictures are compared at 32 by 32 at most."""
+    if len(samples) < 2:
+        return (), None
+    features = _features(samples) / scale
+    lengths = np.square(features).sum(1)
+    squares = lengths[:, None] + lengths - 2 * features @ features.T
+    np.fill_diagonal(squares, np.inf)
+    # Rounding can leave two equal samples a little apart, or less than nothing.
+    distances = np.sqrt(np.maximum(squares, 0) / features.shape[1])
+    distances[distances < 1e-4] = 0
+    pairs: list[Pair] = []
+    taken: set[int] = set()
+    for first in np.argsort(distances.min(1), kind="stable").tolist():
+        second = int(distances[first].argmin())
+        if first not in taken and second not in taken:
+            pairs.append(Pair(indices[first], indices[second], float(distances[first, second])))
+            taken |= {first, second}
+        if len(pairs) == _PAIRS:
+            break
+    return tuple(pairs), float(np.median(distances.min(1)))
+
+
+def _features(samples: NDArray[Any]) -> NDArray[np.float32]:
+    if picture_shape(samples.shape[1:]) is not None:
+        samples = shrunk(samples, 32)
+    return samples.reshape(len(samples), -1)[:, :4096].astype(np.float32)
+
+
+def _by_worker(receipts: Sequence[Receipt]) -> dict[str, tuple[int, int]]:
+    shards, samples = Counter[str](), Counter[str]()
+    for receipt in receipts:
+        shards[receipt.worker] += 1
+        samples[receipt.worker] += receipt.count
+    return {worker: (shards[worker], samples[worker]) for worker in sorted(shards)}
+
+
+def _rate(receipts: Sequence[Receipt]) -> Rate | None:
+    """From when shards were finished. The first stretch begins when the first shard was begun, as far as is known."""
+    if not receipts:
+        return None
+    ends = sorted((receipt.finished_at, receipt.count, sum(receipt.seconds.values())) for receipt in receipts)
+    times = np.array([ends[0][0] - ends[0][2], *(end for end, _, _ in ends)])
+    gaps = np.maximum(np.diff(times), 0)
+    usual = float(np.median(gaps[1:])) if len(gaps) > 1 else float(gaps[0])
+    pauses = gaps > max(_PAUSE_S, 20 * usual)
+    pauses[0] = False
+    # A shard that ended a pause took as long as others do.
+    gaps_worked = np.where(pauses, usual, gaps)
+    clock = np.cumsum(gaps_worked)
+    working = float(clock[-1])
+    counts = np.array([count for _, count, _ in ends])
+    series: tuple[float, ...] = ()
+    bins = min(40, len(receipts) // 3)
+    if bins >= 4 and working > 0:
+        made, _ = np.histogram(clock, bins=bins, range=(0, working), weights=counts)
+        series = tuple((made / (working / bins)).tolist())
+    return Rate(
+        series=series,
+        step_s=working / bins if series else 0.0,
+        working_s=working,
+        paused_s=float((gaps - gaps_worked).sum()),
+        overall=float(counts.sum() / working) if working > 0 else None,
+    )

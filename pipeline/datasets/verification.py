@@ -1,0 +1,254 @@
+"""Is what lies at a destination what its records say, whole, and could it be made again?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.common.errors import DatasetError, WorkerError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import Manifest, Receipt, merged_statistics
+from pipeline.fleet.launch import last_words
+from pipeline.spec import plan as shards
+from pipeline.spec.labels import Labels
+
+_PIECE_BYTES = 4 * 2**20
+
+
+@dataclass
+class Report:
+    """What a verification found."""
+
+    destination: str
+    #: Samples and shards that should be there.
+    count: int
+    shards: int
+    #: Where that is not all of the plan: which shards.
+    selection: str | None = None
+    #: Shards whose files were all there with the right hashes.
+    shards_sound: int = 0
+    samples_sound: int = 0
+    bytes_checked: int = 0
+    #: What is wrong, one line each.
+    problems: list[str] = field(default_factory=list)
+    #: Shards that are missing or damaged.
+    damaged: list[int] = field(default_factory=list)
+    #: Whether `resume` can mend what is wrong, or some of it.
+    mendable: bool = False
+    #: What is worth knowing but not wrong.
+    notes: list[str] = field(default_factory=list)
+    #: Samples that were computed again, and how they compared; None where none were.
+    recomputed: Recomputed | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"sound": self.sound, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """How samples that were computed again compared with those that are stored."""
+
+    samples: int
+    #: Stored values equal to the last bit.
+    identical: int
+    #: Greatest difference, as a share of full scale.
+    largest_difference: float
+    #: Indices of samples that differ by more than the tolerance.
+    different: tuple[int, ...]
+    #: Share of full scale that counts as the same.
+    tolerance: float
+
+
+def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Checks every record and every byte of a dataset; computes `recompute` random samples again.
+
+    `progress` is called with (shards checked, shards). Raises DatasetError where there is no dataset.
+    """
+    dataset = Dataset(destination)
+    report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
+    selection = dataset.selection()
+    if selection is not None:
+        report.selection = str(selection)
+        report.count, report.shards = selection.samples(dataset.plan), len(selection)
+    receipts = _check_shards(dataset, report, selection or range(len(dataset.plan)), progress)
+    if selection is None:
+        _check_manifest(dataset, report, receipts)
+    report.mendable = bool(report.problems)
+    report.problems += damaged_inputs(dataset)
+    _check_strangers(dataset, report, receipts)
+    _note_sameness(report, receipts)
+    if recompute and receipts and dataset.spec.format != "null":
+        _check_recomputed(dataset, report, receipts, recompute)
+    return report
+
+
+def damaged_among(dataset: Dataset, indices: Iterable[int]) -> list[int]:
+    """Those of some shards that are not, byte for byte, what their receipts say."""
+    made = list(indices)
+    report = Report(destination=dataset.url, count=0, shards=len(made))
+    _check_shards(dataset, report, made, None)
+    return report.damaged
+
+
+def _check_shards(
+    dataset: Dataset, report: Report, indices: Iterable[int], progress: Callable[[int, int], None] | None
+) -> dict[int, Receipt]:
+    """Hashes all files; answers the receipts of sound shards."""
+    sound = {}
+    missing = 0
+    for done, index in enumerate(indices):
+        shard = dataset.plan[index]
+        if progress is not None:
+            progress(done, report.shards)
+        try:
+            receipt = dataset.receipt(shard.index)
+            if receipt is None:
+                missing += 1
+                report.damaged.append(shard.index)
+                continue
+            _check_shard(dataset, receipt, report)
+        except (DatasetError, OSError) as error:
+            report.problems.append(f"shard {shard.index}: {error}")
+            report.damaged.append(shard.index)
+            continue
+        sound[shard.index] = receipt
+        report.shards_sound += 1
+        report.samples_sound += shard.count
+    if missing:
+        report.problems.append(f"{missing} of {report.shards} shards have not been made")
+    return sound
+
+
+def _check_shard(dataset: Dataset, receipt: Receipt, report: Report) -> None:
+    shard = dataset.plan[receipt.shard]
+    labels = dataset.labels(shard.first, shard.count)
+    for file in receipt.files:
+        digest, size = _hash(dataset, file.name)
+        report.bytes_checked += size
+        if size != file.size_bytes:
+            raise DatasetError(f"{file.name} has {size:,} bytes, its receipt says {file.size_bytes:,}")
+        if digest != file.sha256:
+            raise DatasetError(f"{file.name} is damaged: its hash is not the receipt's")
+    counted = None if labels is None else _class_counts(labels, len(dataset.spec.classes or ()))
+    if counted != receipt.statistics.classes:
+        raise DatasetError("its receipt counts other classes than the plan")
+
+
+def _hash(dataset: Dataset, name: str) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with dataset.store.open(name) as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+                size += len(piece)
+    except FileNotFoundError:
+        raise DatasetError(f"{name} is missing") from None
+    return digest.hexdigest(), size
+
+
+def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
+    return tuple(int(number) for number in np.bincount(labels, minlength=classes))
+
+
+def damaged_inputs(dataset: Dataset) -> list[str]:
+    """What is wrong with the latents and labels that the user brought, against the hashes in the spec."""
+    spec = dataset.spec
+    labels = spec.labels.removeprefix("file:") if spec.labels and spec.labels.startswith("file:") else None
+    problems = []
+    for name, sha256 in ((shards.LATENTS, spec.latents), (shards.LABELS, labels)):
+        try:
+            if sha256 is not None and _hash(dataset, name)[0] != sha256:
+                problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}; put the original back")
+        except (DatasetError, OSError) as error:
+            problems.append(str(error))
+    return problems
+
+
+def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
+    try:
+        manifest = dataset.manifest()
+        if manifest is None:
+            report.problems.append(f"there is no {shards.MANIFEST}: the dataset is not whole")
+            return
+        report.problems += _manifest_problems(dataset, manifest, receipts)
+    except DatasetError as error:
+        report.problems.append(str(error))
+
+
+def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt]) -> list[str]:
+    told = (manifest.spec_sha256, manifest.count, manifest.shards)
+    if told != (dataset.spec.sha256, dataset.spec.count, len(dataset.plan)):
+        return [f"{shards.MANIFEST} belongs to another job than {shards.JOB}"]
+    try:
+        index = dataset.store.read(shards.SHARD_INDEX)
+    except FileNotFoundError:
+        return [f"{shards.SHARD_INDEX} is missing"]
+    if hashlib.sha256(index).hexdigest() != manifest.index_sha256:
+        return [f"{shards.SHARD_INDEX} is damaged: its hash is not the manifest's"]
+    lines = index.decode(errors="replace").splitlines(keepends=True)
+    if len(lines) != manifest.shards:
+        return [f"{shards.SHARD_INDEX} has {len(lines)} lines for {manifest.shards} shards"]
+    problems = []
+    changed = [number for number, receipt in receipts.items() if lines[number] != receipt.index_line()]
+    if changed:
+        problems.append(
+            f"the receipt of shard {changed[0]} is not the one of {shards.SHARD_INDEX} ({len(changed)} in all)"
+        )
+    ordered = [receipts[number] for number in sorted(receipts)]
+    if len(ordered) == manifest.shards and not changed:
+        totals = (manifest.size_bytes, manifest.statistics)
+        if totals != (sum(receipt.size_bytes for receipt in ordered), merged_statistics(ordered)):
+            problems.append(f"{shards.MANIFEST} tells another size or other statistics than the receipts")
+    return problems
+
+
+def _check_strangers(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
+    """Files among the shards that no receipt knows: readers that take whole folders would read them."""
+    known = {file.name for receipt in receipts.values() for file in receipt.files}
+    mine = tuple(f"{folder}/" for folder in (shards.SHARDS, shards.IMAGES))
+    strangers = [
+        entry.name for entry in dataset.store.list("") if entry.name.startswith(mine) and entry.name not in known
+    ]
+    if strangers and not report.damaged:
+        report.problems.append(f"{len(strangers)} files belong to no shard: remove them, the first is {strangers[0]}")
+
+
+def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:
+    repeated = sum(receipt.statistics.repeated for receipt in receipts.values())
+    constant = sum(receipt.statistics.constant for receipt in receipts.values())
+    if repeated:
+        report.notes.append(f"{repeated:,} samples equal another sample of their shard: has the generator collapsed?")
+    if constant:
+        report.notes.append(f"{constant:,} samples are constant: all their values are the same")
+
+
+def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int) -> None:
+    """Draws samples at random over the sound shards and has them computed again in a process of its own."""
+    random = np.random.default_rng()
+    pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
+    indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
+    command = [sys.executable, "-m", "workers.once.recompute", dataset.url]
+    done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkerError(f"samples could not be computed again: {last_words(done.stderr)}")
+    answer = json.loads(done.stdout)
+    recomputed = Recomputed(**{**answer, "different": tuple(answer["different"])})
+    report.recomputed = recomputed
+    if recomputed.different:
+        report.problems.append(
+            f"{len(recomputed.different)} of {recomputed.samples} recomputed samples differ by more than "
+            f"{recomputed.tolerance:g} of full scale, the first is {recomputed.different[0]}"
+        )

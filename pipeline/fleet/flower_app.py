@@ -1,0 +1,18 @@
+"""What Flower looks at: `celery --app pipeline.fleet.flower_app flower`.
+
+Workers take no remote commands and send no events, so it shows queues: those of the generators that somebody holds,
+or waits for, when it starts. Everything else is in `noisemill top` and in the metrics.
+"""
+
+from __future__ import annotations
+
+from kombu import Queue
+
+from pipeline.common.settings import load_settings
+from pipeline.fleet.overview import Watchtower
+from pipeline.jobs.broker import celery_app, queue_name
+
+_settings = load_settings()
+
+app = celery_app(_settings)
+app.conf.task_queues = [Queue(queue_name(digest)) for digest in Watchtower(_settings).look().queues]

@@ -1,0 +1,78 @@
+"""One look at everything that shares a Redis: jobs, workers, queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.common.errors import UnknownJobError
+from pipeline.common.settings import Settings
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo
+
+#: Jobs that have ended are looked at so far back.
+_LATEST = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetState:
+    """What there is at one moment."""
+
+    #: Those that run, by priority; those that wait; the latest of those that have ended.
+    jobs: Sequence[Job]
+    #: The oldest first.
+    workers: Sequence[WorkerInfo]
+    #: Wake-ups that wait, by the generator's digest.
+    queues: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Samples per second of the jobs that run, each since it began."""
+        return sum(job.rate or 0.0 for job in self.jobs if job.state == "running")
+
+    def has_worker(self, job: Job) -> bool:
+        """Whether anybody who is up could make it."""
+        return any(worker.digest == job.digest and worker.may_write(job.destination) for worker in self.workers)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "jobs": [job.as_json() for job in self.jobs],
+            "workers": [worker.as_json() for worker in self.workers],
+            "queues": self.queues,
+            "rate": self.rate,
+        }
+
+
+class Watchtower:
+    """Looks at a fleet, again and again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ledger = Ledger(settings)
+        self._wakeups = Wakeups(settings, self._ledger)
+
+    def look(self) -> FleetState:
+        """The fleet now. Raises LedgerError."""
+        jobs = {job.id: job for job in self._ledger.jobs(latest=_LATEST)}
+        for job_id in self._ledger.live_jobs():
+            if job_id not in jobs:
+                try:
+                    jobs[job_id] = self._ledger.job(job_id)
+                except UnknownJobError:  # It ended, and was forgotten, since it was listed.
+                    continue
+        workers = self._ledger.workers()
+        digests = {worker.digest for worker in workers} | {job.digest for job in jobs.values() if job.live}
+        return FleetState(
+            jobs=sorted(jobs.values(), key=_order),
+            workers=workers,
+            queues={digest: self._wakeups.waiting(digest) for digest in sorted(digests) if digest},
+        )
+
+
+def _order(job: Job) -> tuple[int, float, float]:
+    if not job.live:
+        return (2, 0, -(job.ended_at or 0))
+    return (0 if job.state == "running" else 1, job.priority, job.queued_at or 0)

@@ -1,0 +1,113 @@
+"""Single samples at once, and the way between two of them, without a job.
+
+They are predicted in a process of their own, `python -m workers.once.sample`, so that this one never imports
+TensorFlow. Latents and labels are those that a job with the same seed would use.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.counts import MAX_COUNT, MAX_SEED
+from pipeline.common.errors import UsageError, WorkerError
+from pipeline.fleet.launch import last_words
+from pipeline.generators import Generator
+from pipeline.spec.labels import canonical_labels, label_plan
+from pipeline.spec.latents import latents, parse_noise
+
+#: Files of the folder through which both processes speak.
+REQUEST, LATENTS, LABELS, SAMPLES = "request.json", "latents.npy", "labels.npy", "samples.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Samples, and the labels that they were made with."""
+
+    #: float32, (n, *sample_shape).
+    samples: NDArray[np.float32]
+    #: None for a generator without classes.
+    labels: tuple[int, ...] | None
+
+
+def draw(generator: Generator, index: int, *, seed: int = 0, label: str | None = None, noise: str = "normal") -> Drawn:
+    """Sample `index` as a job with this seed makes it. Without `label`, of the class that `balanced` gives it."""
+    rows = _latents(generator, [index], seed, noise)
+    return _predicted(generator, rows, _labels(generator, index, seed, label, 1))
+
+
+def interpolate(
+    generator: Generator,
+    first: int,
+    last: int,
+    steps: int,
+    *,
+    seed: int = 0,
+    label: str | None = None,
+    noise: str = "normal",
+) -> Drawn:
+    """`steps` samples on the way from sample `first` to sample `last`, both among them.
+
+    The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told.
+    """
+    ends = _latents(generator, [first, last], seed, noise)
+    rows = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
+    return _predicted(generator, rows, _labels(generator, first, seed, label, steps))
+
+
+def slerp(a: NDArray[np.float32], b: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Points between two vectors at these shares of the angle between them, float32 of shape (shares, dim).
+
+    Shoemake (1985); straight where the vectors point the same way, opposite ways, or nowhere.
+    """
+    norms = float(np.linalg.norm(a.astype(np.float64)) * np.linalg.norm(b.astype(np.float64)))
+    cosine = np.clip(float(a.astype(np.float64) @ b.astype(np.float64)) / norms, -1, 1) if norms else 1.0
+    angle = float(np.arccos(cosine))
+    if np.sin(angle) < 1e-6:
+        weights = np.stack([1 - shares, shares])
+    else:
+        weights = np.stack([np.sin((1 - shares) * angle), np.sin(shares * angle)]) / np.sin(angle)
+    rows: NDArray[np.float32] = (weights[0][:, None] * a + weights[1][:, None] * b).astype(np.float32)
+    return rows
+
+
+def _latents(generator: Generator, indices: list[int], seed: int, noise: str) -> NDArray[np.float32]:
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"seed {seed} is not a whole number from 0 to {MAX_SEED}")
+    for index in indices:
+        if not 0 <= index < MAX_COUNT:
+            raise UsageError(f"index {index} is not a whole number from 0 to {MAX_COUNT - 1:,}")
+    dim = generator.interface.latent_dim
+    return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise)) for index in indices])
+
+
+def _labels(generator: Generator, index: int, seed: int, label: str | None, count: int) -> NDArray[np.int32] | None:
+    classes = generator.interface.classes
+    if classes is None:
+        if label is not None:
+            raise UsageError(f"label {label!r}: this generator has no classes")
+        return None
+    plan = "balanced" if label is None else canonical_labels(f"class:{label}", classes)
+    return np.repeat(label_plan(plan, classes=len(classes), seed=seed).labels(index, 1), count)
+
+
+def _predicted(generator: Generator, rows: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Drawn:
+    with tempfile.TemporaryDirectory(prefix="noisemill-sample-") as name:
+        folder = Path(name)
+        (folder / REQUEST).write_text(json.dumps({"generator": generator.reference, "digest": generator.digest}))
+        np.save(folder / LATENTS, rows)
+        if labels is not None:
+            np.save(folder / LABELS, labels)
+        command = [sys.executable, "-m", "workers.once.sample", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise WorkerError(last_words(done.stderr))
+        samples = np.load(folder / SAMPLES)
+    return Drawn(samples=samples, labels=None if labels is None else tuple(labels.tolist()))

@@ -1,0 +1,164 @@
+"""What the ledger tells of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipeline.jobs.entries import Fields, printable
+
+#: States in which a job can still be worked on.
+LIVE_STATES = ("queued", "running")
+
+_STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
+
+#: What a user is told about the stage that bounded a run.
+_BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
+#: The mill's stages, in the order in which a batch passes them.
+STAGES = tuple(_BOUND)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as the ledger knows it."""
+
+    id: str
+    #: queued, running, done, failed or cancelled; preparing while a client enters it.
+    state: str
+    destination: str
+    generator: str
+    digest: str
+    #: Name of the schedule that asked for it; None where a person did.
+    schedule: str | None
+    priority: int
+    #: Samples and shards of the job, or of its selection.
+    count: int
+    shards: int
+    #: The shards that are to be made, such as "17,20-25"; None for all.
+    selection: str | None
+    shards_done: int
+    shards_leased: int
+    samples_done: int
+    #: Samples that lay at the destination when the job was opened.
+    samples_found: int
+    #: Samples made under leases that still run.
+    samples_in_flight: int
+    bytes_done: int
+    #: Shards that were given up, with their last error.
+    failed: Mapping[int, str]
+    #: Last errors of shards that will be tried again.
+    errors: Sequence[str]
+    #: Why the whole job failed or is held up, where no shard is to blame.
+    error: str | None
+    leases_lost: int
+    #: What the first slice settled; None before.
+    engine: str | None
+    batch: int
+    #: Unix times in seconds of the states that the job has been in.
+    queued_at: float | None
+    running_at: float | None
+    ended_at: float | None
+    #: Since when its store has done nothing but fail; None while it works.
+    held_at: float | None
+    #: When this was so, by the server's clock as the times above.
+    seen_at: float
+    #: Seconds that the stages of the mill were busy, summed over workers.
+    stage_seconds: Mapping[str, float]
+    #: What the time went into.
+    verdict: str | None
+
+    @property
+    def live(self) -> bool:
+        """Whether it can still be worked on."""
+        return self.state in LIVE_STATES or self.state == "preparing"
+
+    @property
+    def first_failed(self) -> tuple[int, str]:
+        """The first of the shards that were given up, with its last error."""
+        return min(self.failed.items(), default=(0, "no reason given"))
+
+    @property
+    def samples_made(self) -> int:
+        """Samples done or in flight."""
+        return min(self.count, self.samples_done + self.samples_in_flight)
+
+    @property
+    def rate(self) -> float | None:
+        """Samples per second since work began; None before."""
+        if self.running_at is None:
+            return None
+        elapsed = (self.ended_at or self.seen_at) - self.running_at
+        return (self.samples_made - self.samples_found) / elapsed if elapsed > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`: stable keys, numbers as numbers, times as Unix seconds."""
+        data = asdict(self)
+        data["failed"] = {str(shard): message for shard, message in sorted(self.failed.items())}
+        return {**data, "samples_made": self.samples_made, "rate": self.rate}
+
+
+def read_job(
+    job_id: str,
+    entry: Fields,
+    failed: Sequence[str],
+    progress: Sequence[str],
+    leased: int,
+    _retrying: int,
+    errors: Sequence[str],
+    now_ms: str,
+) -> Job:
+    """The job of an entry and what `status` of `ledger.lua` answers beside it. Raises DamagedEntryError."""
+    state = entry.choice("state", _STATES)
+    if entry.text("id") != job_id:
+        raise entry.damaged("id", entry.text("id"))
+    stages = entry.durations("seconds_")
+    return Job(
+        id=job_id,
+        state=state,
+        destination=entry.text("destination"),
+        generator=entry.text("generator"),
+        digest=entry.text("digest"),
+        schedule=entry.text("schedule", "") or None,
+        priority=entry.whole("priority", most=9),
+        count=entry.whole("count"),
+        shards=entry.whole("shards"),
+        selection=entry.text("selection", "", longest=2**20) or None,
+        shards_done=entry.whole("shards_done"),
+        shards_leased=leased,
+        samples_done=entry.whole("samples_done"),
+        samples_found=entry.whole("samples_found", 0),
+        samples_in_flight=sum(entry.number("progress", samples) for samples in progress),
+        bytes_done=entry.whole("bytes_done", 0),
+        failed={
+            entry.number("failed", shard): printable(message)
+            for shard, message in zip(failed[::2], failed[1::2], strict=True)
+        },
+        errors=[printable(error) for error in errors],
+        error=entry.words("error"),
+        leases_lost=entry.whole("leases_lost", 0),
+        engine=entry.text("engine", "") or None,
+        batch=entry.whole("batch", 0),
+        queued_at=entry.seconds("queued_at"),
+        running_at=entry.seconds("running_at"),
+        ended_at=None if state in LIVE_STATES else entry.seconds(f"{state}_at"),
+        held_at=entry.seconds("held_at"),
+        seen_at=entry.number("seen_at", now_ms) / 1000,
+        stage_seconds=stages,
+        verdict=verdict(stages),
+    )
+
+
+def damaged_job(job_id: str, reason: str) -> Job:
+    """What stands in a list for a job whose entry cannot be read."""
+    nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(Job)), 0)
+    absent = ("schedule", "selection", "engine", "queued_at", "running_at", "ended_at", "held_at", "verdict")
+    nothing |= dict.fromkeys(absent)
+    nothing |= {"destination": "", "generator": "", "digest": "", "failed": {}, "errors": [], "stage_seconds": {}}
+    return Job(**{**nothing, "id": printable(job_id), "state": "damaged", "error": reason})
+
+
+def verdict(stage_seconds: Mapping[str, float]) -> str | None:
+    """What the time went into: the busiest stage, in a word; None where nothing was measured."""
+    known = {stage: seconds for stage, seconds in stage_seconds.items() if stage in _BOUND}
+    return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None

@@ -1,0 +1,141 @@
+"""Entering a prepared job in the ledger and waking workers for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from shlex import quote
+
+from pipeline.common.errors import DatasetError, DestinationOccupiedError, UnknownJobError
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import difference
+from pipeline.datasets.receipts import EngineRecord
+from pipeline.datasets.verification import damaged_inputs
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.selection import Selection
+
+
+@dataclass
+class JobHandle:
+    """A queued job."""
+
+    id: str
+    destination: str
+    _ledger: Ledger = field(repr=False)
+    #: What the user should know, such as that no worker holds the generator.
+    warning: str | None = None
+
+    def status(self) -> Job:
+        """Its state now. Raises UnknownJobError where Redis has lost it."""
+        return self._ledger.job(self.id)
+
+    def cancel(self) -> Job:
+        """Cancels it within one batch; finished shards stay. Answers its state."""
+        self._ledger.cancel(self.id)
+        return self.status()
+
+    def wait(self, watcher: Watcher | None = None, timeout_s: float | None = None) -> Job:
+        """Waits until it has ended; answers its last state.
+
+        Raises JobFailedError if it failed or was cancelled, TimeoutError after `timeout_s` seconds.
+        """
+        job = wait_for(self._ledger, self.id, watcher, timeout_s=timeout_s)
+        raise_unless_done(job)
+        return job
+
+
+def enqueue(
+    spec: JobSpec,
+    destination: str,
+    ledger: Ledger,
+    *,
+    priority: int = 5,
+    parallel: int = 0,
+    schedule: str | None = None,
+    webhook: str | None = None,
+    only: Selection | None = None,
+    made_by: EngineRecord | None = None,
+) -> JobHandle:
+    """Enters a prepared job in the ledger, with what lies at the destination, and sends its wake-ups.
+
+    `schedule` names the schedule that asks for it; `webhook` is a URL that hears of its end (`pipeline.jobs.webhooks`).
+    `only` leaves out all other shards. Engine and batch are those of `made_by`, else those of what lies there.
+    A job that is live already is left as it is. Raises DestinationOccupiedError where it makes other shards.
+    """
+    job_id = spec.job_id(destination)
+    handle = JobHandle(job_id, destination, ledger)
+    if is_live(ledger, job_id):
+        _refuse_other_selection(ledger.job(job_id), only)
+        if webhook is not None:
+            handle.warning = "it was queued before: its webhook stays as it was then"
+        return handle
+    dataset = Dataset(destination)
+    if dataset.spec.sha256 != spec.sha256:
+        raise DestinationOccupiedError(
+            f"{destination} is another job's now ({difference(dataset.spec, spec)}): "
+            f"'noisemill resume {quote(destination)}' goes on with that one"
+        )
+    if problems := damaged_inputs(dataset):
+        raise DatasetError(f"{destination}: {problems[0]}")
+    dataset.store.sweep()
+    if only is None:
+        # From here on all shards are wanted.
+        dataset.store.delete([shards.SELECTION])
+    finished = {index: receipt for index, receipt in dataset.finished().items() if only is None or index in only}
+    made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
+    ledger.enter(
+        job_id=job_id,
+        spec=spec,
+        destination=destination,
+        priority=priority,
+        parallel=parallel,
+        done=((index, receipt.count) for index, receipt in finished.items()),
+        engine=made_by.engine if made_by else None,
+        batch=made_by.batch if made_by else 0,
+        whole=len(finished) == len(only) if only else len(finished) == len(spec.plan) and dataset.whole,
+        only=only,
+        schedule=schedule,
+        webhook=webhook,
+    )
+    able = [worker for worker in ledger.workers(spec.digest) if worker.may_write(destination)]
+    Wakeups(ledger.settings, ledger).send_missing(job_id, spec.digest, priority, workers=max(1, len(able)))
+    if not able and ledger.job(job_id).live:
+        handle.warning = _nobody_up(spec, destination, some_hold_it=bool(ledger.workers(spec.digest)))
+    return handle
+
+
+def last_priority(ledger: Ledger, spec: JobSpec, destination: str) -> int:
+    """The priority with which a job was last queued; that of new ones where the ledger does not know it."""
+    try:
+        return ledger.job(spec.job_id(destination)).priority
+    except UnknownJobError:
+        return 5
+
+
+def _refuse_other_selection(job: Job, only: Selection | None) -> None:
+    wanted = None if only is None else str(only)
+    if job.selection != wanted:
+        raise DestinationOccupiedError(
+            f"job {job.id} makes {f'shards {job.selection}' if job.selection else 'all shards'} of {job.destination} "
+            f"now: wait for it ('noisemill watch {job.id}') or cancel it"
+        )
+
+
+def is_live(ledger: Ledger, job_id: str) -> bool:
+    try:
+        return ledger.job(job_id).live
+    except UnknownJobError:
+        return False
+
+
+def _nobody_up(spec: JobSpec, destination: str, *, some_hold_it: bool) -> str:
+    root = "" if destination.startswith("s3://") else f" --output-root {quote(os.path.dirname(destination))}"
+    command = f"noisemill worker {quote(spec.generator)}{root}"
+    if some_hold_it:
+        return f"queued, but no worker that is up may write to {destination}: start one with\n  {command}"
+    return f"queued, but no worker holds {spec.generator_name!r}: start one with\n  {command}"

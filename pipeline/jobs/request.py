@@ -1,0 +1,212 @@
+"""What a user asks for, resolved against what the generator is, into a JobSpec."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import UsageError, shown
+from pipeline.common.files import NPY_ERRORS, first_line, open_regular, read_regular
+from pipeline.formats import format_named
+from pipeline.generators import Generator
+from pipeline.spec import plan as shards
+from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.labels import canonical_labels, planned_count
+from pipeline.spec.latents import parse_noise
+from pipeline.stores.store import Store
+
+_FILE_SUFFIXES = (".npy", ".txt", ".csv")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that the user brings, as it will lie at the destination."""
+
+    name: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def write(self, store: Store) -> None:
+        """Puts it at the destination."""
+        store.write(self.name, self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """The options of `generate` and `submit`; None stands for what fits the generator."""
+
+    #: Number of samples; follows from `latents`, or from labels such as counts:0=100, where it is None.
+    count: int | None = None
+    seed: int = 0
+    shard_size: int | None = None
+    format: str = "npy"
+    dtype: str | None = None
+    layout: str | None = None
+    #: A plan (see `pipeline.spec.labels`) or a file of labels: .npy, or one number or class name a line.
+    labels: str | None = None
+    noise: str = "normal"
+    #: An .npy file of latents, (count, latent_dim).
+    latents: str | None = None
+    #: Samples per forward pass; 0 leaves it to calibration.
+    batch: int = 0
+    #: How the forward pass computes; see `pipeline.spec.job_spec.PRECISIONS`.
+    precision: str = "float32"
+
+    def resolve(self, generator: Generator) -> tuple[JobSpec, list[Upload]]:
+        """The spec of this request, and the files that belong to it. Raises UsageError."""
+        uploads: list[Upload] = []
+        interface = generator.interface
+        if self.latents is not None:
+            if self.noise != "normal":
+                raise UsageError("--noise and --latents exclude each other: latents of your own are taken as they are")
+            uploads.append(latents_upload(self.latents, interface.latent_shape))
+        latents_sha256 = uploads[0].sha256 if uploads else None
+        count = self._count(_rows(uploads))
+        labels, label_upload = self._labels(interface.classes, count)
+        if label_upload is not None:
+            uploads.append(label_upload)
+        count = self._final_count(count, labels, _rows(uploads[-1:]) if label_upload else None)
+        chosen = format_named(self.format)
+        dtype = chosen.default_dtype if self.dtype is None else self.dtype
+        spec = JobSpec(
+            generator=generator.reference,
+            digest=generator.digest,
+            count=count,
+            seed=self.seed,
+            shard_size=self.shard_size or shards.default_shard_size(_sample_bytes(interface.sample_shape, dtype)),
+            format=chosen.name,
+            dtype=dtype,
+            layout=chosen.layouts[0] if self.layout is None else self.layout,
+            labels=labels,
+            noise=str(parse_noise(self.noise)),
+            latents=latents_sha256,
+            batch=self.batch,
+            precision=self.precision,
+            latent_shape=interface.latent_shape,
+            sample_shape=interface.sample_shape,
+            value_range=interface.value_range,
+            classes=interface.classes,
+        )
+        spec.check()
+        chosen.check(spec.sample_type)
+        if spec.precision.startswith("mixed") and generator.kind == "saved_model":
+            raise UsageError(
+                f"{spec.precision}: a SavedModel computes as it was saved; use a .keras or TensorFlow.js model"
+            )
+        if spec.dtype == "uint8" and spec.value_range is None:
+            raise UsageError("uint8 needs the value range of the generator: say it in generator.toml, [output] range")
+        return spec, uploads
+
+    def _count(self, rows: int | None) -> int | None:
+        if rows is not None and self.count is not None and rows != self.count:
+            raise UsageError(f"count {self.count} is not the {rows} rows of {self.latents}: leave --count out")
+        return self.count if rows is None else rows
+
+    def _labels(self, classes: tuple[str, ...] | None, count: int | None) -> tuple[str | None, Upload | None]:
+        """The canonical plan, and the file behind it where it is one."""
+        if classes is None:
+            if self.labels is not None:
+                raise UsageError(f"labels {self.labels!r}: this generator has no classes")
+            return None, None
+        if self.labels is None:
+            return "balanced", None
+        if self.labels.endswith(_FILE_SUFFIXES):
+            upload = labels_upload(self.labels, classes)
+            return f"file:{upload.sha256}", upload
+        return canonical_labels(self.labels, classes), None
+
+    def _final_count(self, count: int | None, labels: str | None, label_rows: int | None) -> int:
+        planned = label_rows if label_rows is not None else planned_count(labels or "")
+        if planned is not None and count is not None and planned != count:
+            raise UsageError(f"labels {self.labels!r} are {planned:,}, the samples {count:,}: they must be as many")
+        count = count if planned is None else planned
+        if count is None:
+            raise UsageError("how many samples? give --count, for example --count 10k")
+        return count
+
+
+def _sample_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.prod(shape) * int(np.dtype(dtype).itemsize) if dtype in ("float32", "float16", "uint8") else 1
+
+
+def _rows(uploads: list[Upload]) -> int | None:
+    return int(np.load(io.BytesIO(uploads[0].data), mmap_mode=None).shape[0]) if uploads else None
+
+
+def latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
+    """The user's latents as they lie at the destination: float32, (count, latent_dim). Raises UsageError."""
+    array = _load_npy(path, "latents")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UsageError(f"latents {path} are {array.dtype}, not floating point")
+    wanted = math.prod(latent_shape)
+    if array.ndim < 2 or len(array) == 0 or math.prod(array.shape[1:]) != wanted:
+        raise UsageError(f"latents {path} have the shape {array.shape}, the generator takes (count, {wanted})")
+    with np.errstate(over="ignore"):
+        rows = array.reshape(len(array), wanted).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise UsageError(f"latents {path} hold NaN or infinity, or numbers too large for float32")
+    return _upload(shards.LATENTS, rows)
+
+
+def labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
+    """The user's labels as they lie at the destination: int32, (count,). Raises UsageError."""
+    array = _load_npy(path, "labels") if path.endswith(".npy") else _read_label_lines(path, classes)
+    if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise UsageError(f"labels {path} are {array.dtype} of shape {array.shape}, not whole numbers of shape (count,)")
+    wrong = np.flatnonzero((array < 0) | (array >= len(classes)))
+    if len(wrong):
+        raise UsageError(
+            f"labels {path}: {array[wrong[0]]} at row {wrong[0]} is not a class, they are 0 to {len(classes) - 1}"
+        )
+    return _upload(shards.LABELS, array.astype(np.int32))
+
+
+def _load_npy(path: str, what: str) -> NDArray[Any]:
+    try:
+        with open_regular(path) as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    except (*NPY_ERRORS, EOFError, MemoryError) as error:
+        raise UsageError(f"{what} {path} are no .npy array: {first_line(error)}") from None
+    return array
+
+
+def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    numbers = {name.lower(): number for number, name in enumerate(classes)}
+    try:
+        lines = read_regular(Path(path)).decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"labels {path} are no text: write one number or class name a line, or an .npy file") from None
+    labels = []
+    for row, line in enumerate(line.strip() for line in lines):
+        if not line and row == len(lines) - 1:
+            continue
+        is_number = re.fullmatch("[0-9]{1,9}", line) is not None
+        if not is_number and line.lower() not in numbers:
+            near = difflib.get_close_matches(line.lower(), numbers, n=1)
+            hint = f", did you mean {classes[numbers[near[0]]]!r}?" if near else ""
+            raise UsageError(f"labels {path}: {shown(line)} in line {row + 1} is not a class{hint}")
+        labels.append(int(line) if is_number else numbers[line.lower()])
+    return np.array(labels, dtype=np.int64)
+
+
+def _upload(name: str, array: NDArray[Any]) -> Upload:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array))
+    return Upload(name, file.getvalue())

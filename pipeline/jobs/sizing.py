@@ -1,0 +1,77 @@
+"""How much a job would be: shards, bytes and, where workers are up, time."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats.png_file import MOST_STORED_BYTES, StoredPng
+from pipeline.jobs.worker_info import WorkerInfo
+from pipeline.spec.job_spec import JobSpec
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+_LABEL_BYTES = 4
+#: Compressed PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
+_PNG_SHARE = 0.7
+_PNG_LEAST_BYTES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """What a job would come to."""
+
+    count: int
+    shards: int
+    shard_size: int
+    size_bytes: int
+    #: Whether the bytes are an estimate, as for PNG; those of npy are exact.
+    estimated: bool
+    #: Seconds on the workers that are up; None where there are none.
+    seconds: float | None
+    workers: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def size_up(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
+    """What a spec would come to on these workers."""
+    rate = sum(worker.rate for worker in workers)
+    return Sizing(
+        count=spec.count,
+        shards=len(spec.plan),
+        shard_size=spec.shard_size,
+        size_bytes=_size_bytes(spec),
+        estimated=spec.format in ("png", "tar"),
+        seconds=spec.count / rate if rate else None,
+        workers=len(workers),
+    )
+
+
+def _size_bytes(spec: JobSpec) -> int:
+    raw = math.prod(spec.sample_shape) * _ITEM_BYTES[spec.dtype]
+    if spec.format == "null":
+        return 0
+    if spec.format == "npy":
+        samples = spec.count * raw + _header_bytes(spec, spec.dtype, spec.sample_shape)
+        labels = _LABEL_BYTES * spec.count + _header_bytes(spec, "int32", ())
+        return samples if spec.classes is None else samples + labels
+    stored = StoredPng(spec.sample_shape).size_bytes
+    encoded = stored if stored <= MOST_STORED_BYTES else round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
+    if spec.format == "tar":
+        encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)
+    return spec.count * encoded
+
+
+def _header_bytes(spec: JobSpec, dtype: str, row_shape: tuple[int, ...]) -> int:
+    """Bytes of the headers of all shards' .npy files; that of the last, smaller shard is as long."""
+    header = io.BytesIO()
+    fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (spec.plan[0].count, *row_shape)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return len(header.getvalue()) * len(spec.plan)

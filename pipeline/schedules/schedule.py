@@ -1,0 +1,219 @@
+"""A schedule: a job that is asked for again and again, each time with other samples at another place.
+
+Run r of a schedule uses the seed after that of run r - 1. Streams of different seeds share nothing
+(`pipeline.spec.latents`), so no run repeats a sample of another before seeds come round, after 2**32 runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pipeline.common.counts import MAX_EXACT, MAX_SEED
+from pipeline.common.errors import LedgerError, UsageError, shown
+from pipeline.schedules.recurrence import Recurrence
+from pipeline.stores import normalise
+
+#: Version of what is kept of a schedule; a reader refuses a newer one.
+SCHEDULE_VERSION = 1
+
+#: States in which a run stands in the way of the next.
+GOING_STATES = ("waiting", "queued", "running")
+
+#: A run that is later than this counts as missed, seconds.
+MISSED_S = 60.0
+
+
+class UnreadableScheduleError(LedgerError):
+    """What Redis holds of a schedule is malformed, or a newer noisemill's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What is asked for, when, and where it goes."""
+
+    version: int = SCHEDULE_VERSION
+    name: str
+    #: Generator reference; what it is, each run finds out anew.
+    generator: str
+    #: Where runs go: a normalised destination with {date}, {time} or {run} in it.
+    destination: str
+    recurrence: Recurrence
+    #: Options of `JobRequest`, with the seed of run 1.
+    request: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 5
+    #: Most workers that share a run; 0 leaves it open.
+    parallel: int = 0
+    #: URL that hears of the end of each run (`pipeline.jobs.webhooks`).
+    webhook: str | None = None
+    #: How many verified datasets stay; None for all.
+    keep: int | None = None
+    #: What becomes of a run that is due while another is going: not made, or made after it (one waits at most).
+    overlap: Literal["skip", "queue"] = "skip"
+    #: What becomes of runs that no scheduler was up for: the latest is made, or none.
+    catch_up: Literal["one", "none"] = "one"
+    paused: bool = False
+    #: Unix time.
+    added_at: float
+    #: Moments up to this one are over: when it was added, or resumed. Unix time.
+    since: float
+
+    @property
+    def seed(self) -> int:
+        """Seed of run 1."""
+        return int(self.request.get("seed", 0))
+
+    def seed_of(self, run: int) -> int:
+        """Seed of a run, from 1."""
+        return (self.seed + run - 1) % (MAX_SEED + 1)
+
+    def destination_of(self, run: int, due_at: float) -> str:
+        """Where a run goes. Raises UsageError where that is not below the template's fixed part any more."""
+        moment = datetime.fromtimestamp(due_at, UTC).astimezone(self.recurrence.zone)
+        values = {"date": f"{moment:%Y-%m-%d}", "time": f"{moment:%H%M%S}", "run": f"{run:06d}"}
+        place = normalise(self.destination.format_map(values))
+        root = self.destination.partition("{")[0].rpartition("/")[0]
+        if not place.startswith(f"{root}/"):
+            raise UsageError(f"{place} is not below {root}, as the schedule's template is")
+        return place
+
+    def next_run(self, now: float) -> float | None:
+        """When it is due next; None while it is paused. Unix time."""
+        return None if self.paused else self.recurrence.next_after(now)
+
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """The schedule that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a schedule", text):
+            data = json.loads(text)
+            if data["version"] > SCHEDULE_VERSION:
+                raise UnreadableScheduleError(f"schedule {data['name']!r} was written by a newer noisemill: upgrade")
+            schedule = cls(**{**data, "recurrence": Recurrence(**data["recurrence"])})
+            _check_record(schedule)
+            schedule.recurrence.next_after(schedule.since)
+            if not isinstance(schedule.request.get("seed", 0), int) or not all(map(str.isidentifier, schedule.request)):
+                raise ValueError("the request")
+            return schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One time that a schedule was carried out."""
+
+    #: From 1; never used twice under one name.
+    number: int
+    #: When it was due, and when it was taken up. Unix times.
+    due_at: float
+    fired_at: float
+    #: Whether a person asked for it.
+    by_hand: bool = False
+    destination: str
+    seed: int
+    #: waiting (no job yet), queued, running, done, failed or cancelled; removed when `--keep` deleted it.
+    state: str = "waiting"
+    #: Whether its destination was found free of other jobs.
+    placed: bool = False
+    #: Id and spec of its job; None before there is one.
+    job: str | None = None
+    spec_sha256: str | None = None
+    #: Samples that it has made, or found made.
+    samples: int = 0
+    #: Why it failed, or what it waits for.
+    error: str | None = None
+    #: Unix time.
+    ended_at: float | None = None
+    #: Whether every hash was right when it was done; None where that was not looked at.
+    verified: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`, without what is the steward's own."""
+        return {name: value for name, value in asdict(self).items() if name not in ("placed", "spec_sha256")}
+
+    @property
+    def going(self) -> bool:
+        """Whether it has not ended."""
+        return self.state in GOING_STATES
+
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        """The run that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a run of a schedule", text):
+            run = cls(**json.loads(text))
+            _check_record(run)
+            return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Times, one after the other, at which a schedule was due and nothing was made."""
+
+    #: The first and the last of them, Unix times.
+    due_at: float
+    until: float
+    times: int
+    reason: str
+
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Skipped:
+        """The moment that `to_json` wrote. Raises UnreadableScheduleError."""
+        with _distrust("a skipped moment", text):
+            skipped = cls(**json.loads(text))
+            _check_record(skipped)
+            return skipped
+
+
+@contextmanager
+def _distrust(what: str, text: str) -> Iterator[None]:
+    """Whatever a record in Redis leads to while it is read: the user hears that it is malformed."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
+        raise UnreadableScheduleError(f"Redis holds {what} that is malformed: {shown(text)}") from error
+
+
+#: What the fields of records in Redis can be; whoever can write there can put anything.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str) and value.isprintable() and len(value) < 5000,
+    "str | None": lambda value: value is None or (_CHECKS["str"](value.replace("\n", " "))),
+    "int": lambda value: type(value) is int and 0 <= value < MAX_EXACT,
+    "int | None": lambda value: value is None or (type(value) is int and 0 < value < MAX_EXACT),
+    "float": lambda value: type(value) in (int, float) and 0 <= value < _LATEST,
+    "float | None": lambda value: value is None or (type(value) in (int, float) and 0 <= value < _LATEST),
+    "bool": lambda value: type(value) is bool,
+    "bool | None": lambda value: value is None or type(value) is bool,
+    "Recurrence": lambda value: isinstance(value, Recurrence) and _check_record(value),
+    "Mapping[str, Any]": lambda value: isinstance(value, dict),
+    "Literal['skip', 'queue']": lambda value: value in ("skip", "queue"),
+    "Literal['one', 'none']": lambda value: value in ("one", "none"),
+}
+
+#: The year 9000; Unix time.
+_LATEST = 2.2e11
+
+
+def _check_record(record: Any) -> bool:
+    """Raises ValueError for a field that cannot be; else answers True."""
+    for each in fields(record):
+        if not _CHECKS[str(each.type)](getattr(record, each.name)):
+            raise ValueError(f"{each.name} cannot be")
+    return True

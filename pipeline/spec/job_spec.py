@@ -1,0 +1,276 @@
+"""JobSpec: what a dataset is. Frozen, validated, written as canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
+from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
+from pipeline.formats.format import SampleType
+from pipeline.spec.plan import MAX_SHARDS, Plan, class_folder
+from pipeline.stores.records import parse_record
+
+#: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
+#: (docs/decisions/0077-versions.md).
+SPEC_VERSION = 1
+OLDEST_SPEC_VERSION = 1
+
+
+#: How the forward pass computes. float32 is float32 everywhere; tf32 lets GPUs round what they multiply to 10 bits;
+#: mixed precision, in Keras' words, computes in 16 bits but for weights and outputs, which stay float32.
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
+
+#: Most values of one batch, 8 GiB of float32.
+_MOST_VALUES = 2**31
+
+#: The largest float32; ends of a value range lie within it.
+_LARGEST = 3.4028234663852886e38
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """A dataset as a pure function: the same spec gives the same samples everywhere."""
+
+    #: Version of these fields.
+    version: int = SPEC_VERSION
+    #: How the generator was asked for: a name or an absolute path or URL. Not part of the identity.
+    generator: str
+    #: Identity of the generator's content, "sha256:" and 64 hexadecimal digits.
+    digest: str
+    #: Number of samples.
+    count: int
+    #: Seed of the latents and of random labels, 0 to 2**32 - 1.
+    seed: int
+    #: Samples per shard; the last may hold fewer.
+    shard_size: int
+    #: "npy", "png", "tar" or "null".
+    format: str
+    #: Stored type: "float32", "float16" or "uint8".
+    dtype: str
+    #: "flat" or "class".
+    layout: str
+    #: Canonical label plan; None for a generator without classes.
+    labels: str | None
+    #: Distribution of the latents, canonical.
+    noise: str
+    #: sha256 of `latents.npy` at the destination, where the user brought latents; None else.
+    latents: str | None = None
+    #: Samples per forward pass; 0 leaves it to the first slice.
+    batch: int = 0
+    #: How the forward pass computes: one of PRECISIONS.
+    precision: str = PRECISIONS[0]
+    #: Shape of one latent.
+    latent_shape: tuple[int, ...]
+    #: Shape of one sample, channels last for images.
+    sample_shape: tuple[int, ...]
+    #: Least and greatest value that the generator's output stands for; None where it declares none.
+    value_range: tuple[float, float] | None
+    #: Names of the classes in the order of their labels; None for a generator without classes.
+    classes: tuple[str, ...] | None
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers per latent."""
+        return math.prod(self.latent_shape)
+
+    @property
+    def plan(self) -> Plan:
+        """Division into shards."""
+        return Plan(count=self.count, shard_size=self.shard_size)
+
+    @property
+    def sample_type(self) -> SampleType:
+        """What a stored sample is."""
+        return SampleType(shape=self.sample_shape, dtype=self.dtype, class_names=self.classes, layout=self.layout)
+
+    @property
+    def generator_name(self) -> str:
+        """Short name of the generator: `fashion`, or the stem of its file."""
+        return re.sub(r"\.(keras|h5)$", "", self.generator.rstrip("/").rpartition("/")[2]) or "generator"
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces but line ends, the same bytes for the same spec."""
+        return json.dumps(self._fields(), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the dataset: hash over every field but the way in which the generator was asked for."""
+        # Kept, since every receipt of a dataset is compared with it.
+        return self._hash_without("generator")
+
+    @cached_property
+    def samples_sha256(self) -> str:
+        """Identity of the samples, however many of them: what `sha256` covers, but for the count.
+
+        Specs that share it make the same sample at the same index, and the same shards but for the last.
+        """
+        return self._hash_without("generator", "count")
+
+    def _hash_without(self, *left_out: str) -> str:
+        identity = {name: value for name, value in self._fields().items() if name not in left_out}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _fields(self) -> dict[str, Any]:
+        """All fields; but float32, which was the only precision at first, goes without saying."""
+        told = asdict(self)
+        if self.precision == PRECISIONS[0]:
+            del told["precision"]
+        return told
+
+    def job_id(self, destination: str) -> str:
+        """Id of the job that makes this dataset at this destination: the same question, the same id."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.generator_name.lower()).strip("-")[:24] or "job"
+        return f"{name}-{hashlib.sha256(f'{self.sha256} {destination}'.encode()).hexdigest()[:10]}"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "job.json") -> JobSpec:
+        """The spec that `to_json` wrote. Raises DatasetError naming `source` and the field at fault."""
+        data = parse_record(text, source)
+        if not isinstance(data, dict):
+            raise DatasetError(f"{source} is not a job: an object is expected")
+        version = data.get("version")
+        if isinstance(version, int) and version > SPEC_VERSION:
+            raise NewerVersionError(
+                f"{source} was written by a newer noisemill (version {version}, known is {SPEC_VERSION}): upgrade"
+            )
+        if type(version) is int and version < OLDEST_SPEC_VERSION:
+            raise DatasetError(
+                f"{source} was written by a noisemill that is too old for this one (version {version}, the oldest that "
+                f"is read is {OLDEST_SPEC_VERSION}): go on with the older one, or ask for it anew elsewhere"
+            )
+        names = {field.name for field in fields(cls)}
+        for problem, wrong in (
+            ("has unknown fields", set(data) - names),
+            ("lacks fields", names - {"precision"} - set(data)),
+        ):
+            if wrong:
+                raise DatasetError(f"{source} {problem}: {', '.join(sorted(wrong))}")
+        for name in ("latent_shape", "sample_shape", "value_range", "classes"):
+            if isinstance(data[name], list):
+                data[name] = tuple(data[name])
+        spec = cls(**data)
+        try:
+            spec.check()
+        except UsageError as error:
+            raise DatasetError(f"{source}: {error}") from None
+        return spec
+
+    def check(self) -> None:
+        """Raises UsageError for a field of the wrong type or out of its range."""
+        for name, good, expected in self._rules():
+            if not good:
+                raise UsageError(f"{name.replace('_', ' ')} {shown(getattr(self, name))} is not {expected}")
+        if len(self.plan) > MAX_SHARDS:
+            raise UsageError(
+                f"shard size {self.shard_size} makes {len(self.plan):,} shards of {self.count:,} samples: "
+                f"at most {MAX_SHARDS:,}, use a larger shard size"
+            )
+        if min(self.count, self.shard_size) > MAX_SHARD_SIZE:
+            raise UsageError(
+                f"shard size {self.shard_size:,} is too large: a shard has at most {MAX_SHARD_SIZE:,} samples"
+            )
+        if self.batch * max(self.latent_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
+            raise UsageError(
+                f"batch {self.batch:,}: it would hold more than {_MOST_VALUES:,} values at a time, use a smaller one"
+            )
+        self._check_plan()
+        if (
+            self.layout == "class"
+            and self.classes
+            and len({class_folder(name) for name in self.classes}) != len(self.classes)
+        ):
+            raise UsageError("classes have names that are the same but for case and punctuation: rename one")
+
+    def _check_plan(self) -> None:
+        """Raises UsageError for a label plan that does not fit the classes or the count."""
+        kind, _, rest = (self.labels or "").partition(":")
+        if kind == "class":
+            pairs = [(int(rest), self.count)]
+        elif kind == "counts":
+            pairs = [
+                (int(label), int(number)) for label, _, number in (pair.partition("=") for pair in rest.split(","))
+            ]
+        else:
+            return
+        most = max(label for label, _ in pairs)
+        if most >= len(self.classes or ()):
+            raise UsageError(f"labels {self.labels!r}: there is no class {most}, they are {len(self.classes or ())}")
+        planned = sum(number for _, number in pairs)
+        if planned != self.count or min(number for _, number in pairs) < 1:
+            raise UsageError(
+                f"labels {self.labels!r} are {planned:,}, the samples {self.count:,}: they must be as many"
+            )
+
+    def _rules(self) -> list[tuple[str, bool, str]]:
+        """(field, whether it holds, what is expected)."""
+        return [
+            ("version", _whole(self.version, OLDEST_SPEC_VERSION, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
+            ("generator", _text(self.generator), "a name, a path or a URL"),
+            ("digest", _matches(r"sha256:[0-9a-f]{64}", self.digest), "sha256: and 64 hexadecimal digits"),
+            ("count", _whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
+            ("seed", _whole(self.seed, 0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
+            ("shard_size", _whole(self.shard_size, 1, MAX_COUNT), "a whole number of at least 1"),
+            ("format", self.format in ("npy", "png", "tar", "null"), "npy, png, tar or null"),
+            ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
+            ("layout", self.layout in ("flat", "class"), "flat or class"),
+            ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
+            ("noise", _noise_text(self.noise), "a distribution"),
+            ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
+            ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
+            ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
+            ("latent_shape", _shape(self.latent_shape), "a shape"),
+            ("sample_shape", _shape(self.sample_shape), "a shape"),
+            ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),
+            ("classes", self.classes is None or _names(self.classes), "a list of names"),
+        ]
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable()
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _noise_text(value: Any) -> bool:
+    """Whether it is one that `pipeline.spec.latents` reads; which explains better what is wrong, but loads numpy."""
+    if value in ("normal", "uniform"):
+        return True
+    if not _matches(r"(normal|truncated):[0-9.e+-]{1,30}", value):
+        return False
+    kind, _, number = value.partition(":")
+    try:
+        return (0.1 if kind == "truncated" else 1e-6) <= float(number) <= 100
+    except ValueError:
+        return False
+
+
+def _plan_text(value: Any) -> bool:
+    number = "[0-9]{1,13}"
+    plans = f"balanced|random|class:{number}|counts:{number}={number}(,{number}={number})*|file:[0-9a-f]{{64}}"
+    return value is None or _matches(plans, value)
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and math.prod(value) < 2**31
+
+
+def _range(value: Any) -> bool:
+    numbers = isinstance(value, tuple) and len(value) == 2 and all(type(end) in (int, float) for end in value)
+    return numbers and -_LARGEST <= value[0] < value[1] <= _LARGEST and value[1] - value[0] <= _LARGEST
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, tuple) and 0 < len(value) <= 100_000 and all(_text(name) for name in value)

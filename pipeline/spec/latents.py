@@ -1,0 +1,129 @@
+"""From (seed, sample index) to latents and random labels: the same bits on every machine.
+
+Samples are drawn in fixed blocks of 1,024, each from a Philox stream of its own, so that any range
+can be drawn without what comes before it, and neither shard size nor batch size nor the number of
+workers can change a latent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.counts import MAX_SEED
+from pipeline.common.errors import UsageError
+
+#: Samples per block of the random streams; part of what defines a dataset, so it never changes.
+BLOCK = 1024
+
+_LABEL_STREAM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """A distribution of latents."""
+
+    kind: Literal["normal", "uniform", "truncated"]
+    #: Standard deviation (`normal`), or the largest absolute value (`truncated`); 1 for `uniform`.
+    parameter: float = 1.0
+
+    def __str__(self) -> str:
+        """The form that `parse_noise` reads; canonical."""
+        if self.kind == "uniform" or (self.kind == "normal" and self.parameter == 1.0):
+            return self.kind
+        return f"{self.kind}:{repr(float(self.parameter)).removesuffix('.0')}"
+
+
+def parse_noise(text: str) -> Noise:
+    """`normal`, `normal:SIGMA`, `uniform` (in [-1, 1]) or `truncated:T` (normal, resampled until |z| <= T).
+
+    Raises UsageError for anything else, a SIGMA outside (0, 100] or a T outside [0.1, 100].
+    """
+    match = re.fullmatch(r"(normal|uniform|truncated)(?::(.+))?", text.strip())
+    if not match:
+        raise UsageError(f"noise {text!r} is unknown: use normal, normal:SIGMA, uniform or truncated:T")
+    kind, parameter = match[1], match[2]
+    if parameter is None:
+        if kind == "truncated":
+            raise UsageError("noise 'truncated' needs its threshold: for example truncated:2")
+        return Noise(kind=kind)  # type: ignore[arg-type]
+    if kind == "uniform":
+        raise UsageError(f"noise {text!r}: uniform takes no parameter, it is always in [-1, 1]")
+    try:
+        value = float(parameter)
+    except ValueError:
+        raise UsageError(f"noise {text!r}: {parameter!r} is not a number") from None
+    lowest = 0.1 if kind == "truncated" else 1e-6
+    if not lowest <= value <= 100:
+        raise UsageError(f"noise {text!r}: the parameter must be between {lowest:g} and 100")
+    return Noise(kind=kind, parameter=value)  # type: ignore[arg-type]
+
+
+def latents(seed: int, first: int, count: int, dim: int, noise: Noise | None = None) -> NDArray[np.float32]:
+    """Latents of samples `first` to `first + count - 1`, float32 of shape (count, dim).
+
+    Standard normal unless `noise` says otherwise; depends on seed and sample index alone.
+    Raises ValueError if an argument is negative or the seed exceeds MAX_SEED.
+    """
+    noise = noise or Noise(kind="normal")
+    _check_range(seed, first, count)
+    rows = np.empty((count, dim), dtype=np.float32)
+    for block, inside, outside in _blocks(first, count):
+        rows[outside] = _latent_block(seed, block, dim, noise)[inside]
+    return rows
+
+
+def random_labels(seed: int, first: int, count: int, classes: int) -> NDArray[np.int32]:
+    """Labels of samples `first` to `first + count - 1`, uniform in 0..classes-1, int32 of shape (count,).
+
+    Drawn from a stream beside the latents', so that labels and latents are independent.
+    """
+    _check_range(seed, first, count)
+    labels = np.empty(count, dtype=np.int32)
+    for block, inside, outside in _blocks(first, count):
+        stream = _stream(seed, block, _LABEL_STREAM)
+        labels[outside] = stream.integers(0, classes, size=BLOCK, dtype=np.int32)[inside]
+    return labels
+
+
+def _check_range(seed: int, first: int, count: int) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed {seed} is not in 0..{MAX_SEED}")
+    if first < 0 or count < 0:
+        raise ValueError(f"samples {first} to {first + count - 1}: indices are not negative")
+
+
+def _blocks(first: int, count: int) -> list[tuple[int, slice, slice]]:
+    """The blocks that a range touches: (block, rows inside the block, rows of the result)."""
+    touched = []
+    for block in range(first // BLOCK, -(-(first + count) // BLOCK)):
+        start, stop = max(first, block * BLOCK), min(first + count, (block + 1) * BLOCK)
+        inside = slice(start - block * BLOCK, stop - block * BLOCK)
+        touched.append((block, inside, slice(start - first, stop - first)))
+    return touched
+
+
+def _stream(seed: int, block: int, *purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block, *purpose])))
+
+
+@lru_cache(maxsize=2)
+def _latent_block(seed: int, block: int, dim: int, noise: Noise) -> NDArray[np.float32]:
+    """Rows of a block, not to be written to: batches are smaller than blocks, and ask for the same one in turn."""
+    stream = _stream(seed, block)
+    shape = (BLOCK, dim)
+    if noise.kind == "uniform":
+        return stream.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
+    rows = stream.standard_normal(shape, dtype=np.float32)
+    if noise.kind == "normal":
+        return rows if noise.parameter == 1.0 else rows * np.float32(noise.parameter)
+    outliers = np.abs(rows) > noise.parameter
+    while missing := int(outliers.sum()):
+        rows[outliers] = stream.standard_normal(missing, dtype=np.float32)
+        outliers = np.abs(rows) > noise.parameter
+    return rows

@@ -1,0 +1,50 @@
+"""The small JSON files beside the samples (job.json, receipts, manifest): how they are read, with distrust.
+
+A byte-order mark and other ends of lines, which editors leave, change nothing of what a record says: they are passed
+over. A key that is there twice says two things, of which readers of different programs take different ones: refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections import Counter
+from typing import Any
+
+from pipeline.common.errors import DatasetError, shown
+from pipeline.common.files import first_line
+from pipeline.stores.store import Store
+
+#: No record is larger; what is would fill the memory of whoever reads it.
+MAX_BYTES = 64_000_000
+
+
+def read_record(store: Store, name: str) -> bytes:
+    """A record's bytes. Raises FileNotFoundError if it is absent, DatasetError if it is too large to be one."""
+    text = store.read(name, most_bytes=MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise DatasetError(f"{store.url}/{name} is larger than {MAX_BYTES // 10**6} MB: noisemill did not write that")
+    return text
+
+
+def parse_record(text: str | bytes, source: str) -> Any:
+    """What a record says. Raises DatasetError naming `source` where that is not JSON in UTF-8, or not one thing."""
+    try:
+        if isinstance(text, bytes):
+            text = text.removeprefix(codecs.BOM_UTF8).decode()
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{source} is not valid JSON: {first_line(error)}") from None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError for a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twin, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{shown(twin)} is there twice")
+    return found
+
+
+#: One for all: making it takes a tenth of the time in which it reads a receipt.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_twins)

@@ -1,0 +1,252 @@
+"""Finds devices and pins one, before TensorFlow is imported; keeps two workers from taking one GPU."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.common.errors import UsageError, WorkerError
+from pipeline.fleet.launch import DEVICE, WorkerConfig
+
+log = logging.getLogger("noisemill")
+
+#: Locks that this process holds until it ends, by their descriptors: the kernel lets go of them however it ends.
+_held: list[int] = []
+
+_GPU_LINE = re.compile(r"GPU (\d+): (.+) \(UUID: (\S+)\)")
+_MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The one device of a worker."""
+
+    #: "cpu" or "gpu:N".
+    name: str
+    #: What it calls itself.
+    model: str
+    #: Whether it was asked for by name, so that no other will do.
+    by_name: bool = False
+
+    @property
+    def kind(self) -> str:
+        """ "cpu" or "gpu"."""
+        return self.name.partition(":")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """An NVIDIA GPU, or one MIG instance of it: what a worker can have for itself."""
+
+    #: What it calls itself.
+    model: str
+    #: GPU-... or MIG-...; what CUDA_VISIBLE_DEVICES names it by.
+    uuid: str
+
+
+def pin_device(wanted: str, threads: int = 0) -> Device:
+    """Makes one device the only one that TensorFlow will see; to be called before it is imported.
+
+    `wanted` is "auto" (the first GPU, else the CPU), "cpu", "gpu" or "gpu:N". `threads` bounds those of the CPU; 0
+    leaves them to TensorFlow, unless a container may use fewer cores than it sees.
+    Raises UsageError for another word, WorkerError for a GPU that is not there.
+    """
+    gpus = _fitting(wanted)
+    return _pin_gpu(wanted, *next(iter(gpus.items()))) if gpus else _pin_cpu(threads)
+
+
+def pin_own_device(config: WorkerConfig, lock_folder: Path) -> Device:
+    """As `pin_device`, for a worker: of the GPUs that are wanted, one that fewer than `per_gpu` workers have.
+
+    Where all are taken: the CPU for "auto", WorkerError for a GPU by name. An embedded worker shares the first
+    then: `generate` is asked for here and now, whoever else is at work.
+    """
+    wanted, per_gpu = config.device, config.per_gpu
+    gpus = _fitting(wanted)
+    if not gpus:
+        return _pin_cpu(config.threads, config.cores)
+    for slot in range(per_gpu):
+        for number, gpu in gpus.items():
+            if _lock(lock_folder, gpu, slot, per_gpu):
+                return _pin_gpu(wanted, number, gpu)
+    if config.embedded:
+        return _pin_gpu(wanted, *next(iter(gpus.items())))
+    taken = ", ".join(f"gpu:{number} ({gpu.model}, {gpu.uuid})" for number, gpu in gpus.items())
+    if wanted != "auto":
+        raise WorkerError(f"{taken} is taken by another worker: --per-gpu 2 lets 'noisemill up' put two on each")
+    log.warning("all GPUs are taken by other workers (%s): this one uses the CPU", taken)
+    return _pin_cpu(config.threads, config.cores)
+
+
+def confirm_device(device: Device) -> Device:
+    """The pinned device as TensorFlow, which has been started, has it: the CPU where it cannot use the GPU.
+
+    Raises WorkerError where a GPU was asked for by name.
+    """
+    import tensorflow as tf  # Heavy; and the device must be pinned before.
+
+    if device.kind == "cpu" or tf.config.list_physical_devices("GPU"):
+        return device
+    told = f"TensorFlow cannot use {device.model}: are the CUDA libraries there (the package's extra 'cuda')?"
+    if device.by_name:
+        raise WorkerError(f"{told}\nOr use --device cpu.")
+    log.warning("%s It uses the CPU.", told)
+    return Device(name="cpu", model=_cpu_model())
+
+
+def list_gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that this process may use, by `nvidia-smi`; none where it is absent or fails.
+
+    A GPU that is divided by MIG stands for its instances. CUDA_VISIBLE_DEVICES counts: its numbers are those
+    of `nvidia-smi`, its UUIDs may be cut short.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or not shutil.which("nvidia-smi"):
+        return []
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("nvidia-smi cannot be run, so no GPU is used: %s", error)
+        return []
+    if found.returncode != 0:
+        said = (found.stdout + found.stderr).strip().splitlines()
+        log.warning("nvidia-smi fails, so no GPU is used: %s", said[0] if said else f"exit code {found.returncode}")
+        return []
+    units = _parse(found.stdout)
+    if visible is None:
+        return [unit for instances in units for unit in instances]
+    return _visible(units, visible.split(","))
+
+
+def _parse(listing: str) -> list[list[Gpu]]:
+    """For each GPU in the output of `nvidia-smi -L` its MIG instances, or itself."""
+    units: list[list[Gpu]] = []
+    whole: Gpu | None = None
+    for line in listing.splitlines():
+        if match := _GPU_LINE.fullmatch(line.rstrip()):
+            whole = Gpu(model=match[2], uuid=match[3])
+            units.append([whole])
+        elif (match := _MIG_LINE.fullmatch(line.rstrip())) and whole is not None:
+            instances = [] if units[-1] == [whole] else units[-1]
+            units[-1] = [*instances, Gpu(model=f"{whole.model} MIG {match[1]}", uuid=match[2])]
+    return units
+
+
+def _visible(units: list[list[Gpu]], entries: list[str]) -> list[Gpu]:
+    """What CUDA_VISIBLE_DEVICES means, in its order; as for CUDA, an entry that means nothing ends it."""
+    found: list[Gpu] = []
+    for entry in (entry.strip() for entry in entries):
+        if entry.isdecimal():
+            named = units[int(entry)] if int(entry) < len(units) else []
+        else:
+            named = [unit for instances in units for unit in instances if entry and unit.uuid.startswith(entry)]
+        if not named:
+            break
+        found += [unit for unit in named if unit not in found]
+    return found
+
+
+def _fitting(wanted: str) -> dict[int, Gpu]:
+    """The GPUs that a word means, by their number; none stands for the CPU."""
+    if not DEVICE.fullmatch(wanted):
+        raise UsageError(f"device {wanted!r} is unknown: use auto, cpu, gpu or gpu:N")
+    gpus = dict(enumerate([] if wanted == "cpu" else list_gpus()))
+    if not wanted.startswith("gpu"):
+        return gpus
+    number = wanted.partition(":")[2]
+    fitting = {int(number): gpus[int(number)]} if number and int(number) in gpus else {} if number else gpus
+    if not fitting:
+        raise WorkerError(f"device {wanted!r} is not there: this machine shows {len(gpus)} GPUs; use --device cpu")
+    return fitting
+
+
+def _pin_gpu(wanted: str, number: int, gpu: Gpu) -> Device:
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
+    # What it needs and no more, so that others on the same GPU have room.
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    return Device(name=f"gpu:{number}", model=gpu.model, by_name=wanted != "auto")
+
+
+def _pin_cpu(threads: int, cores: Sequence[int] = ()) -> Device:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    if cores and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as error:  # Taken away since; it is a matter of speed alone.
+            log.warning("cores %s cannot be had: %s", ", ".join(map(str, cores)), error)
+    threads = threads or _cores_by_quota()
+    if threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    return Device(name="cpu", model=_cpu_model())
+
+
+def _cores_by_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many cores a container's quota comes to, where it sees more than that; 0 where there is none.
+
+    TensorFlow starts a thread for each core that it sees, and the quota then stops them all for most of the time.
+    """
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        cores = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return 0
+    return cores if cores < (os.cpu_count() or 1) else 0
+
+
+def _lock(folder: Path, gpu: Gpu, slot: int, per_gpu: int) -> bool:
+    """Takes a place on a GPU until this process ends; False where others have it.
+
+    A worker that has a GPU for itself locks it whole. Those that share it share that lock, and take a slot each.
+    Containers on one host keep out of each other's way if they share the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o1777)  # For workers of other users too.
+        whole = _flock(folder / f"{gpu.uuid}.lock", exclusive=per_gpu == 1)
+        if whole is None:
+            return False
+        if per_gpu > 1:
+            place = _flock(folder / f"{gpu.uuid}.{slot}.lock", exclusive=True)
+            if place is None:
+                os.close(whole)
+                return False
+            _held.append(place)
+        _held.append(whole)
+    except OSError as error:
+        log.warning("%s cannot hold the locks of GPUs, so nothing keeps other workers off: %s", folder, error)
+    return True
+
+
+def _flock(path: Path, *, exclusive: bool) -> int | None:
+    """The descriptor of a locked file; None where others hold it."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        model = ""
+    return model or platform.processor() or platform.machine()

@@ -1,0 +1,284 @@
+"""The compiled predict: one fixed batch shape, warmed up; and the calibration that chooses it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.cache import keep
+from pipeline.common.errors import GeneratorError
+from pipeline.common.version import VERSION
+from pipeline.datasets.receipts import EngineRecord
+from pipeline.formats.image import encoder_versions
+from pipeline.generators import Generator
+from workers.engine.devices import Device, confirm_device
+from workers.engine.generators import Forward, load_generator
+from workers.engine.tensorflow_start import start_tensorflow
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+ENGINES = ("xla", "tf")
+BATCHES = (64, 128, 256, 512)
+
+#: How often each candidate is measured, in turn with the others, and how long each time, seconds: on a machine that
+#: others use as well, what disturbs one measurement seldom disturbs all of them.
+_ROUNDS = 4
+_MEASURE_S = 0.08
+#: A smaller batch is taken if it is within so much of the fastest: it pads less and stops sooner.
+_TIE = 0.99
+#: Where a job goes faster than calibration by this factor, calibration was disturbed.
+_DISTURBED = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a device does best with a generator."""
+
+    engine: str
+    batch: int
+    #: Samples per second of the bare forward pass.
+    rate: float
+    #: Processes that wanted a core, per core, when it was measured; more than 1 is a busy machine.
+    load: float = 0.0
+
+
+class Engine:
+    """A forward pass compiled for batches of one size, with one precision (see `pipeline.spec.job_spec.PRECISIONS`)."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        generator: Generator,
+        device: Device,
+        engine: str,
+        batch: int,
+        precision: str = "float32",
+    ) -> None:
+        import keras
+        import tensorflow as tf
+
+        self.engine, self.batch, self.precision = engine, batch, precision
+        #: Batches that are best computed at the same time. Where one waits for the last of its threads, whose core
+        #: something else had, the other goes on; a GPU queues them itself.
+        self.at_once = 2 if device.kind == "cpu" else 1
+        self._allow_tf32 = tf.config.experimental.enable_tensor_float_32_execution
+        self._latent_dim = generator.interface.latent_dim
+        self._conditional = generator.interface.classes is not None
+        self._sample_shape = generator.interface.sample_shape
+        signature = [tf.TensorSpec((batch, self._latent_dim), tf.float32)]
+        if self._conditional:
+            signature.append(tf.TensorSpec((batch,), tf.int32))
+
+        def compiled(latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+            return tf.cast(forward(latents, labels), tf.float32)
+
+        self._function = tf.function(
+            compiled,
+            input_signature=signature,
+            jit_compile=engine == "xla",
+            # Nothing here branches on tensors; and what AutoGraph puts into the temporary folder, workers leave there.
+            autograph=False,
+        )
+        self.record = EngineRecord(
+            engine=engine,
+            batch=batch,
+            precision="float32" if precision == "tf32" and device.kind == "cpu" else precision,
+            device=device.kind,
+            device_name=device.model,
+            versions={
+                "noisemill": VERSION,
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "numpy": np.__version__,
+                **encoder_versions(),
+            },
+        )
+        self._warm_up()
+
+    def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
+        """Samples of up to `batch` latents, (n, latent_dim); what is missing to the batch is padded.
+
+        May be called by several threads. On a GPU the answer may still be under way; `Prediction.samples` waits for it.
+        """
+        count = len(latents)
+        if count < self.batch:
+            latents = _padded(latents, self.batch)
+            labels = None if labels is None else _padded(labels, self.batch)
+        arguments = (latents, labels) if self._conditional else (latents,)
+        # One switch for the whole process, and jobs of every precision come by.
+        self._allow_tf32(self.precision == "tf32")
+        return Prediction(self._function(*arguments), count)
+
+    def _warm_up(self) -> None:
+        """Compiles, and checks that samples have the shape that the interface tells."""
+        latents = np.zeros((self.batch, self._latent_dim), np.float32)
+        labels = np.zeros(self.batch, np.int32) if self._conditional else None
+        try:
+            shape = self.predict(latents, labels).samples().shape[1:]
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise GeneratorError(
+                f"the generator fails on a batch of {self.batch} with {self.engine}: {reason}"
+            ) from error
+        if shape != self._sample_shape:
+            raise GeneratorError(
+                f"the generator makes samples of {shape}, its interface speaks of {self._sample_shape}"
+            )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Samples of one batch, perhaps still on the device."""
+
+    tensor: Any
+    count: int
+
+    def samples(self) -> NDArray[np.float32]:
+        """The samples on the host, float32 of shape (count, *sample_shape), without the padding."""
+        host: NDArray[np.float32] = self.tensor.numpy()[: self.count]
+        return host
+
+
+class EngineRoom:
+    """A loaded generator and its engines: each is compiled once, when it is asked for."""
+
+    def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
+        start_tensorflow()
+        self.generator, self.device = generator, confirm_device(device)
+        self._forwards = {"float32": load_generator(generator)}
+        self._engines: dict[tuple[str, int, str], Engine] = {}
+        self._cache_dir = cache_dir
+
+    def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
+        """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
+        key = (engine, batch, precision)
+        if key not in self._engines:
+            # Other layers, where layers compute in 16 bits; the same ones with TF32, which is the device's affair.
+            policy = precision if precision.startswith("mixed") else "float32"
+            if policy not in self._forwards:
+                self._forwards[policy] = load_generator(self.generator, policy)
+            self._engines[key] = Engine(self._forwards[policy], self.generator, self.device, engine, batch, precision)
+        return self._engines[key]
+
+    def quick_engine(self) -> Engine:
+        """An engine without measuring: as calibration chose it, else one that agrees with it bit for bit mostly.
+
+        XLA at any batch from 64 on makes the same bits (docs/decisions/0070-how-engines-agree.md).
+        """
+        calibration = self._kept_calibration()
+        if calibration is not None:
+            return self.engine(calibration.engine, calibration.batch)
+        try:
+            return self.engine("xla", BATCHES[0])
+        except GeneratorError:
+            return self.engine("tf", BATCHES[0])
+
+    def calibrate(self, precision: str = "float32") -> Calibration:
+        """The fastest engine and batch on this device, measured once and then kept in the cache.
+
+        What was measured on a busy machine is measured again once that is less so.
+        """
+        kept, load = self._kept_calibration(precision), _load()
+        if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
+            return kept
+        path, calibration = self._calibration_path(precision), replace(self._measure(precision), load=round(load, 2))
+        keep(path, json.dumps(asdict(calibration)))
+        return calibration
+
+    def compare(self, engine: Engine, rate: float) -> None:
+        """Hears how fast a job went. Where calibration said much less, the next worker measures again."""
+        kept = self._kept_calibration(engine.precision)
+        if kept is None or (kept.engine, kept.batch) != (engine.engine, engine.batch):
+            return
+        if rate > _DISTURBED * kept.rate:
+            self._calibration_path(engine.precision).unlink(missing_ok=True)
+
+    def _kept_calibration(self, precision: str = "float32") -> Calibration | None:
+        try:
+            return Calibration(**json.loads(self._calibration_path(precision).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _measure(self, precision: str) -> Calibration:
+        """First the engine, at a middling batch; then the batch."""
+        rates = self._rates([(engine, 256) for engine in ENGINES], precision)
+        engine = max(rates, key=lambda key: rates[key])[0]
+        rates = self._rates([(engine, batch) for batch in BATCHES], precision)
+        best = max(rates.values())
+        batch = next(batch for batch in BATCHES if rates[engine, batch] >= _TIE * best)
+        return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
+
+    def _rates(self, candidates: list[tuple[str, int]], precision: str) -> dict[tuple[str, int], float]:
+        """Samples per second of the bare forward pass, the best of several measurements that take turns."""
+        engines = {key: self._engine_if_any(*key, precision) for key in candidates}
+        rates = dict.fromkeys(candidates, 0.0)
+        for _ in range(_ROUNDS):
+            for key, engine in engines.items():
+                if engine is not None:
+                    rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch)))
+        return rates
+
+    def _some_input(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
+        """Latents, and labels where there are classes."""
+        interface = self.generator.interface
+        latents = np.random.default_rng(0).standard_normal((count, interface.latent_dim), np.float32)
+        if interface.classes is None:
+            return latents, None
+        return latents, (np.arange(count) % len(interface.classes)).astype(np.int32)
+
+    def _engine_if_any(self, engine: str, batch: int, precision: str) -> Engine | None:
+        """None where XLA cannot run the generator."""
+        try:
+            return self.engine(engine, batch, precision)
+        except GeneratorError:
+            if engine == "tf":
+                raise
+            return None
+
+    def _calibration_path(self, precision: str) -> Path:
+        import tensorflow as tf
+
+        device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
+        key = sha256(f"{self.generator.digest} {device}".encode()).hexdigest()[:24]
+        return self._cache_dir / "calibrations" / f"{key}.json"
+
+
+def _load() -> float:
+    """How many processes want a core, per core, over the last minute."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def _threads() -> str:
+    return os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+
+
+def _bare_rate(engine: Engine, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> float:
+    """Samples per second of the fastest of the passes that fit into the measuring time: noise only ever adds."""
+
+    def compute(_: int) -> None:
+        engine.predict(latents, labels).samples()
+
+    least, deadline = math.inf, time.perf_counter() + _MEASURE_S
+    with ThreadPoolExecutor(engine.at_once) as predictors:
+        while least == math.inf or time.perf_counter() < deadline:
+            start = time.perf_counter()
+            list(predictors.map(compute, range(engine.at_once)))
+            least = min(least, time.perf_counter() - start)
+    return engine.at_once * engine.batch / least
+
+
+def _padded(rows: NDArray[Any], count: int) -> NDArray[Any]:
+    padded = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded

@@ -1,0 +1,59 @@
+"""Loads generators of every kind behind one protocol.
+
+network      what every kind is once it is loaded: named inputs, named outputs
+wiring       from latents and labels to a network's inputs, from its outputs to samples
+keras_model, saved_model, tfjs, untrained      one loader each
+build        a Keras model from another's description of it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators import Generator
+from workers.engine.generators.keras_model import load_keras, lower_precision
+from workers.engine.generators.network import Network
+from workers.engine.generators.saved_model import load_saved_model
+from workers.engine.generators.tfjs import load_tfjs
+from workers.engine.generators.untrained import load_untrained
+from workers.engine.generators.wiring import Forward, wire
+
+__all__ = ["Forward", "load_generator", "load_network"]
+
+_LOADERS: dict[str, Callable[[Path], Network]] = {
+    "keras": load_keras,
+    "tfjs": load_tfjs,
+    "saved_model": load_saved_model,
+    "untrained": load_untrained,
+}
+
+
+def load_generator(generator: Generator, policy: str = "float32") -> Forward:
+    """The forward pass of a generator, in inference mode, by a policy of Keras': "mixed_float16" computes in 16 bits.
+
+    Raises GeneratorError if it cannot be loaded or is not what its interface says.
+    """
+    _check_memory(generator)
+    network = load_network(generator.kind, generator.model)
+    if policy != "float32":
+        lower_precision(network, policy)
+    return wire(network, generator)
+
+
+def load_network(kind: str, model: Path) -> Network:
+    """The model at a path, as it is. Raises GeneratorError."""
+    return _LOADERS[kind](model)
+
+
+def _check_memory(generator: Generator) -> None:
+    """Refuses at once what could only end with this process killed."""
+    needed = max(4 * (generator.structure.parameters or 0), generator.size_bytes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise GeneratorError(
+            f"generator {generator.reference} has {needed / 1e9:.1f} GB of weights, "
+            f"this machine {memory / 1e9:.1f} GB of memory: it is too large"
+        )

@@ -1,0 +1,96 @@
+"""A Keras 3 model from an architecture that TensorFlow.js or an older Keras described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.architecture import Architecture, Layer, evaluate
+from pipeline.generators.layers import known_kind, settings_of
+from pipeline.generators.structure import Structure
+
+#: By layer and weight.
+WeightValues = dict[tuple[str, str], NDArray[Any]]
+
+
+def build_model(architecture: Architecture, structure: Structure) -> Any:
+    """An untrained Keras model that computes what the architecture describes."""
+    import keras  # Seconds; and the device must be pinned before.
+
+    inputs = [keras.Input(port.shape, dtype=port.dtype, name=port.name) for port in structure.inputs]
+    outputs = _connect(architecture, inputs, {})
+    model = keras.Model(inputs, outputs)
+    model.output_names = [port.name for port in structure.outputs]
+    return model
+
+
+def set_weights(model: Any, values: WeightValues, what: str) -> None:
+    """Gives every weight of the model its value. Raises GeneratorError where one has none, or another shape."""
+    for layer in model.layers:
+        for weight in layer.weights:
+            value = values.get((layer.name, weight.name))
+            if value is None or value.shape != tuple(weight.shape):
+                shape = None if value is None else value.shape
+                raise GeneratorError(
+                    f"generator {what}: layer {layer.name!r} takes {weight.name} of {tuple(weight.shape)}, not {shape}"
+                )
+            weight.assign(value)
+
+
+def _connect(architecture: Architecture, inputs: list[Any], made: dict[str, Any]) -> list[Any]:
+    """Follows the connections with Keras tensors; a layer that is used twice is made once."""
+
+    def apply(layer: Layer, tensors: list[Any]) -> list[Any]:
+        if layer.inner is not None:
+            return _connect(layer.inner, tensors, made)
+        kind = known_kind(layer)
+        if kind.identity:
+            return [tensors[0]]
+        if layer.name not in made:
+            made[layer.name] = _layer(layer)
+        return [made[layer.name](tensors if kind.merges else tensors[0])]
+
+    return evaluate(architecture, inputs, apply)
+
+
+def _layer(layer: Layer) -> Any:
+    import keras  # Seconds; and the device must be pinned before.
+
+    settings = settings_of(layer)
+    if settings.get("activation") == "hard_sigmoid":
+        settings["activation"] = _old_hard_sigmoid
+    if settings.get("interpolation") == "bilinear":
+        settings.pop("interpolation")
+        return _old_bilinear(layer.name, **settings)
+    if layer.kind == "Reshape":
+        settings["target_shape"] = [-1 if size is None else size for size in settings["target_shape"]]
+    return getattr(keras.layers, layer.kind)(name=layer.name, **settings)
+
+
+def _old_hard_sigmoid(x: Any) -> Any:
+    """As it was before Keras 3, which has another slope: max(0, min(1, 0.2 x + 0.5))."""
+    import keras  # Seconds; and the device must be pinned before.
+
+    return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+def _old_bilinear(name: str, size: Any, data_format: str) -> Any:
+    """Bilinear upsampling as TensorFlow.js does it: pixels' corners are their places, in Keras their centres."""
+    import keras  # Seconds; and the device must be pinned before.
+    import tensorflow as tf
+
+    if data_format != "channels_last":
+        raise GeneratorError(f"layer {name!r}: bilinear upsampling with channels first is not supported")
+    rows, columns = size if isinstance(size, list | tuple) else (size, size)
+
+    class OldBilinear(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            wanted = (x.shape[1] * rows, x.shape[2] * columns)
+            return tf.raw_ops.ResizeBilinear(images=x, size=wanted, align_corners=False, half_pixel_centers=False)
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return (shape[0], shape[1] * rows, shape[2] * columns, shape[3])
+
+    return OldBilinear(name=name)

@@ -1,0 +1,95 @@
+"""Generators in Keras 3's own format, `.keras`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.archive import read_config
+from pipeline.generators.structure import Port, Structure
+from workers.engine.generators.network import Network, first_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def load_keras(path: Path) -> Network:
+    """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
+    import keras  # Seconds; and the device must be pinned before.
+
+    read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers raise.
+        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(error)}") from error
+    if not getattr(model, "inputs", None):
+        raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
+    return keras_network(model)
+
+
+def keras_network(model: Any) -> Network:
+    """The network of a Keras model with known inputs."""
+    inputs = tuple(Port(name=each.name, shape=_shape(each), dtype=str(each.dtype)) for each in model.inputs)
+    outputs = tuple(
+        Port(name=name, shape=_shape(tensor), dtype=str(tensor.dtype), value_range=_range(model, name))
+        for name, tensor in zip(_output_names(model), model.outputs, strict=True)
+    )
+
+    def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        fed = [tensors[port.name] for port in inputs]
+        answer = model(fed[0] if len(fed) == 1 else fed, training=False)
+        # A model may answer with a list or a dictionary, whatever its author liked.
+        values = list(answer.values()) if isinstance(answer, dict) else _as_list(answer)
+        names = list(answer) if isinstance(answer, dict) else [port.name for port in outputs]
+        return dict(zip(names, values, strict=True))
+
+    structure = Structure(inputs=inputs, outputs=outputs, parameters=int(model.count_params()))
+    return Network(structure=structure, call=call, owner=model)
+
+
+def lower_precision(network: Network, policy: str) -> None:
+    """Has a network that Keras holds compute by this policy of Keras', but for the layers that make its outputs.
+
+    Raises GeneratorError for one that Keras does not hold.
+    """
+    import keras  # Seconds; and the device must be pinned before.
+
+    model = network.owner
+    if not isinstance(model, keras.Model):
+        raise GeneratorError(f"{policy} takes a model of Keras or TensorFlow.js: others compute as they were saved")
+    kept = {port.name for port in network.structure.outputs}
+    # Not a public method; but `layers` leaves out those that other layers wrap.
+    for layer in model._flatten_layers(include_self=False):
+        if layer.name not in kept:
+            layer.dtype_policy = policy
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    return tuple(None if size is None else int(size) for size in tensor.shape[1:])
+
+
+def _output_names(model: Any) -> list[str]:
+    names = list(getattr(model, "output_names", ()))
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, dict):
+        return list(structure)
+    return names if len(names) == len(model.outputs) else [model.layers[-1].name]
+
+
+def _range(model: Any, name: str) -> tuple[float, float] | None:
+    """The range that a last layer's activation cannot leave."""
+    layer = next((layer for layer in model.layers if layer.name == name), None)
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}.get(activation)
+
+
+def _reason(error: Exception) -> str:
+    if "Lambda" in str(error) or "safe_mode" in str(error):
+        return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
+    return first_line(error)

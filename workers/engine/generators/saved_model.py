@@ -1,0 +1,84 @@
+"""Generators in TensorFlow's SavedModel format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.structure import Port, Structure
+from workers.engine.generators.network import Network, first_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+#: Signatures that are looked for, in this order.
+_SIGNATURES = ("serving_default", "serve", "call")
+#: Operations that answer otherwise each time: they draw random numbers, or change what the model keeps.
+_CHANGING = (
+    "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "Multinomial", "RandomShuffle",
+    "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "RngReadAndSkip", "StatefulStandardNormalV2",
+    "StatefulUniform", "TruncatedNormal",
+)  # fmt: skip
+#: Operations that reach out of the model.
+_REACHING_OUT = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles")
+
+
+def load_saved_model(path: Path) -> Network:
+    """The network of a SavedModel's signature. Raises GeneratorError."""
+    import tensorflow as tf  # Seconds; and the device must be pinned before.
+
+    try:
+        model = tf.saved_model.load(str(path))
+    except Exception as error:  # Whatever TensorFlow raises.
+        raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
+    function = _signature(path, model)
+    operations = set(_operations(function))
+    if reaching := sorted(operations & set(_REACHING_OUT)):
+        raise GeneratorError(f"generator {path} is refused: {reaching[0]} reaches out of the model, to code or files")
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    if not isinstance(outputs, dict):
+        raise GeneratorError(f"generator {path}: its signature does not name its outputs")
+
+    def call(tensors: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        answer: Mapping[str, tf.Tensor] = function(**tensors)
+        return answer
+
+    changing = ", ".join(sorted(operations & set(_CHANGING)))
+    note = f"not reproducible: the model draws random numbers, or changes itself with each call ({changing})"
+    structure = Structure(
+        inputs=tuple(_port(path, name, spec) for name, spec in sorted(inputs.items())),
+        outputs=tuple(_port(path, name, spec) for name, spec in sorted(outputs.items())),
+        parameters=sum(math.prod(variable.shape) for variable in function.variables),
+        notes=(note,) if changing else (),
+    )
+    return Network(structure=structure, call=call, owner=model)
+
+
+def _signature(path: Path, model: Any) -> Any:
+    signatures = dict(model.signatures)
+    for name in _SIGNATURES:
+        if name in signatures:
+            return signatures[name]
+    if len(signatures) == 1:
+        return next(iter(signatures.values()))
+    told = f"the signatures {', '.join(sorted(signatures))}" if signatures else "no signature"
+    raise GeneratorError(f"generator {path} has {told}: one named serving_default is needed")
+
+
+def _port(path: Path, name: str, spec: Any) -> Port:
+    if spec.shape.rank is None or spec.shape.rank < 1:
+        raise GeneratorError(f"generator {path}: {name!r} has no dimension for the batch")
+    if spec.shape[0] is not None:
+        raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {spec.shape[0]}: it must be open")
+    return Port(name=name, shape=tuple(spec.shape[1:]), dtype=spec.dtype.name)
+
+
+def _operations(function: Any) -> Iterator[str]:
+    """The operations of a function and of all that it calls."""
+    graph = function.graph.as_graph_def()
+    yield from (node.op for node in graph.node)
+    for inner in graph.library.function:
+        yield from (node.op for node in inner.node_def)

@@ -1,0 +1,82 @@
+"""One evaluation, for `pipeline.datasets.evaluation.evaluation`: a request as JSON, the figures as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.common.settings import load_settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.evaluation.evaluation import PROGRESS, Evaluation
+from pipeline.datasets.evaluation.real_data import Labelled, load_real
+from pipeline.fleet.launch import ending_in_words
+from pipeline.formats.values import to_stored
+from workers.engine.devices import pin_device
+from workers.engine.tensorflow_start import start_tensorflow
+
+#: Samples that are read in one go.
+_STRETCH = 256
+
+
+def draw(dataset: Dataset, most: int) -> Labelled:
+    """At most so many samples as uint8, in stretches from all over what is there, in random order."""
+    spec = dataset.spec
+    stretches = [
+        (first, min(_STRETCH, shard.first + shard.count - first))
+        for index in dataset.made()
+        for shard in [dataset.plan[index]]
+        for first in range(shard.first, shard.first + shard.count, _STRETCH)
+    ]
+    random = np.random.default_rng(0)
+    images, labels, taken = [], [], 0
+    for first, count in (stretches[place] for place in random.permutation(len(stretches))):
+        count = min(count, most - taken)
+        if not count:
+            break
+        samples, own = dataset.samples(first, count), dataset.labels(first, count)
+        assert own is not None
+        if samples.dtype != np.uint8:
+            samples = to_stored(samples.astype(np.float32), "uint8", spec.value_range)
+        images.append(samples)
+        labels.append(own)
+        taken += count
+    order = random.permutation(taken)
+    return Labelled(np.concatenate(images), np.concatenate(labels)).only(order)
+
+
+def run(request: dict[str, str | int]) -> Evaluation:
+    """Carries out a request. Raises NoisemillError."""
+    dataset = Dataset(str(request["destination"]))
+    real = load_real(Path(str(request["real"])), dataset.spec).limited(int(request["limit"]))
+    samples = draw(dataset, int(request["limit"]))
+    pin_device("auto")
+    _tell("TensorFlow is starting")
+    start_tensorflow()
+    from workers.once.evaluation.figures import judge  # After the device is pinned: it loads TensorFlow.
+
+    assert dataset.spec.classes is not None
+    return judge(
+        samples,
+        real,
+        dataset.spec.classes,
+        seed=int(request["seed"]),
+        cache_dir=load_settings().cache_dir,
+        progress=_tell,
+    )
+
+
+def _tell(words: str) -> None:
+    print(f"{PROGRESS}{words}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Exit code 0 with the figures on stdout; otherwise one line."""
+    with ending_in_words():
+        print(json.dumps(run(json.loads(sys.argv[1])).as_json()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What a model shows of itself to TensorFlow, as JSON: `python -m workers.once.inspection KIND PATH`.
+
+Run as a process of its own by `pipeline.generators`, which never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline.fleet.launch import ending_in_words
+from pipeline.generators.structure import Structure
+from workers.engine.devices import pin_device
+from workers.engine.tensorflow_start import start_tensorflow
+
+
+def inspect(kind: str, path: str) -> Structure:
+    """Inputs, outputs and size of a model. Raises GeneratorError."""
+    pin_device("cpu")
+    start_tensorflow()
+    from workers.engine.generators import load_network  # After the device is pinned.
+
+    return load_network(kind, Path(path)).structure
+
+
+def main() -> None:
+    """Exit code 0 with the structure on stdout; 1 and one line where the model cannot be understood."""
+    with ending_in_words():
+        print(json.dumps(inspect(sys.argv[1], sys.argv[2]).as_json()))
+
+
+if __name__ == "__main__":
+    main()

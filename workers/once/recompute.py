@@ -1,0 +1,110 @@
+"""Computes samples again and compares them with those that are stored: `python -m workers.once.recompute DEST`.
+
+Reads sample indices as a JSON list from stdin and writes the comparison as JSON to stdout. Whole batches
+are computed, aligned as the shard's were, with the engine and batch that its receipt names: on the same
+kind of device the same bits must come out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import DatasetError, GeneratorError
+from pipeline.common.settings import load_settings
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.verification import Recomputed
+from pipeline.fleet.launch import ending_in_words
+from pipeline.formats.values import to_stored
+from pipeline.generators import find_generator
+from workers.engine.devices import pin_device
+
+#: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md).
+_FLOAT_TOLERANCE = 1e-5
+#: The same where they compute in fewer bits.
+_LOW_PRECISION_TOLERANCE = 5e-2
+#: Stored in fewer bits, a difference of that size can still turn a value to its neighbour.
+_STEP = {"float32": 0.0, "float16": 2**-10, "uint8": 1 / 255}
+
+
+def recompute(destination: str, indices: list[int]) -> Recomputed:
+    """Compares stored samples with new ones. Raises NoisemillError where they cannot be computed."""
+    dataset = Dataset(destination)
+    generator = find_generator(dataset.spec.generator)
+    if generator.digest != dataset.spec.digest:
+        raise GeneratorError(f"generator {dataset.spec.generator!r} is not the one that made this dataset")
+    device = pin_device("auto")
+    from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
+
+    rooms = EngineRoom(generator, device, load_settings().cache_dir)
+    precision = dataset.spec.precision
+    computed = _FLOAT_TOLERANCE if precision == "float32" else _LOW_PRECISION_TOLERANCE
+    tolerance = computed + _STEP[dataset.spec.dtype]
+    identical, largest, different = 0, 0.0, []
+    for (shard, start), members in _by_batch(dataset, indices).items():
+        receipt = dataset.receipt(shard)
+        if receipt is None:
+            raise DatasetError(f"shard {shard} has no receipt")
+        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch, precision)
+        count = min(engine.batch, receipt.first + receipt.count - start)
+        samples = engine.predict(_rows(dataset, start, count), dataset.labels(start, count)).samples()
+        fresh = to_stored(samples, dataset.spec.dtype, dataset.spec.value_range)
+        for index in members:
+            stored = dataset.samples(index, 1)[0]
+            identical += bool(np.array_equal(stored, fresh[index - start]))
+            difference = _difference(stored, fresh[index - start], dataset.spec.value_range)
+            largest = max(largest, difference)
+            if not difference <= tolerance:
+                different.append(index)
+    return Recomputed(
+        samples=len(indices),
+        identical=identical,
+        largest_difference=largest,
+        different=tuple(different),
+        tolerance=tolerance,
+    )
+
+
+def _rows(dataset: Dataset, first: int, count: int) -> NDArray[np.float32]:
+    return dataset.latents(first, count).reshape(count, dataset.spec.latent_dim)
+
+
+def _by_batch(dataset: Dataset, indices: list[int]) -> dict[tuple[int, int], list[int]]:
+    """The samples of each batch that must be computed: (shard, first sample of the batch) -> indices."""
+    batches: dict[tuple[int, int], list[int]] = defaultdict(list)
+    sizes: dict[int, int] = {}
+    for index in indices:
+        shard = dataset.plan[index // dataset.spec.shard_size]
+        if shard.index not in sizes:
+            receipt = dataset.receipt(shard.index)
+            sizes[shard.index] = receipt.made_by.batch if receipt else 1
+        start = shard.first + (index - shard.first) // sizes[shard.index] * sizes[shard.index]
+        batches[shard.index, start].append(index)
+    return batches
+
+
+def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[float, float] | None) -> float:
+    """Greatest difference of two samples as a share of full scale."""
+    if stored.dtype == np.uint8:
+        full_scale = 255.0
+    elif value_range is not None:
+        full_scale = value_range[1] - value_range[0]
+    else:
+        full_scale = float(np.abs(stored).max()) or 1.0
+    return float(np.abs(stored.astype(np.float64) - fresh.astype(np.float64)).max()) / full_scale
+
+
+def main() -> None:
+    """Exit code 0 with the comparison on stdout, whatever it says; 1 where none could be made."""
+    with ending_in_words():
+        print(json.dumps(asdict(recompute(sys.argv[1], json.load(sys.stdin)))))
+
+
+if __name__ == "__main__":
+    main()

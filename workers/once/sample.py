@@ -1,0 +1,55 @@
+"""Predicts a few samples: `python -m workers.once.sample FOLDER`.
+
+Run as a process of its own by `pipeline.generators.sampling`, which leaves latents (and labels) in the folder.
+Engine and batch are those of a job on this machine, so that the same bits come out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import GeneratorError, SampleError
+from pipeline.common.settings import load_settings
+from pipeline.fleet.launch import ending_in_words
+from pipeline.generators import find_generator, sampling
+from workers.engine.devices import pin_device
+
+
+def sample(folder: Path) -> NDArray[np.float32]:
+    """The samples of the latents in a folder. Raises NoisemillError."""
+    request = json.loads((folder / sampling.REQUEST).read_text())
+    generator = find_generator(request["generator"])
+    if generator.digest != request["digest"]:
+        raise GeneratorError(f"generator {generator.reference} changed just now: try again")
+    latents = np.load(folder / sampling.LATENTS)
+    labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
+    device = pin_device("auto")
+    from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
+
+    engine = EngineRoom(generator, device, load_settings().cache_dir).quick_engine()
+    pieces = [
+        engine.predict(
+            latents[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch]
+        )
+        for first in range(0, len(latents), engine.batch)
+    ]
+    samples = np.concatenate([piece.samples() for piece in pieces])
+    if not np.isfinite(samples).all():
+        raise SampleError(f"generator {generator.reference} makes NaN or infinity of this latent")
+    return samples
+
+
+def main() -> None:
+    """Exit code 0 with the samples in the folder; otherwise one line."""
+    folder = Path(sys.argv[1])
+    with ending_in_words():
+        np.save(folder / sampling.SAMPLES, sample(folder))
+
+
+if __name__ == "__main__":
+    main()

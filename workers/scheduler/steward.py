@@ -1,0 +1,271 @@
+"""Sees to the runs of schedules: makes jobs of those that are due, follows them, and keeps the newest datasets.
+
+Runs in threads of the scheduler that is active. All that it does can be done again: a run's destination and seed are
+in the book, so that a second try asks for the same job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pipeline.common.errors import (
+    DatasetError,
+    DestinationOccupiedError,
+    LedgerError,
+    NoisemillError,
+    StoreError,
+    UnknownJobError,
+    shown,
+)
+from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.destination import prepare, read_spec
+from pipeline.datasets.removal import remove_dataset
+from pipeline.datasets.verification import verify
+from pipeline.generators import find_generator
+from pipeline.jobs.job import Job
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.queueing import enqueue
+from pipeline.jobs.request import JobRequest
+from pipeline.schedules.book import ScheduleBook
+from pipeline.schedules.schedule import Run, Schedule
+from pipeline.stores import open_store
+from workers.telemetry.logs import about
+from workers.telemetry.metrics import RUNS_ENDED
+
+log = logging.getLogger("noisemill")
+
+#: Pause between two looks at the book, seconds.
+_LOOK_S = 0.5
+#: Pause before what failed is tried again, and how long a run waits for a store that fails, seconds.
+_RETRY_S, _GIVE_UP_S = 10.0, 3600.0
+_ENDS = {"done": "is done", "failed": "failed", "cancelled": "was cancelled"}
+#: Of runs that failed or were cancelled so many are still watched: a person may resume them.
+_WATCHED = 3
+
+
+class Steward:
+    """Two threads over the book: one for jobs, one for `--keep`, whose reading may take long."""
+
+    def __init__(self, book: ScheduleBook) -> None:
+        self._book = book
+        self._ledger = Ledger(book.settings)
+        self._stop = threading.Event()
+        self._not_before: dict[tuple[str, int], float] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(self.attend,), name="steward", daemon=True),
+            threading.Thread(target=self._run, args=(self.keep,), name="keeper", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begins at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends it after the step that is under way, or leaves that to the end of the process."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=3)
+
+    # -- jobs ----------------------------------------------------------------------------------------
+
+    def attend(self, schedule: Schedule) -> bool:
+        """Follows the jobs of a schedule's runs, and makes one of the next that waits.
+
+        Answers whether it is to be attended to again, even if nothing changes in the book.
+        """
+        runs = self._book.runs(schedule.name)
+        going = [run for run in runs if run.going and run.job]
+        ended = [run for run in runs[-_WATCHED:] if run.state in ("failed", "cancelled") and run.job]
+        for run in going + ended:
+            self._follow(schedule, run)
+        waiting = next((run for run in runs if run.going and not run.job), None)
+        if waiting is not None and not going and self._is_time_for(schedule, waiting):
+            self._ask(schedule, waiting)
+        return bool(going or ended or waiting)
+
+    def _is_time_for(self, schedule: Schedule, run: Run) -> bool:
+        return time.monotonic() >= self._not_before.get((schedule.name, run.number), 0.0)
+
+    def _follow(self, schedule: Schedule, run: Run) -> None:
+        assert run.job is not None
+        try:
+            job = self._ledger.job(run.job)
+        except UnknownJobError:
+            if run.going:
+                self._end(schedule, run, "failed", "Redis has lost its job")
+            return
+        if job.state in ("done", "failed", "cancelled"):
+            if job.state != run.state:
+                self._end(schedule, run, job.state, _why(job), samples=job.samples_done, ended_at=job.ended_at)
+        elif job.state in ("queued", "running") and (job.state, job.samples_done) != (run.state, run.samples):
+            self._book.update(
+                schedule.name, run.number, state=job.state, samples=job.samples_done, error=None, ended_at=None
+            )
+
+    def _ask(self, schedule: Schedule, run: Run) -> None:
+        """What `submit` does. A store that fails is asked again for an hour; all else that fails ends the run."""
+        try:
+            self._submit(schedule, run)
+        except LedgerError:
+            raise
+        except StoreError as error:
+            if time.time() - run.fired_at > _GIVE_UP_S:
+                self._end(schedule, run, "failed", str(error))
+                return
+            self._not_before[schedule.name, run.number] = time.monotonic() + _RETRY_S
+            if run.error != str(error):
+                log.warning("schedule %s: run %d waits for its store: %s", schedule.name, run.number, error)
+                self._book.update(schedule.name, run.number, error=str(error))
+        except Exception as error:
+            # Whatever it is, the other schedules must go on.
+            reason = str(error)
+            if not isinstance(error, NoisemillError):
+                reason = f"{type(error).__name__}: {shown(reason)}"
+                log.exception("schedule %s: run %d met what was not foreseen", schedule.name, run.number)
+            self._end(schedule, run, "failed", reason)
+
+    def _submit(self, schedule: Schedule, run: Run) -> None:
+        generator = find_generator(schedule.generator)
+        spec, uploads = JobRequest(**{**schedule.request, "seed": run.seed}).resolve(generator)
+        self._take_place(schedule, run)
+        prepare(spec, run.destination, uploads)
+        handle = enqueue(
+            spec,
+            run.destination,
+            self._ledger,
+            priority=schedule.priority,
+            parallel=schedule.parallel,
+            schedule=schedule.name,
+            webhook=schedule.webhook,
+        )
+        self._book.update(
+            schedule.name,
+            run.number,
+            state="queued",
+            job=handle.id,
+            spec_sha256=spec.sha256,
+            error=(handle.warning or "").partition(": start one")[0] or None,
+        )
+        log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
+
+    def _take_place(self, schedule: Schedule, run: Run) -> None:
+        """Makes sure that what lies at a run's destination is the run's own. Raises DestinationOccupiedError."""
+        store = open_store(run.destination)
+        occupied = read_spec(store) is not None
+        # In this order: another scheduler, about to lose its turn, may have placed the run meanwhile.
+        placed = any(known.placed for known in self._book.runs(schedule.name) if known.number == run.number)
+        if occupied and not placed:
+            raise DestinationOccupiedError(
+                f"{store.url} holds a job that this schedule did not make: move it away, or change the template"
+            )
+        if not placed:
+            self._book.update(schedule.name, run.number, placed=True)
+
+    def _end(
+        self,
+        schedule: Schedule,
+        run: Run,
+        state: str,
+        error: str | None,
+        *,
+        samples: int = 0,
+        ended_at: float | None = None,
+    ) -> None:
+        self._not_before.pop((schedule.name, run.number), None)
+        self._book.update(
+            schedule.name, run.number, state=state, error=error, samples=samples, ended_at=ended_at or time.time()
+        )
+        RUNS_ENDED.labels(schedule.name, state).inc()
+        level = logging.INFO if state == "done" else logging.WARNING
+        log.log(
+            level, "schedule %s: run %d %s%s", schedule.name, run.number, _ENDS[state], f": {error}" if error else ""
+        )
+
+    # -- datasets ------------------------------------------------------------------------------------
+
+    def keep(self, schedule: Schedule) -> bool:
+        """Verifies what was done, and deletes the oldest of the datasets that are sound, beyond those to be kept.
+
+        Answers False: there is more to do once the book has changed.
+        """
+        if schedule.keep is None:
+            return False
+        for run in self._book.runs(schedule.name):
+            if run.state == "done" and run.verified is None and not self._stop.is_set():
+                self._verify(schedule, run)
+        sound = [run for run in self._book.runs(schedule.name) if run.state == "done" and run.verified]
+        surplus = sound[: -schedule.keep]
+        if not surplus:
+            return False
+        # Who deleted a newer one by hand does not want the older gone for it.
+        gone = [run for run in sound[-schedule.keep :] if not Dataset(run.destination).whole]
+        for run in gone:
+            self._book.update(schedule.name, run.number, verified=False, error="it is not whole any more")
+        if not gone:
+            for run in surplus:
+                self._remove(schedule, run)
+        return False
+
+    def _verify(self, schedule: Schedule, run: Run) -> None:
+        try:
+            report = verify(run.destination)
+            problems = report.problems
+        except DatasetError as error:
+            problems = [str(error)]
+        if problems:
+            log.warning("schedule %s: run %d does not count as kept: %s", schedule.name, run.number, problems[0])
+        self._book.update(schedule.name, run.number, verified=not problems, error=problems[0] if problems else None)
+
+    def _remove(self, schedule: Schedule, run: Run) -> None:
+        assert run.spec_sha256 is not None
+        try:
+            remove_dataset(run.destination, run.spec_sha256)
+        except DatasetError as error:
+            log.warning("schedule %s: run %d: %s", schedule.name, run.number, error)
+            self._book.update(schedule.name, run.number, verified=False, error=str(error))
+            return
+        self._book.update(schedule.name, run.number, state="removed")
+        log.info("schedule %s: run %d is removed from %s", schedule.name, run.number, run.destination)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _run(self, step: Callable[[Schedule], bool]) -> None:
+        told: dict[str, str] = {}
+        settled: dict[str, tuple[Schedule, str | None]] = {}
+        not_before: dict[str, float] = {}
+        while not self._stop.wait(_LOOK_S):
+            try:
+                schedules, changes = self._book.schedules(unreadable=[]), self._book.changes()
+            except LedgerError:
+                continue  # The main thread sees it too, and says so.
+            for schedule in schedules:
+                if self._stop.is_set():
+                    return
+                present = (schedule, changes.get(schedule.name))
+                if settled.get(schedule.name) == present or time.monotonic() < not_before.get(schedule.name, 0.0):
+                    continue
+                try:
+                    again = step(schedule)
+                    told.pop(schedule.name, None)
+                    if not again:
+                        settled[schedule.name] = present
+                except Exception as error:
+                    # One schedule's trouble must not end the others'; said once, tried again.
+                    if told.get(schedule.name) != str(error):
+                        expected = isinstance(error, NoisemillError)
+                        log.warning("schedule %s: %s", schedule.name, error, exc_info=None if expected else error)
+                    told[schedule.name] = str(error)
+                    not_before[schedule.name] = time.monotonic() + _RETRY_S
+
+
+def _why(job: Job) -> str | None:
+    if job.state != "failed":
+        return None
+    if job.error:
+        return job.error
+    shard, reason = job.first_failed
+    return f"shard {shard}: {reason}"

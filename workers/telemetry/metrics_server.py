@@ -1,0 +1,162 @@
+"""The Prometheus endpoint of a worker, served by its parent process: up from the start, and while the child dies.
+
+And that of the scheduler, up while it waits for its turn too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from pipeline.common.errors import LedgerError, WorkerError
+from pipeline.common.version import VERSION
+from pipeline.schedules.book import ScheduleBook
+from pipeline.schedules.schedule import Schedule
+from workers.telemetry.metrics import RUNS_ENDED
+from workers.worker.intake import messages_refused
+
+#: Where the child keeps its numbers; set by the parent before the child starts.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class WorkerCollector(Collector):
+    """What the parent knows: its queue, its reconciler, whether Redis answers; beside what its children counted."""
+
+    def __init__(self, folder: Path, generator: str, queue_depth: Callable[[], int], sent: Callable[[], int]) -> None:
+        self._folder, self._generator = folder, generator
+        self._queue_depth, self._sent = queue_depth, sent
+        self._children = MultiProcessCollector(None, str(folder))
+
+    def collect(self) -> Iterable[Metric]:
+        """All families; the queue's depth is absent while Redis does not answer."""
+        up = GaugeMetricFamily("noisemill_redis_up", "1 where Redis answered this scrape, else 0.")
+        depth = GaugeMetricFamily(
+            "noisemill_queue_depth", "Wake-ups that wait for workers of this generator.", labels=["generator"]
+        )
+        try:
+            depth.add_metric([self._generator], self._queue_depth())
+            up.add_metric([], 1)
+        except LedgerError:
+            up.add_metric([], 0)
+        sent = CounterMetricFamily("noisemill_wakeups_sent", "Missing wake-ups that this worker's reconciler sent.")
+        sent.add_metric([], self._sent())
+        refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were no wake-ups.")
+        refused.add_metric([], messages_refused(self._folder))
+        yield from (up, depth, sent, refused)
+        self._forget_the_dead()
+        yield from self._children.collect()
+
+    def _forget_the_dead(self) -> None:
+        """What a dead child was doing is no state of now; what it counted stays."""
+        for pid in {int(path.stem.rpartition("_")[2]) for path in self._folder.glob("gauge_live*.db")}:
+            if not _is_alive(pid):
+                mark_process_dead(pid, str(self._folder))
+
+
+class SchedulerCollector(Collector):
+    """What the book says of schedules, the same from every scheduler; and what this one does and has seen end."""
+
+    def __init__(self, book: ScheduleBook, is_active: Callable[[], bool]) -> None:
+        self._book, self._is_active = book, is_active
+
+    def collect(self) -> Iterable[Metric]:
+        """All families; what the book says is absent while Redis does not answer."""
+        yield GaugeMetricFamily(
+            "noisemill_scheduler_active", "1 where this scheduler fires what is due, 0 while it waits for its turn.",
+            self._is_active(),
+        )  # fmt: skip
+        info = GaugeMetricFamily("noisemill_scheduler_info", "What the scheduler is.", labels=["version"])
+        info.add_metric([VERSION], 1)
+        yield info
+        yield from self._said_by_the_book()
+        yield from RUNS_ENDED.collect()
+
+    def _said_by_the_book(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("noisemill_redis_up", "1 where Redis answered this scrape, else 0.")
+        unreadable: list[str] = []
+        try:
+            found = self._book.schedules(unreadable)
+        except LedgerError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        each = _OfEachSchedule()
+        paused = 0
+        for schedule in found:
+            try:
+                each.add(schedule, self._book)
+                paused += schedule.paused
+            except LedgerError as error:
+                unreadable.append(str(error))
+        states = GaugeMetricFamily("noisemill_schedules", "Schedules, by what becomes of them.", labels=["state"])
+        states.add_metric(["paused"], paused)
+        states.add_metric(["unreadable"], len(unreadable))
+        states.add_metric(["carried_out"], len(each.names) - paused)
+        yield from (up, states, each.runs, each.last, each.next)
+
+
+class _OfEachSchedule:
+    """The families that have a series for each schedule."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.runs = CounterMetricFamily(
+            "noisemill_schedule_runs", "Runs of a schedule that were begun.", labels=["schedule"]
+        )
+        self.last = GaugeMetricFamily(
+            "noisemill_schedule_last_run_timestamp_seconds", "When its last run was begun.", labels=["schedule"]
+        )
+        self.next = GaugeMetricFamily(
+            "noisemill_schedule_next_run_timestamp_seconds",
+            "When it is due next, or has been since where that is past; absent while it is paused.",
+            labels=["schedule"],
+        )
+
+    def add(self, schedule: Schedule, book: ScheduleBook) -> None:
+        """One schedule. Raises LedgerError where what Redis holds of it cannot be read."""
+        number, last = book.last_number(schedule.name), book.last_run(schedule.name)
+        settled = book.fired_until(schedule)
+        self.names.append(schedule.name)
+        self.runs.add_metric([schedule.name], number)
+        if last is not None:
+            self.last.add_metric([schedule.name], last.fired_at)
+        if not schedule.paused:
+            self.next.add_metric([schedule.name], schedule.recurrence.next_after(settled))
+        for state in ("done", "failed", "cancelled"):  # There from the start, as in `metrics`.
+            RUNS_ENDED.labels(schedule.name, state)
+
+
+def serve(collector: Collector, host: str, port: int, child: Callable[[], int | None] | None = None) -> None:
+    """Serves /metrics from a thread: the collector, and the memory and time of the process `child` names, else of this.
+
+    Raises WorkerError where the address cannot be had.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    if child is None:
+        ProcessCollector(registry=registry)
+    else:
+        ProcessCollector(namespace="noisemill_child", pid=lambda: child() or "none", registry=registry)
+    try:
+        start_http_server(port, host, registry)
+    except OSError as error:
+        raise WorkerError(
+            f"metrics cannot be served on {host}:{port}: {error.strerror or error}; choose another --metrics-port"
+        ) from error
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,174 @@
+"""The worker's child process: holds TensorFlow, the generator and its engines, and carries out slices."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import LedgerError, NoisemillError, one_line
+from pipeline.common.settings import load_settings
+from pipeline.common.version import VERSION
+from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WorkerConfig
+from pipeline.generators import find_generator
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo
+from workers.making.slices import SliceWorker
+from workers.telemetry import metrics
+from workers.worker.intake import messages_refused
+
+log = logging.getLogger("noisemill")
+
+#: What stopped the child for good, in one line.
+FATAL = "fatal"
+#: How often the child began to load its generator without getting through.
+_LOADS = "loads"
+#: A generator that takes the process with it so often while it loads is given up.
+_MOST_LOADS = 3
+
+_ANNOUNCE_S = 5.0
+#: Pause before Redis, which did not answer, is asked again, seconds.
+_AGAIN_S = 1.0
+
+
+def worker_id(parent_pid: int) -> str:
+    """Id of a worker: the same for all children of one parent process."""
+    return f"{socket.gethostname()}-{parent_pid}"
+
+
+def start_child(config: WorkerConfig) -> SliceWorker:
+    """Pins the device, loads and warms up the generator, announces the worker.
+
+    Does not return where that fails: leaves word for the parent and tells it to stop.
+    """
+    run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
+    try:
+        _count_load(run_folder)
+        worker = _load(config)
+    except Exception as error:
+        if not isinstance(error, NoisemillError):
+            log.exception("the worker could not start")
+        _stop_parent(run_folder, str(error) or type(error).__name__)
+        raise
+    (run_folder / _LOADS).unlink(missing_ok=True)
+    signal.signal(signal.SIGUSR2, lambda *_: worker.stop.set())
+    threading.Thread(target=_keep_announcing, args=(worker,), name="announcer", daemon=True).start()
+    return worker
+
+
+def _count_load(run_folder: Path) -> None:
+    """Raises NoisemillError where earlier children died while they loaded."""
+    loads = run_folder / _LOADS
+    tries = len(loads.read_bytes()) if loads.exists() else 0
+    if tries >= _MOST_LOADS:
+        raise NoisemillError(f"the process died {tries} times while it loaded the generator: is it too large?")
+    with loads.open("ab") as file:
+        file.write(b".")
+
+
+def _stop_parent(run_folder: Path, reason: str) -> None:
+    told = (run_folder / FATAL).exists()
+    (run_folder / FATAL).write_text(reason, encoding="utf-8")
+    if not told:
+        # A second SIGTERM would make the parent leave at once, before it has said why.
+        os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)  # Leaving now would make the pool start another child; the parent ends this one.
+
+
+def _load(config: WorkerConfig) -> SliceWorker:
+    settings = load_settings(redis_url=config.redis_url)
+    generator = find_generator(config.generator)
+
+    # The device is pinned before TensorFlow is imported, which the engine room does.
+    from workers.engine.devices import pin_own_device
+
+    device = pin_own_device(config, settings.lock_dir)
+    from workers.engine.engine import EngineRoom
+
+    rooms = EngineRoom(generator, device, settings.cache_dir)
+    calibration = rooms.calibrate()
+    rooms.engine(calibration.engine, calibration.batch)
+    ledger = Ledger(settings)
+    info = WorkerInfo(
+        id=worker_id(os.getppid()),
+        host=socket.gethostname(),
+        pid=os.getppid(),
+        generator=generator.name,
+        digest=generator.digest,
+        latent_shape=generator.interface.latent_shape,
+        sample_shape=generator.interface.sample_shape,
+        classes=generator.interface.classes,
+        device=rooms.device.name,
+        engine=calibration.engine,
+        batch=calibration.batch,
+        rate=calibration.rate,
+        output_roots=config.output_roots,
+        started_at=time.time(),
+        version=VERSION,
+    )
+    log.info(
+        "worker %s holds %s (%s) on %s: %s, batch %d, %.0f samples/s",
+        info.id, info.generator, info.digest[:19], rooms.device.name, info.engine, info.batch, info.rate,
+    )  # fmt: skip
+    metrics.started(info)
+    _release(ledger, info.id)
+    # What TensorFlow and Keras consist of stays; to look through it for garbage would stop all threads for 0.15 s.
+    gc.collect()
+    gc.freeze()
+    return SliceWorker(
+        settings=settings,
+        ledger=ledger,
+        wakeups=Wakeups(settings, ledger),
+        rooms=rooms,
+        calibrations={"float32": calibration},
+        info=info,
+        stop=threading.Event(),
+    )
+
+
+def _release(ledger: Ledger, worker: str) -> None:
+    """Puts back what the process before this one held; waits for a Redis that is away just now."""
+    told = False
+    while True:
+        try:
+            return ledger.release_worker(worker)
+        except LedgerError as error:
+            if not told:
+                log.warning("%s", one_line(error))
+            told = True
+        time.sleep(_AGAIN_S)
+
+
+def _keep_announcing(worker: SliceWorker) -> None:
+    told: Any = None
+    run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
+    began, listed = time.monotonic(), False
+    while not worker.stop.is_set():
+        try:
+            up_s, refused = round(time.monotonic() - began, 1), messages_refused(run_folder)
+            is_new = worker.ledger.announce(
+                replace(
+                    worker.info,
+                    job=worker.job,
+                    samples=worker.samples,
+                    messages_refused=refused,
+                    unreachable=worker.unreachable,
+                    up_s=up_s,
+                )
+            )
+            if is_new and listed:
+                log.warning("Redis had forgotten this worker: it was emptied, or out of reach for a while")
+            told, listed = None, True
+        except NoisemillError as error:
+            if told != str(error):
+                log.warning("%s", one_line(error))
+            told = str(error)
+        worker.stop.wait(_ANNOUNCE_S)

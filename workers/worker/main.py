@@ -1,0 +1,143 @@
+"""Starts a Celery worker around one generator on one device: `python -m workers.worker.main`.
+
+The parent process consumes messages and reconciles; TensorFlow lives in its one child, started by
+`spawn`, so that nothing of the parent is carried over by fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from celery import signals
+from celery.exceptions import SecurityWarning
+
+from pipeline.common.errors import NoisemillError
+from pipeline.common.scratch import scratch_folder
+from pipeline.common.settings import Settings, load_settings
+from pipeline.fleet.launch import (
+    ERROR_PREFIX,
+    RUN_FOLDER_VARIABLE,
+    WorkerConfig,
+    config_from_environment,
+    die_with_parent,
+)
+from pipeline.generators import Generator, find_generator
+from pipeline.jobs.broker import Wakeups, celery_app, queue_name
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.webhooks import Webhooks
+from workers.telemetry.logs import set_up_logging
+from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
+from workers.worker.child import FATAL, worker_id
+from workers.worker.intake import guard_intake
+from workers.worker.reconciler import Reconciler
+from workers.worker.webhook_caller import WebhookCaller
+
+log = logging.getLogger("noisemill")
+
+
+def run(config: WorkerConfig) -> int:
+    """Runs the worker until it is told to stop; answers the exit code."""
+    if config.embedded:
+        die_with_parent()
+    identity = worker_id(os.getpid())
+    set_up_logging(config.log_level, config.log_format, worker=identity)
+    # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    settings = load_settings(redis_url=config.redis_url)
+    generator = find_generator(config.generator)
+    ledger = Ledger(settings)
+    ledger.ping()
+    with scratch_folder("worker") as run_folder:
+        os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
+        return _run_in(run_folder, config, settings, generator, ledger, identity)
+
+
+def _run_in(
+    run_folder: Path, config: WorkerConfig, settings: Settings, generator: Generator, ledger: Ledger, identity: str
+) -> int:
+    guard_intake()
+    app = celery_app(settings)
+    app.conf.imports = ("workers.worker.tasks",)
+    wakeups = Wakeups(settings, ledger)
+    reconciler = Reconciler(ledger, wakeups, identity, settings.reconcile_s)
+    webhooks = WebhookCaller(Webhooks(settings), settings.reconcile_s)
+    worker = app.Worker(
+        hostname=identity,
+        queues=[queue_name(generator.digest)],
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+
+    def children() -> list[int]:
+        return [process.pid for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []]
+
+    leaving = threading.Event()
+
+    def tell_child(**_: Any) -> None:
+        """The child ends its slice after the batch that runs, and Celery waits for it; told again, nobody waits."""
+        hurry = leaving.is_set()
+        leaving.set()
+        for pid in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if hurry else signal.SIGUSR2)
+        if hurry:
+            shutil.rmtree(run_folder, ignore_errors=True)
+            os._exit(1)
+
+    signals.worker_shutting_down.connect(tell_child, weak=False)
+    try:
+        if config.metrics_port:
+            os.environ[FOLDER_VARIABLE] = str(run_folder)
+            collector = WorkerCollector(
+                run_folder, generator.name, lambda: wakeups.waiting(generator.digest), lambda: reconciler.sent
+            )
+            serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(children()), None))
+        log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
+        reconciler.start()
+        webhooks.start()
+        worker.start()
+    finally:
+        reconciler.stop()
+        webhooks.stop()
+        fatal = run_folder / FATAL
+        reason = fatal.read_text(encoding="utf-8") if fatal.exists() else None
+        _withdraw(ledger, identity)
+    if reason is not None:
+        raise NoisemillError(reason)
+    return int(worker.exitcode or 0)
+
+
+def _withdraw(ledger: Ledger, identity: str) -> None:
+    try:
+        ledger.withdraw(identity)
+    except NoisemillError as error:
+        log.warning("%s", error)
+
+
+def main() -> None:
+    """Runs the worker that the environment describes. Exit code 0 after an orderly stop, 1 otherwise."""
+    config = config_from_environment()
+    try:
+        sys.exit(run(config))
+    except NoisemillError as error:
+        if config.log_format == "json":
+            log.critical("%s", error)
+        else:
+            print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

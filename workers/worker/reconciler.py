@@ -1,0 +1,91 @@
+"""Puts back wake-ups that are missing: the one mechanism behind every loss.
+
+A killed child, a killed worker, a message lost on the way, an emptied queue, a worker that joins late:
+all are the same case, a job with fewer wake-ups than it has workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Sequence
+
+from pipeline.common.errors import NoisemillError, UnknownJobError, one_line
+from pipeline.jobs.broker import Wakeups
+from pipeline.jobs.entries import DamagedEntryError
+from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo
+
+log = logging.getLogger("noisemill")
+
+#: Damaged entries of which a worker remembers that it told of them.
+_REMEMBERED = 100
+
+
+class Reconciler:
+    """Runs in a thread of each worker's parent process, which never imports TensorFlow."""
+
+    def __init__(self, ledger: Ledger, wakeups: Wakeups, worker_id: str, interval_s: float) -> None:
+        self._ledger, self._wakeups = ledger, wakeups
+        self._worker_id = worker_id
+        self._interval_s = interval_s
+        #: Wake-ups that it has sent so far.
+        self.sent = 0
+        self._stop = threading.Event()
+        self._told: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begins at once, then goes on at its interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, if it has begun; waits for a round that is under way."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=15)
+
+    def reconcile(self) -> int:
+        """One round over the live jobs whose generator this worker holds; answers how many wake-ups were sent."""
+        workers = self._ledger.workers()
+        mine = next((worker for worker in workers if worker.id == self._worker_id), None)
+        if mine is None:  # The child is not up yet: nobody here could take a wake-up.
+            return 0
+        sent = 0
+        for job_id in self._ledger.live_jobs():
+            try:
+                sent += self._send_missing(job_id, mine, workers)
+            except UnknownJobError:  # Redis lost it in part: no reason to keep the others waiting.
+                continue
+            except DamagedEntryError as error:
+                self._tell_once(job_id, str(error))
+        self.sent += sent
+        return sent
+
+    def _send_missing(self, job_id: str, mine: WorkerInfo, workers: Sequence[WorkerInfo]) -> int:
+        job = self._ledger.job(job_id)
+        if job.digest != mine.digest or not job.live:
+            return 0
+        able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
+        return self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able) if able else 0
+
+    def _tell_once(self, job_id: str, message: str) -> None:
+        if self._told.get(job_id) != message:
+            log.warning("%s", message)
+        self._told = dict(list(self._told.items())[-_REMEMBERED:]) | {job_id: message}
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            try:
+                sent = self.reconcile()
+                told = ""
+                if sent:
+                    log.info("sent %d wake-ups that were missing", sent)
+            except NoisemillError as error:
+                if str(error) != told:
+                    log.warning("%s", one_line(error))
+                told = str(error)
+            # Many workers are started together; spread, they reconcile one after the other.
+            self._stop.wait(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
