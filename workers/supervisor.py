@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pipeline.common.errors import UsageError
+from pipeline.common.processes import exit_on_error
 from pipeline.fleet.launch import (
     SchedulerConfig,
     WorkerConfig,
     WorkerGroup,
-    ending_in_words,
     groups_from_environment,
     scheduler_from_environment,
     share_cores,
@@ -154,7 +154,7 @@ def main() -> None:
         set_up_logging(scheduler.log_level, scheduler.log_format)
     if groups:
         set_up_logging(groups[0].config.log_level, groups[0].config.log_format)
-    with ending_in_words():
+    with exit_on_error():
         places += seats(groups)
     if scheduler is not None:
         places.append(_Seat(scheduler))

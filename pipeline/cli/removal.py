@@ -17,7 +17,7 @@ from pipeline.common.settings import names_redis
 from pipeline.stores import names_destination
 
 if TYPE_CHECKING:
-    from pipeline.datasets.removal import Removal
+    from pipeline.client.removal import Removal
     from pipeline.jobs.ledger import Ledger
 
 
@@ -58,8 +58,8 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
 
 
 def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool, yes: bool) -> dict[str, Any]:
+    from pipeline.client.removal import plan_removal, refuse_live, remove_dataset
     from pipeline.datasets.dataset import Dataset
-    from pipeline.datasets.removal import plan_removal, refuse_live, remove_dataset
 
     removal = plan_removal(destination)
     if ledger is not None:
@@ -70,7 +70,7 @@ def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool
 
 
 def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, yes: bool) -> dict[str, Any]:
-    from pipeline.datasets.removal import Removal, plan_removal, refuse_live, remove_dataset
+    from pipeline.client.removal import Removal, plan_removal, refuse_live, remove_dataset
 
     job = ledger.find_job(text)
     spec, destination = ledger.spec(job)

@@ -11,7 +11,7 @@ from pipeline.client.making import make_here
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
 from pipeline.common.files import open_regular
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import prepare, read_spec
+from pipeline.datasets.destination import Upload, prepare, read_spec
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.mending import withdraw_damaged_shards
 from pipeline.datasets.receipts import EngineRecord
@@ -20,7 +20,7 @@ from pipeline.generators import Generator, find_generator
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
 from pipeline.jobs.queueing import enqueue
-from pipeline.jobs.request import Upload, labels_upload, latents_upload
+from pipeline.jobs.request import labels_upload, latents_upload
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
 from pipeline.stores import open_store

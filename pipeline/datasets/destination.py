@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import dataclass
 from shlex import quote
 
 from pipeline.common.errors import DatasetError, DestinationOccupiedError
-from pipeline.jobs.request import Upload
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.records import read_record
 from pipeline.stores.store import Store
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that the user brings, as it will lie at the destination."""
+
+    name: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def write(self, store: Store) -> None:
+        """Puts it at the destination."""
+        store.write(self.name, self.data)
 
 
 def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Upload]) -> Store:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.common.errors import DatasetError, WorkerError
+from pipeline.common.processes import error_from_stderr
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import Manifest, Receipt, merged_statistics
-from pipeline.fleet.launch import last_words
 from pipeline.spec import plan as shards
 from pipeline.spec.labels import Labels
 
@@ -243,7 +243,7 @@ def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Rece
     command = [sys.executable, "-m", "workers.once.recompute", dataset.url]
     done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WorkerError(f"samples could not be computed again: {last_words(done.stderr)}")
+        raise WorkerError(f"samples could not be computed again: {error_from_stderr(done.stderr)}")
     answer = json.loads(done.stdout)
     recomputed = Recomputed(**{**answer, "different": tuple(answer["different"])})
     report.recomputed = recomputed

@@ -1,35 +1,25 @@
-"""How a worker process is started, and what it said when it ended: configuration, command line, environment.
+"""How a worker process is started: configuration, command line, environment.
 
 `pipeline` never imports `workers`; it starts them as processes, through here.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from pipeline.common.errors import NoisemillError
-
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
 #: Folder in which a worker's parent and child leave word for each other.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
-_PR_SET_PDEATHSIG = 1
 
 #: What a device is asked for by.
 DEVICE = re.compile("auto|cpu|gpu(:[0-9]{1,4})?")
-
-#: What errors on stderr begin with.
-ERROR_PREFIX = "noisemill: "
-
 
 #: What a worker's process begins with. Between products of matrices, numpy's own threads wait in a loop, on cores that
 #: TensorFlow and encoders want: 64x64 RGB took half as long again (docs/decisions/0052-what-is-done-on-the-device.md).
@@ -159,26 +149,3 @@ def share_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
         replace(config, cores=share, threads=config.threads or len(share))
         for config, share in zip(configs, shares, strict=True)
     ]
-
-
-@contextmanager
-def ending_in_words() -> Iterator[None]:
-    """Ends this process with an error's exit code where it meets one, and says it for `last_words` to find."""
-    try:
-        yield
-    except NoisemillError as error:
-        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def last_words(stderr: str) -> str:
-    """Why a process of `workers` ended: its error without the prefix, else the last line that it wrote."""
-    lines = stderr.strip().splitlines()
-    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
-    return (errors or lines or ["the reason is unknown"])[-1]
-
-
-def die_with_parent() -> None:
-    """Has the kernel send this process a SIGTERM when its parent dies, however it dies. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.common.errors import LedgerError, WorkerError
+from pipeline.common.processes import die_with_parent, error_from_stderr
 from pipeline.common.scratch import scratch_folder
-from pipeline.fleet.launch import WorkerConfig, die_with_parent, last_words
+from pipeline.fleet.launch import WorkerConfig
 
 #: How long Valkey may take to answer, seconds.
 _START_S = 10.0
@@ -123,7 +124,7 @@ class LocalWorkers:
     def check(self) -> None:
         """Raises WorkerError, with the last that it said, if all workers have ended."""
         if all(process.poll() is not None for process in self._processes):
-            raise WorkerError(f"the worker ended: {last_words(self._log(0).read_text(errors='replace'))}")
+            raise WorkerError(f"the worker ended: {error_from_stderr(self._log(0).read_text(errors='replace'))}")
 
     def _log(self, number: int) -> Path:
         return self._folder / f"worker-{number}.log"

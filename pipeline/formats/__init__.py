@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 
 from pipeline.common.errors import UsageError
-from pipeline.formats.format import Format, Labels, SampleType, ShardWriter
+from pipeline.formats.format import Format, Labels, ShardWriter
 from pipeline.formats.npy import NpyFormat
 from pipeline.formats.null import NullFormat
 from pipeline.formats.png import PngFormat
 from pipeline.formats.tar import TarFormat
+from pipeline.spec.job_spec import SampleType
 
 __all__ = ["FORMATS", "Format", "Labels", "SampleType", "ShardWriter", "format_named"]
 

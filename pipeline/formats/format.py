@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,24 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.common.files import NPY_ERRORS, first_line
+from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
 
 Labels = NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleType:
-    """What a stored sample is."""
-
-    #: Without the batch axis; images are (height, width, channels).
-    shape: tuple[int, ...]
-    #: "float32", "float16" or "uint8", as stored.
-    dtype: str
-    #: In the order of the labels; None where the generator is unconditional and there are no labels.
-    class_names: tuple[str, ...] | None
-    #: "flat", or "class": a folder per class.
-    layout: str = "flat"
 
 
 class ShardWriter(Protocol):

@@ -10,7 +10,8 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from pipeline.common.files import read_npy_header
-from pipeline.formats.format import Intake, Labels, SampleType, check_listed, malformed, row_range
+from pipeline.formats.format import Intake, Labels, check_listed, malformed, row_range
+from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, shard_name
 from pipeline.stores.store import Draft, Store
 

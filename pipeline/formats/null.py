@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError
-from pipeline.formats.format import Intake, Labels, SampleType, check_listed
+from pipeline.formats.format import Intake, Labels, check_listed
+from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
 

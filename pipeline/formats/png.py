@@ -12,17 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UsageError
-from pipeline.formats.format import (
-    Intake,
-    Labels,
-    SampleType,
-    check_image,
-    check_listed,
-    labels_of,
-    malformed,
-    row_range,
-)
+from pipeline.formats.format import Intake, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
+from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, class_folder, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 

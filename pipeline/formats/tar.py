@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.format import (
-    Intake,
-    Labels,
-    SampleType,
-    check_image,
-    check_listed,
-    labels_of,
-    malformed,
-    row_range,
-)
+from pipeline.formats.format import Intake, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
+from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pipeline.common.cache import keep
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
+from pipeline.common.processes import error_from_stderr
 from pipeline.common.settings import load_settings
-from pipeline.fleet.launch import last_words
 from pipeline.generators.generator import Generator
 from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
 from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of_kinds, size_bytes
@@ -107,7 +107,7 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
     command = [sys.executable, "-m", "workers.once.inspection", kind.name, str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise GeneratorError(last_words(done.stderr))
+        raise GeneratorError(error_from_stderr(done.stderr))
     structure = structure_from_json(json.loads(done.stdout))
     keep(cached, done.stdout)
     return structure

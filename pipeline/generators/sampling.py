@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError, WorkerError
-from pipeline.fleet.launch import last_words
+from pipeline.common.processes import error_from_stderr
 from pipeline.generators import Generator
 from pipeline.spec.labels import canonical_labels, label_plan
 from pipeline.spec.latents import latents, parse_noise
@@ -108,6 +108,6 @@ def _predicted(generator: Generator, rows: NDArray[np.float32], labels: NDArray[
         command = [sys.executable, "-m", "workers.once.sample", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise WorkerError(last_words(done.stderr))
+            raise WorkerError(error_from_stderr(done.stderr))
         samples = np.load(folder / SAMPLES)
     return Drawn(samples=samples, labels=None if labels is None else tuple(labels.tolist()))

@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pipeline.datasets.stages import verdict
 from pipeline.jobs.entries import Fields, printable
 
 #: States in which a job can still be worked on.
 LIVE_STATES = ("queued", "running")
 
 _STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
-
-#: What a user is told about the stage that bounded a run.
-_BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
-#: The mill's stages, in the order in which a batch passes them.
-STAGES = tuple(_BOUND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +152,3 @@ def damaged_job(job_id: str, reason: str) -> Job:
     nothing |= dict.fromkeys(absent)
     nothing |= {"destination": "", "generator": "", "digest": "", "failed": {}, "errors": [], "stage_seconds": {}}
     return Job(**{**nothing, "id": printable(job_id), "state": "damaged", "error": reason})
-
-
-def verdict(stage_seconds: Mapping[str, float]) -> str | None:
-    """What the time went into: the busiest stage, in a word; None where nothing was measured."""
-    known = {stage: seconds for stage, seconds in stage_seconds.items() if stage in _BOUND}
-    return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import io
 import math
 import re
@@ -16,32 +15,15 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import UsageError, shown
 from pipeline.common.files import NPY_ERRORS, first_line, open_regular, read_regular
+from pipeline.datasets.destination import Upload
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import canonical_labels, planned_count
 from pipeline.spec.latents import parse_noise
-from pipeline.stores.store import Store
 
 _FILE_SUFFIXES = (".npy", ".txt", ".csv")
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that the user brings, as it will lie at the destination."""
-
-    name: str
-    data: bytes
-
-    @property
-    def sha256(self) -> str:
-        """Hash of its bytes."""
-        return hashlib.sha256(self.data).hexdigest()
-
-    def write(self, store: Store) -> None:
-        """Puts it at the destination."""
-        store.write(self.name, self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

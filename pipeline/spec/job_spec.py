@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
-from pipeline.formats.format import SampleType
 from pipeline.spec.plan import MAX_SHARDS, Plan, class_folder
 from pipeline.stores.records import parse_record
 
@@ -31,6 +30,20 @@ _MOST_VALUES = 2**31
 
 #: The largest float32; ends of a value range lie within it.
 _LARGEST = 3.4028234663852886e38
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleType:
+    """What a stored sample is."""
+
+    #: Without the batch axis; images are (height, width, channels).
+    shape: tuple[int, ...]
+    #: "float32", "float16" or "uint8", as stored.
+    dtype: str
+    #: In the order of the labels; None where the generator is unconditional and there are no labels.
+    class_names: tuple[str, ...] | None
+    #: "flat", or "class": a folder per class.
+    layout: str = "flat"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def test_the_page_and_the_alerts_ask_for_metrics_that_there_are():
     asked = [target["expr"] for panel in page["panels"] for target in panel["targets"]]
     alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
     asked += [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
-    code = "".join((ROOT / "workers" / name).read_text() for name in ("metrics.py", "metrics_server.py"))
+    code = "".join((ROOT / "workers" / "telemetry" / name).read_text() for name in ("metrics.py", "metrics_server.py"))
     told = set(re.findall(r'"(noisemill_[a-z_]+)"', code)) | {"noisemill_child_process_resident_memory_bytes"}
     names = {
         name.removesuffix("_total") for expression in asked for name in re.findall(r"noisemill_[a-z_]+", expression)
@@ -147,7 +147,7 @@ def test_the_page_and_the_alerts_ask_for_metrics_that_there_are():
 
 def test_the_docs_tell_of_every_metric():
     page = (ROOT / "docs/deploy.md").read_text()
-    code = "".join((ROOT / "workers" / name).read_text() for name in ("metrics.py", "metrics_server.py"))
+    code = "".join((ROOT / "workers" / "telemetry" / name).read_text() for name in ("metrics.py", "metrics_server.py"))
     for name in set(re.findall(r'"(noisemill_[a-z_]+)"', code)) - {"noisemill_child"}:
         assert f"`{name}" in page, name
 

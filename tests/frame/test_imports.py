@@ -81,6 +81,30 @@ def find_cycle(modules: dict[str, Path]) -> list[str]:
     return []
 
 
+#: Folders in the order of dependence: each imports only from itself and from those named before it.
+ORDER = {
+    "pipeline": (
+        "common", "stores", "spec", "formats", "generators", "datasets", "jobs", "schedules", "fleet", "client", "cli",
+    ),
+    "workers": ("telemetry", "engine", "once", "making", "worker", "scheduler", "supervisor"),
+}  # fmt: skip
+
+
+def find_upward(modules: dict[str, Path], package: str, order: tuple[str, ...]) -> list[str]:
+    """`module -> import` for each import from a folder that comes later in the order."""
+    place = {f"{package}.{folder}": number for number, folder in enumerate(order)}
+
+    def room(name: str) -> int | None:
+        return place.get(".".join(name.split(".")[:2]))
+
+    return sorted(
+        f"{name} -> {target}"
+        for name in modules
+        for target in find_imports(name, modules)
+        if (here := room(name)) is not None and (there := room(target)) is not None and there > here
+    )
+
+
 def modules_after(code: str) -> set[str]:
     """Top-level packages that a fresh interpreter holds after running some code."""
     probe = f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
@@ -104,6 +128,17 @@ def test_pipeline_never_imports_workers(ours):
 
 def test_workers_import_no_tools(ours):
     assert find_forbidden(ours, "workers", "training", "benchmarks", "tests") == []
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_folders_import_one_way(ours, package):
+    assert find_upward(ours, package, ORDER[package]) == []
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_every_folder_has_its_place_in_the_order(package):
+    found = {path.stem for path in (ROOT / package).iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert found - {"__init__", "__pycache__"} == set(ORDER[package])
 
 
 def test_no_import_cycles(ours):
@@ -189,6 +224,11 @@ def test_checker_finds_a_cycle(tmp_path, x, y):
 )
 def test_checker_accepts_what_is_no_cycle(tmp_path, x, y):
     assert find_cycle(write_tree(tmp_path, a__x=x, a__y=y, a__sub__z="")) == []
+
+
+def test_checker_finds_an_import_from_a_later_folder(tmp_path):
+    modules = write_tree(tmp_path, a__low__x="from a.high import y", a__high__y="import a.low.x", a__high__z="")
+    assert find_upward(modules, "a", ("low", "high")) == ["a.low.x -> a.high.y"]
 
 
 def test_checker_resolves_relative_imports(tmp_path):

@@ -14,7 +14,7 @@ import redis
 
 from pipeline.common.errors import LedgerError, UnknownJobError
 from pipeline.common.settings import Settings
-from pipeline.jobs.job import verdict
+from pipeline.datasets.stages import verdict
 from pipeline.jobs.ledger import Claim, Ledger
 from pipeline.jobs.worker_info import WorkerInfo, output_allowed
 from tests.pipeline.making import make_spec

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import UsageError
+from pipeline.datasets.destination import Upload
 from pipeline.generators import Generator, Interface
 from pipeline.generators.structure import Structure
-from pipeline.jobs.request import JobRequest, Upload
+from pipeline.jobs.request import JobRequest
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from tests.pipeline.making import CLASSES

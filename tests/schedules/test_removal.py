@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.client.removal import remove_dataset
 from pipeline.common.errors import DatasetError
-from pipeline.datasets.removal import remove_dataset
 from pipeline.spec import plan as shards
 from pipeline.stores import open_store
 from tests.pipeline.making import make_dataset, make_spec

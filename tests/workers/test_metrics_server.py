@@ -25,11 +25,12 @@ def values(collector: WorkerCollector) -> dict[str, float]:
 def test_counts_of_dead_children_add_up_and_their_state_is_forgotten(tmp_path: Path) -> None:
     counted(tmp_path)
     counted(tmp_path)
-    told = values(WorkerCollector(tmp_path, "tiny", lambda: 3, lambda: 7))
+    told = values(WorkerCollector(tmp_path, "tiny", queue_depth=lambda: 3, sent=lambda: 7, refused=lambda: 2))
     assert told["noisemill_samples_total"] == 200
     assert told["noisemill_written_bytes_total"] == 10_000
     assert "noisemill_busy" not in told
     assert (told["noisemill_queue_depth"], told["noisemill_wakeups_sent_total"]) == (3, 7)
+    assert told["noisemill_messages_refused_total"] == 2
     assert told["noisemill_redis_up"] == 1
 
 
@@ -38,7 +39,7 @@ def test_while_redis_is_away_the_rest_is_told(tmp_path: Path) -> None:
         raise LedgerError("Redis cannot be reached")
 
     counted(tmp_path)
-    told = values(WorkerCollector(tmp_path, "tiny", away, lambda: 0))
+    told = values(WorkerCollector(tmp_path, "tiny", queue_depth=away, sent=lambda: 0, refused=lambda: 0))
     assert told["noisemill_redis_up"] == 0
     assert "noisemill_queue_depth" not in told
     assert told["noisemill_samples_total"] == 100

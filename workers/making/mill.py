@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.receipts import Statistics
 from pipeline.datasets.shard_statistics import ShardStatistics, check_finite
+from pipeline.datasets.stages import STAGES
 from pipeline.formats import FORMATS
 from pipeline.formats.format import ShardWriter
 from pipeline.formats.values import to_stored
-from pipeline.jobs.job import STAGES
 from pipeline.jobs.ledger import Claim
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import Shard

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.fleet.launch import ending_in_words
+from pipeline.common.processes import exit_on_error
 from pipeline.generators.structure import Structure
 from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
@@ -26,7 +26,7 @@ def inspect(kind: str, path: str) -> Structure:
 
 def main() -> None:
     """Exit code 0 with the structure on stdout; 1 and one line where the model cannot be understood."""
-    with ending_in_words():
+    with exit_on_error():
         print(json.dumps(inspect(sys.argv[1], sys.argv[2]).as_json()))
 
 

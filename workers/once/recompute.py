@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, GeneratorError
+from pipeline.common.processes import exit_on_error
 from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.verification import Recomputed
-from pipeline.fleet.launch import ending_in_words
 from pipeline.formats.values import to_stored
 from pipeline.generators import find_generator
 from workers.engine.devices import pin_device
@@ -102,7 +102,7 @@ def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[fl
 
 def main() -> None:
     """Exit code 0 with the comparison on stdout, whatever it says; 1 where none could be made."""
-    with ending_in_words():
+    with exit_on_error():
         print(json.dumps(asdict(recompute(sys.argv[1], json.load(sys.stdin)))))
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError, SampleError
+from pipeline.common.processes import exit_on_error
 from pipeline.common.settings import load_settings
-from pipeline.fleet.launch import ending_in_words
 from pipeline.generators import find_generator, sampling
 from workers.engine.devices import pin_device
 
@@ -47,7 +47,7 @@ def sample(folder: Path) -> NDArray[np.float32]:
 def main() -> None:
     """Exit code 0 with the samples in the folder; otherwise one line."""
     folder = Path(sys.argv[1])
-    with ending_in_words():
+    with exit_on_error():
         np.save(folder / sampling.SAMPLES, sample(folder))
 
 

@@ -25,8 +25,9 @@ from celery.beat import Service
 from redbeat.schedulers import RedBeatScheduler, RedBeatSchedulerEntry, get_redis
 
 from pipeline.common.errors import LedgerError
+from pipeline.common.processes import die_with_parent, exit_on_error
 from pipeline.common.settings import Settings, load_settings
-from pipeline.fleet.launch import SchedulerConfig, die_with_parent, ending_in_words, scheduler_from_environment
+from pipeline.fleet.launch import SchedulerConfig, scheduler_from_environment
 from pipeline.jobs.connection import redis_errors
 from pipeline.jobs.ledger import Ledger
 from pipeline.schedules.book import ScheduleBook
@@ -221,7 +222,7 @@ def main() -> None:
     die_with_parent()
     config = scheduler_from_environment()
     assert config is not None
-    with ending_in_words():
+    with exit_on_error():
         sys.exit(run(config))
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from pipeline.client.removal import remove_dataset
 from pipeline.common.errors import (
     DatasetError,
     DestinationOccupiedError,
@@ -22,7 +23,6 @@ from pipeline.common.errors import (
 )
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare, read_spec
-from pipeline.datasets.removal import remove_dataset
 from pipeline.datasets.verification import verify
 from pipeline.generators import find_generator
 from pipeline.jobs.job import Job

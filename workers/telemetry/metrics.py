@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge
 
-from pipeline.jobs.job import STAGES
+from pipeline.datasets.stages import STAGES
 from pipeline.jobs.worker_info import WorkerInfo
 
 SAMPLES = Counter("noisemill_samples", "Samples of shards that were committed.")

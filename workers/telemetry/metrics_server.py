@@ -19,7 +19,6 @@ from pipeline.common.version import VERSION
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Schedule
 from workers.telemetry.metrics import RUNS_ENDED
-from workers.worker.intake import messages_refused
 
 #: Where the child keeps its numbers; set by the parent before the child starts.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -28,9 +27,17 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 class WorkerCollector(Collector):
     """What the parent knows: its queue, its reconciler, whether Redis answers; beside what its children counted."""
 
-    def __init__(self, folder: Path, generator: str, queue_depth: Callable[[], int], sent: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        generator: str,
+        *,
+        queue_depth: Callable[[], int],
+        sent: Callable[[], int],
+        refused: Callable[[], int],
+    ) -> None:
         self._folder, self._generator = folder, generator
-        self._queue_depth, self._sent = queue_depth, sent
+        self._queue_depth, self._sent, self._refused = queue_depth, sent, refused
         self._children = MultiProcessCollector(None, str(folder))
 
     def collect(self) -> Iterable[Metric]:
@@ -47,7 +54,7 @@ class WorkerCollector(Collector):
         sent = CounterMetricFamily("noisemill_wakeups_sent", "Missing wake-ups that this worker's reconciler sent.")
         sent.add_metric([], self._sent())
         refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were no wake-ups.")
-        refused.add_metric([], messages_refused(self._folder))
+        refused.add_metric([], self._refused())
         yield from (up, depth, sent, refused)
         self._forget_the_dead()
         yield from self._children.collect()

@@ -21,15 +21,10 @@ from celery import signals
 from celery.exceptions import SecurityWarning
 
 from pipeline.common.errors import NoisemillError
+from pipeline.common.processes import ERROR_PREFIX, die_with_parent
 from pipeline.common.scratch import scratch_folder
 from pipeline.common.settings import Settings, load_settings
-from pipeline.fleet.launch import (
-    ERROR_PREFIX,
-    RUN_FOLDER_VARIABLE,
-    WorkerConfig,
-    config_from_environment,
-    die_with_parent,
-)
+from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WorkerConfig, config_from_environment
 from pipeline.generators import Generator, find_generator
 from pipeline.jobs.broker import Wakeups, celery_app, queue_name
 from pipeline.jobs.ledger import Ledger
@@ -37,7 +32,7 @@ from pipeline.jobs.webhooks import Webhooks
 from workers.telemetry.logs import set_up_logging
 from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
 from workers.worker.child import FATAL, worker_id
-from workers.worker.intake import guard_intake
+from workers.worker.intake import guard_intake, messages_refused
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller
 
@@ -101,7 +96,11 @@ def _run_in(
         if config.metrics_port:
             os.environ[FOLDER_VARIABLE] = str(run_folder)
             collector = WorkerCollector(
-                run_folder, generator.name, lambda: wakeups.waiting(generator.digest), lambda: reconciler.sent
+                run_folder,
+                generator.name,
+                queue_depth=lambda: wakeups.waiting(generator.digest),
+                sent=lambda: reconciler.sent,
+                refused=lambda: messages_refused(run_folder),
             )
             serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(children()), None))
         log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)

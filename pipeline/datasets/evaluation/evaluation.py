@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UsageError, WorkerError
+from pipeline.common.processes import error_from_stderr
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import FASHION_MNIST, load_real
 from pipeline.datasets.report.preview import is_image
-from pipeline.fleet.launch import last_words
 
 #: What lines of progress begin with.
 PROGRESS = "progress: "
@@ -111,7 +111,7 @@ def evaluate(
         process.stdout.close()
         process.stderr.close()
     if process.returncode:
-        raise WorkerError(last_words("".join(line for line in said if not line.startswith(PROGRESS))))
+        raise WorkerError(error_from_stderr("".join(line for line in said if not line.startswith(PROGRESS))))
     return evaluation_from_json(answer)
 
 

@@ -17,7 +17,7 @@ from pipeline.datasets.report import charts
 from pipeline.datasets.report.findings import CLASSES, Findings, Rate
 from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation, picture_shape
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading, recipe
-from pipeline.jobs.job import STAGES, verdict
+from pipeline.datasets.stages import STAGES, verdict
 
 #: Forbids everything but what is inside: the page cannot ask anybody for anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.common.processes import exit_on_error
 from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.evaluation import PROGRESS, Evaluation
 from pipeline.datasets.evaluation.real_data import Labelled, load_real
-from pipeline.fleet.launch import ending_in_words
 from pipeline.formats.values import to_stored
 from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
@@ -74,7 +74,7 @@ def _tell(words: str) -> None:
 
 def main() -> None:
     """Exit code 0 with the figures on stdout; otherwise one line."""
-    with ending_in_words():
+    with exit_on_error():
         print(json.dumps(run(json.loads(sys.argv[1])).as_json()))
 
 

@@ -1,0 +1,39 @@
+"""Child processes: how they end, how they report errors, and that they end with their parent."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.common.errors import NoisemillError
+
+_PR_SET_PDEATHSIG = 1
+
+#: Prefix of error messages on stderr.
+ERROR_PREFIX = "noisemill: "
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Ends this process with an error's exit code where it meets one, and says it for `error_from_stderr` to find."""
+    try:
+        yield
+    except NoisemillError as error:
+        print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def error_from_stderr(stderr: str) -> str:
+    """Why a process of `workers` ended: its error without the prefix, else the last line that it wrote."""
+    lines = stderr.strip().splitlines()
+    errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
+    return (errors or lines or ["the reason is unknown"])[-1]
+
+
+def die_with_parent() -> None:
+    """Has the kernel send this process a SIGTERM when its parent dies, however it dies. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
