@@ -13,7 +13,7 @@ from pipeline.generators import find_generator
 from pipeline.jobs.request import JobRequest
 from tests.cli.cases import TRIED
 from tests.cli.running import Run, runner
-from tests.pipeline.making import make_dataset
+from tests.making import make_dataset
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.keras"
 

@@ -105,7 +105,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.datasets.destination import prepare
     from pipeline.generators import find_generator
     from pipeline.jobs.request import JobRequest
-    from tests.pipeline.making import make_dataset
+    from tests.making import make_dataset
 
     folder = tmp_path_factory.mktemp("own")
     np.save(folder / "latents.npy", np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32))

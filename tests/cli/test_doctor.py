@@ -21,7 +21,7 @@ from pipeline.jobs.ledger import Ledger
 from pipeline.schedules.book import ScheduleBook
 from tests.cli.conftest import TINY
 from tests.cli.running import Run
-from tests.pipeline.making import make_spec
+from tests.making import make_spec
 from tests.servers import S3Server
 
 JOB = "tiny-0123456789"

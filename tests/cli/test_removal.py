@@ -19,7 +19,7 @@ from pipeline.stores import open_store
 from tests.cli.conftest import TINY
 from tests.cli.running import Run, tree
 from tests.cli.test_bad_input import assert_clear
-from tests.pipeline.making import make_dataset
+from tests.making import make_dataset
 from tests.servers import S3Server
 
 FORMS = {

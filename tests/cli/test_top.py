@@ -24,7 +24,7 @@ from pipeline.fleet.overview import FleetState, Watchtower
 from pipeline.jobs.ledger import Claim, Ledger
 from pipeline.jobs.worker_info import WorkerInfo
 from tests.cli.running import Run
-from tests.pipeline.making import make_spec
+from tests.making import make_spec
 
 SPEC = make_spec(count=1000, shard_size=100)
 

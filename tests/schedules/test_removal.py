@@ -11,7 +11,7 @@ from pipeline.client.removal import remove_dataset
 from pipeline.common.errors import DatasetError
 from pipeline.spec import plan as shards
 from pipeline.stores import open_store
-from tests.pipeline.making import make_dataset, make_spec
+from tests.making import make_dataset, make_spec
 from tests.servers import S3Server
 
 

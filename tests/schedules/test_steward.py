@@ -17,7 +17,7 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.schedules.schedule import Run, Schedule
 from tests.cli.conftest import TINY
-from tests.pipeline.making import make_dataset
+from tests.making import make_dataset
 from tests.schedules.test_schedule import make_schedule
 from workers.scheduler.steward import Steward
 

@@ -25,8 +25,8 @@ from pipeline.jobs.request import JobRequest
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from tests.end_to_end.fleet import TINY, Fleet, Worker
-from tests.pipeline.making import make_spec
-from tests.pipeline.test_ledger import worker_info
+from tests.jobs.test_ledger import worker_info
+from tests.making import make_spec
 from workers.worker.reconciler import Reconciler
 
 HUGE = "9" * 400

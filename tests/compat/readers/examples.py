@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.datasets.export import export
 from pipeline.generators import find_generator
 from pipeline.jobs.request import JobRequest
-from tests.pipeline.making import make_dataset
+from tests.making import make_dataset
 
 _TINY = Path(__file__).parents[2] / "data" / "tiny.keras"
 _FORMS = {"out": ("npy", None), "pictures": ("png", "class"), "flat": ("png", "flat"), "tars": ("tar", None)}

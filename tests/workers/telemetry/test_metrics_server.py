@@ -1,0 +1,45 @@
+"""The parent's side of the metrics: what it tells while Redis is away, and of children that died."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.common.errors import LedgerError
+from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector
+
+COUNT = "from workers.telemetry import metrics; metrics.committed(100, 5000); metrics.BUSY.set(1)"
+
+
+def counted(folder: Path, code: str = COUNT) -> None:
+    """A child that counts, and has ended."""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, FOLDER_VARIABLE: str(folder)}, check=True)
+
+
+def values(collector: WorkerCollector) -> dict[str, float]:
+    return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+
+
+def test_counts_of_dead_children_add_up_and_their_state_is_forgotten(tmp_path: Path) -> None:
+    counted(tmp_path)
+    counted(tmp_path)
+    told = values(WorkerCollector(tmp_path, "tiny", queue_depth=lambda: 3, sent=lambda: 7, refused=lambda: 2))
+    assert told["noisemill_samples_total"] == 200
+    assert told["noisemill_written_bytes_total"] == 10_000
+    assert "noisemill_busy" not in told
+    assert (told["noisemill_queue_depth"], told["noisemill_wakeups_sent_total"]) == (3, 7)
+    assert told["noisemill_messages_refused_total"] == 2
+    assert told["noisemill_redis_up"] == 1
+
+
+def test_while_redis_is_away_the_rest_is_told(tmp_path: Path) -> None:
+    def away() -> int:
+        raise LedgerError("Redis cannot be reached")
+
+    counted(tmp_path)
+    told = values(WorkerCollector(tmp_path, "tiny", queue_depth=away, sent=lambda: 0, refused=lambda: 0))
+    assert told["noisemill_redis_up"] == 0
+    assert "noisemill_queue_depth" not in told
+    assert told["noisemill_samples_total"] == 100
