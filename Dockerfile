@@ -34,6 +34,7 @@ RUN uv pip install --no-cache --quiet --compile-bytecode --python /opt/noisemill
 # noisemill alone, so that a change of it is a layer of some megabytes.
 FROM dependencies AS build
 COPY README.md LICENSE ./
+COPY noisemill ./noisemill
 COPY pipeline ./pipeline
 COPY workers ./workers
 RUN uv pip install --no-cache --quiet --compile-bytecode --python /opt/noisemill/bin/python --no-deps \

@@ -16,9 +16,9 @@ SEEDS = range(1 if SMALL else 3)  # other real images, other classifiers
 DESTINATION = os.environ.get("EXAMPLE_DESTINATION", "augment-samples")
 
 # %% Synthetic data: interrupted or run again, it goes on where it stopped
-import pipeline
+import noisemill
 
-dataset = pipeline.generate("fashion", DESTINATION, count=SAMPLES, dtype="uint8", seed=11)
+dataset = noisemill.generate("fashion", DESTINATION, count=SAMPLES, dtype="uint8", seed=11)
 classes = dataset.spec.classes or ()
 images, labels = dataset[:]
 assert labels is not None

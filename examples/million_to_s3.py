@@ -19,9 +19,9 @@ DESTINATION = sys.argv[1] if len(sys.argv) > 1 else "s3://datasets/clothes-1M"
 GENERATOR = os.environ.get("EXAMPLE_GENERATOR", "fashion")
 
 # %% Queue it: one message per worker, however many samples. tar, since a million PNGs take readers minutes to list
-import pipeline
+import noisemill
 
-handle = pipeline.submit(GENERATOR, DESTINATION, count=COUNT, format="tar", shard_size=500 if SMALL else 10_000)
+handle = noisemill.submit(GENERATOR, DESTINATION, count=COUNT, format="tar", shard_size=500 if SMALL else 10_000)
 print(handle.id, handle.warning or "")
 
 # %% Watch it
@@ -32,7 +32,7 @@ job = handle.wait()  # raises JobFailedError if it failed
 print(f"done: {job.samples_done:,} samples, {job.bytes_done / 1e6:,.1f} MB, {job.verdict}")
 
 # %% Read it from there: any sample, a slice, or all of it as a stream
-dataset = pipeline.Dataset(DESTINATION)
+dataset = noisemill.Dataset(DESTINATION)
 sample, label = dataset[COUNT // 2]
 samples, labels = dataset[-100:]
 print(f"sample {COUNT // 2:,}: {sample.shape} {sample.dtype}, label {label}; the last 100: {samples.shape}")

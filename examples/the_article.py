@@ -36,7 +36,7 @@ Path("fashion.html").write_text(heatmap.html(boot, fashion.interface.value_range
 print(heatmap.text(boot, fashion.interface.value_range, columns=56))
 
 # %% From one picture to a dataset: what the article leaves to the reader
-import pipeline
+import noisemill
 
-dataset = pipeline.generate("article-28", "article-samples", count=256, seed=1)
+dataset = noisemill.generate("article-28", "article-samples", count=256, seed=1)
 print(f"{len(dataset)} samples of {dataset[0][0].shape} in {dataset.url}")

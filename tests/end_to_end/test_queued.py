@@ -218,14 +218,14 @@ def test_a_destination_outside_the_output_roots_is_never_written(fleet: Fleet, t
 
 
 def test_python_is_as_short(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pipeline
+    import noisemill
 
     for name, value in fleet.environment.items():
         monkeypatch.setenv(name, value)
-    handle = pipeline.submit(TINY, fleet.folder / "python", count=1000)
+    handle = noisemill.submit(TINY, fleet.folder / "python", count=1000)
     assert handle.wait(timeout_s=60).state == "done"
     assert handle.status().samples_done == 1000
-    sample, label = pipeline.Dataset(fleet.folder / "python")[-1]
+    sample, label = noisemill.Dataset(fleet.folder / "python")[-1]
     assert sample.shape == (8, 8, 1)
     assert label == 999 % 4
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = ("pipeline", "workers", "training", "benchmarks")
+OURS = ("noisemill", "pipeline", "workers", "training", "benchmarks")
 HEAVY = ("tensorflow", "keras", "numpy", "redis", "boto3", "botocore", "celery", "kombu", "PIL")
 
 
@@ -123,7 +123,7 @@ def test_pipeline_never_imports_tensorflow(ours):
 
 
 def test_pipeline_never_imports_workers(ours):
-    assert find_forbidden(ours, "pipeline", "workers", "training", "benchmarks", "tests") == []
+    assert find_forbidden(ours, "pipeline", "noisemill", "workers", "training", "benchmarks", "tests") == []
 
 
 def test_workers_import_no_tools(ours):
@@ -148,7 +148,7 @@ def test_no_import_cycles(ours):
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [
-        ("import pipeline, pipeline.cli", HEAVY),
+        ("import noisemill, pipeline, pipeline.cli", HEAVY),
         ("import sys; from pipeline.cli import main; sys.argv = ['noisemill', '--help']; main()", HEAVY),
         (
             "import sys; from pipeline.cli import main; sys.argv = ['noisemill', 'generate', '--help']; main()",

@@ -49,6 +49,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.mark.parametrize(
     "name",
     [
+        "noisemill/py.typed",
         "pipeline/py.typed",
         "workers/py.typed",
         "pipeline/jobs/ledger.lua",
@@ -63,12 +64,14 @@ def test_wheel_contains(wheel, name):
 
 def test_wheel_contains_the_packages_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pipeline", "workers"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"noisemill", "pipeline", "workers"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_installed_elsewhere_it_runs_its_own_code(installed, tmp_path):
-    code = "import pipeline, workers; print(pipeline.__file__); print(workers.__file__)"
+    code = (
+        "import noisemill, pipeline, workers; print(noisemill.__file__, pipeline.__file__, workers.__file__, sep='\\n')"
+    )
     files = run(installed / "python", "-c", code, cwd=tmp_path).splitlines()
     assert all(Path(file).is_relative_to(installed.parent) for file in files)
 

@@ -65,7 +65,7 @@ def checking(destination: str) -> Snippet:
 
 def _noisemill(spec: JobSpec) -> Snippet:
     label = "sample, label" if spec.classes else "sample, _"
-    return Snippet("noisemill", "python", f'import pipeline\n\ndataset = pipeline.Dataset(".")\n{label} = dataset[0]')
+    return Snippet("noisemill", "python", f'import noisemill\n\ndataset = noisemill.Dataset(".")\n{label} = dataset[0]')
 
 
 def _npy(spec: JobSpec) -> list[Snippet]:

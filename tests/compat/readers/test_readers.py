@@ -86,7 +86,7 @@ def test_dataloader_from_s3(folder: Path, tmp_path: Path, s3: S3Server) -> None:
     for entry in source.list():
         target.write(entry.name, source.read(entry.name))
     code = block("readers", "DataLoader").replace('Dataset("out")', f'opened("{place}")')
-    opened = "from pipeline import Dataset\ndef opened(url):\n    d = Dataset(url)\n    d[0]\n    return d\n"
+    opened = "from noisemill import Dataset\ndef opened(url):\n    d = Dataset(url)\n    d[0]\n    return d\n"
     [told] = answers(PYTHON, folder, [(opened + code, LOADER)], tmp_path)
     assert Counter(told["labels"]) == Counter(LABELS)
 

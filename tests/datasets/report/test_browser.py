@@ -1,6 +1,7 @@
 """The report in a real browser: it draws, its console is silent, it asks nobody for anything.
 
-Debian's `chromium`; without one, these tests skip. For a look: `python -m tests.datasets.report.test_browser DEST OUT.png`.
+Debian's `chromium`; without one, these tests skip. To look at it:
+`python -m tests.datasets.report.test_browser DEST OUT.png`.
 """
 
 from __future__ import annotations
