@@ -3,7 +3,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults compat readers train bench lint types docs wheel clean
+.PHONY: help setup demo test faults compat readers train bench lint fix types docs wheel clean
 
 help:  ## this list
 	@echo 'make TARGET [PYTHON=python3.12]'; echo
@@ -11,6 +11,7 @@ help:  ## this list
 
 setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a download of 0.8 GB); the other targets start with it
 
+# Compiled at once: uv compiles no bytecode by default, and where Python may write none, every import of TensorFlow pays.
 # uv comes from the same pinned list as everything else; it trusts what the system trusts, as pip does.
 .venv/.ready: pyproject.toml requirements.txt
 	@$(RUN) pip --version >/dev/null 2>&1 || { \
@@ -21,7 +22,7 @@ setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a down
 	  echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; }
 	@echo 'Installing what requirements.txt pins (a download of 0.8 GB, most of it TensorFlow)'
 	@$(RUN) pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
-	@$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -r requirements.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -55,6 +56,10 @@ bench: setup  ## measure all side by side (a quiet half hour); tables and plot g
 lint: setup  ## ruff: style and format
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+
+fix: setup  ## ruff: format, and mend what it can
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
 
 types: setup  ## mypy, strict
 	$(RUN) mypy

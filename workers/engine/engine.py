@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -153,12 +154,18 @@ class Prediction:
 class EngineRoom:
     """A loaded generator and its engines: each is compiled once, when it is asked for."""
 
-    def __init__(self, generator: Generator, device: Device, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        device: Device,
+        cache_dir: Path,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         start_tensorflow()
         self.generator, self.device = generator, confirm_device(device)
         self._forwards = {"float32": load_generator(generator)}
         self._engines: dict[tuple[str, int, str], Engine] = {}
-        self._cache_dir = cache_dir
+        self._cache_dir, self._clock = cache_dir, clock
 
     def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
         """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
@@ -226,7 +233,7 @@ class EngineRoom:
         for _ in range(_ROUNDS):
             for key, engine in engines.items():
                 if engine is not None:
-                    rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch)))
+                    rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch), self._clock))
         return rates
 
     def _some_input(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
@@ -263,18 +270,23 @@ def _threads() -> str:
     return os.environ.get("TF_NUM_INTRAOP_THREADS", "")
 
 
-def _bare_rate(engine: Engine, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> float:
-    """Samples per second of the fastest of the passes that fit into the measuring time: noise only ever adds."""
+def _bare_rate(
+    engine: Engine, latents: NDArray[np.float32], labels: NDArray[np.int32] | None, clock: Callable[[], float]
+) -> float:
+    """Samples per second of the fastest of the passes that fit into the measuring time: noise only ever adds.
+
+    `clock` returns seconds.
+    """
 
     def compute(_: int) -> None:
         engine.predict(latents, labels).samples()
 
-    least, deadline = math.inf, time.perf_counter() + _MEASURE_S
+    least, deadline = math.inf, clock() + _MEASURE_S
     with ThreadPoolExecutor(engine.at_once) as predictors:
-        while least == math.inf or time.perf_counter() < deadline:
-            start = time.perf_counter()
+        while least == math.inf or clock() < deadline:
+            start = clock()
             list(predictors.map(compute, range(engine.at_once)))
-            least = min(least, time.perf_counter() - start)
+            least = min(least, clock() - start)
     return engine.at_once * engine.batch / least
 
 
