@@ -16,7 +16,7 @@ from pipeline.common.scratch import scratch_folder
 
 OWNER = """
 import sys, time
-from pipeline.scratch import scratch_folder
+from pipeline.common.scratch import scratch_folder
 with scratch_folder("test") as folder:
     (folder / "file").touch()
     print(folder, flush=True)

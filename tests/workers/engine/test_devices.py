@@ -201,8 +201,8 @@ def test_where_tensorflow_cannot_use_the_gpu_it_is_the_cpu_with_a_word(caplog: p
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.launch import WorkerConfig
-from workers.devices import pin_own_device
+from pipeline.fleet.launch import WorkerConfig
+from workers.engine.devices import pin_own_device
 config = WorkerConfig(generator="x", redis_url="x", device=sys.argv[2], per_gpu=int(sys.argv[3]))
 print(pin_own_device(config, Path(sys.argv[1])).name, flush=True)
 time.sleep(60)
