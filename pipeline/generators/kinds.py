@@ -1,6 +1,6 @@
 """The kinds of models, as they lie on disk: how each is recognised, hashed and understood.
 
-Another kind takes a class here, its line in `KINDS`, and a loader in `workers/generators`.
+Another kind takes a class here, its line in `KINDS`, and a loader in `workers/engine/generators`.
 """
 
 from __future__ import annotations
