@@ -11,7 +11,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*"))
+INDEX = ROOT / "docs" / "decisions" / "README.md"
+DECISIONS = sorted(path for path in INDEX.parent.glob("*") if path != INDEX)
 
 # Which registry serves the packages is each machine's own setting.
 REGISTRY = re.compile(r"\b(pypi|pythonhosted|npmjs|yarnpkg|anaconda|rubygems)\.(org|com)\b|\bcrates\.io\b")
@@ -65,6 +66,12 @@ def _requirements(name: str = "requirements.txt") -> list[str]:
 
 def test_changelog_knows_the_version():
     assert re.search(rf"^## {re.escape(PROJECT['project']['version'])}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_the_index_lists_every_decision_by_its_title():
+    wanted = [path.read_text().splitlines()[0].removeprefix("# ").split(". ", 1) + [path.name] for path in DECISIONS]
+    listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((\S+)\) \|$", INDEX.read_text(), flags=re.MULTILINE)
+    assert [list(row) for row in listed] == wanted
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name)
