@@ -69,7 +69,7 @@ def test_changelog_knows_the_version():
 
 
 def test_the_index_lists_every_decision_by_its_title():
-    wanted = [path.read_text().splitlines()[0].removeprefix("# ").split(". ", 1) + [path.name] for path in DECISIONS]
+    wanted = [[*path.read_text().splitlines()[0].removeprefix("# ").split(". ", 1), path.name] for path in DECISIONS]
     listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((\S+)\) \|$", INDEX.read_text(), flags=re.MULTILINE)
     assert [list(row) for row in listed] == wanted
 
