@@ -5,6 +5,7 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import click
 from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, warn
 from pipeline.common.counts import MAX_KEPT
+from pipeline.common.errors import UsageError
 from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def schedule_command() -> None:
     help="What is made of runs that no scheduler was up for.",
 )
 @click.option("--replace", "replacing", is_flag=True, help="Take the place of the schedule of this name.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before --replace removes datasets.")
 @job_options
 @queueing_options
 @redis_option
@@ -78,6 +81,7 @@ def add_command(
     overlap: str,
     catch_up: str,
     replacing: bool,
+    yes: bool,
     workers: int | None,
     priority: int,
     webhook: str | None,
@@ -115,6 +119,8 @@ def add_command(
         _print_plan(schedule, as_json)
         return
     book = _book(redis_url)
+    if replacing:
+        _ask_before_removal(schedule, book, yes=yes)
     book.add(schedule, replacing=replacing)
     _warn_without_scheduler(book)
     if as_json:
@@ -240,6 +246,21 @@ def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
         print_json({"name": name, "removed": True})
     else:
         click.echo(f"{name}: removed; its jobs and datasets stay")
+
+
+def _ask_before_removal(schedule: Schedule, book: ScheduleBook, *, yes: bool) -> None:
+    """Names the datasets that the new schedule would remove at once, and asks."""
+    surplus = schedule.surplus(book.runs(schedule.name))
+    if not surplus or yes:
+        return
+    places = ", ".join(run.destination for run in surplus[:3]) + (", ..." if len(surplus) > 3 else "")
+    datasets = "1 dataset" if len(surplus) == 1 else f"{len(surplus):,} datasets"
+    removed = f"--keep {schedule.keep} removes {datasets} of the schedule it replaces: {places}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"{removed}. Add --yes if that is intended")
+    if not click.confirm(f"{removed}. Replace it?", err=True):
+        warn("the schedule stays as it was")
+        raise click.exceptions.Exit(1)
 
 
 def _book(redis_url: str | None) -> ScheduleBook:

@@ -261,6 +261,7 @@ class ScheduleBook:
             state="failed" if error else "waiting",
             error=error,
             ended_at=now if error else None,
+            keep_template=schedule.destination if schedule.keep is not None else None,
         )
         pipe.hset(self._numbers, schedule.name, str(number))
         pipe.hset(self._runs(schedule.name), str(number), run.to_json())
@@ -332,7 +333,7 @@ def _reason_to_skip(schedule: Schedule, runs: list[Run], due_at: float, now: flo
 
 def _to_forget(schedule: Schedule, runs: list[Run]) -> list[Run]:
     """Old runs that nobody asks for: not those that are going, nor datasets among which `keep` chooses."""
-    over = [run for run in runs if not run.going and (schedule.keep is None or run.state != "done")]
+    over = [run for run in runs if not run.going and not (run.state == "done" and schedule.may_remove(run))]
     return over[:-_REMEMBERED]
 
 

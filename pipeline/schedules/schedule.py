@@ -7,7 +7,7 @@ Run r of a schedule uses the seed after that of run r - 1. Streams of different 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -81,6 +81,19 @@ class Schedule:
             raise UsageError(f"{place} is not below {root}, as the schedule's template is")
         return place
 
+    def may_remove(self, run: Run) -> bool:
+        """Whether `--keep` chooses among this run's dataset too.
+
+        Only if the run was made under `--keep` and under the present template: the datasets of a schedule that this
+        one replaced stay, unless that one was to remove them as well.
+        """
+        return self.keep is not None and run.keep_template == self.destination
+
+    def surplus(self, runs: Sequence[Run]) -> list[Run]:
+        """Of the runs that are done and not known to be damaged, those beyond `keep`, the earliest first."""
+        sound = [run for run in runs if self.may_remove(run) and run.state == "done" and run.verified is not False]
+        return sound[: -self.keep] if self.keep is not None else []
+
     def next_run(self, now: float) -> float | None:
         """When it is due next; None while it is paused. Unix time."""
         return None if self.paused else self.recurrence.next_after(now)
@@ -132,10 +145,13 @@ class Run:
     ended_at: float | None = None
     #: Whether every hash was right when it was done; None where that was not looked at.
     verified: bool | None = None
+    #: The schedule's template if it was made under `--keep`, else None: then no schedule ever removes its dataset.
+    keep_template: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`, without what is the steward's own."""
-        return {name: value for name, value in asdict(self).items() if name not in ("placed", "spec_sha256")}
+        private = ("placed", "spec_sha256", "keep_template")
+        return {name: value for name, value in asdict(self).items() if name not in private}
 
     @property
     def going(self) -> bool:
@@ -144,7 +160,9 @@ class Run:
 
     def to_json(self) -> str:
         """What `from_json` reads."""
-        return json.dumps(asdict(self), sort_keys=True)
+        # Absent unless needed: a scheduler of an earlier version refuses a field that it does not know.
+        private = () if self.keep_template is not None else ("keep_template",)
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in private}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Run:

@@ -216,3 +216,20 @@ def test_doctor_knows_of_schedules(run: Run, book: ScheduleBook) -> None:
     outcome = run("doctor")
     assert outcome.code == 1
     assert "problem schedules:  1, but no scheduler is up: start one with 'noisemill scheduler'" in outcome.out
+
+
+def test_replacing_names_what_it_would_remove_and_asks(run: Run, book: ScheduleBook, tmp_path: Path) -> None:
+    add(run, "--every", "6h", "--keep", "3")
+    for _ in range(3):
+        made = book.fire_by_hand("nightly", time.time())
+        book.update("nightly", made.number, state="done", job="tiny-1", verified=True)
+    refused = add(run, "--every", "6h", "--keep", "1", "--replace")
+    assert refused.code == 2
+    assert f"--keep 1 removes 2 datasets of the schedule it replaces: {tmp_path}/out/000001, {tmp_path}/out/000002" in (
+        refused.err
+    )
+    assert "Add --yes if that is intended" in refused.err
+    assert book.get("nightly").keep == 3
+    assert add(run, "--every", "6h", "--keep", "3", "--replace").code == 0
+    assert add(run, "--every", "6h", "--keep", "1", "--replace", "--yes").code == 0
+    assert book.get("nightly").keep == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,58 @@ def test_two_stewards_that_take_up_a_run_at_once_ask_for_one_job(
         assert len(ledger.jobs()) == number
         ledger.cancel(str(run.job))
         stewards[0].attend(schedule)
+
+
+# -- what a replaced schedule made, and links -------------------------------------------------------------------
+
+
+def replaced(book: ScheduleBook, folder: Path, **changes: Any) -> Schedule:
+    """The schedule once `add --replace` has changed it."""
+    schedule = replace(book.get("nightly"), **{"destination": str(folder / "{run}"), **changes})
+    book.add(schedule, replacing=True)
+    return schedule
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_datasets_made_without_keep_stay_when_keep_comes(
+    book: ScheduleBook, steward: Steward, tmp_path: Path, elsewhere: bool
+) -> None:
+    made = make_runs(book, add(book, tmp_path), 3)
+    schedule = replaced(book, tmp_path / "new" if elsewhere else tmp_path, keep=1)
+    later = make_runs(book, schedule, 2)
+    steward.keep(schedule)
+    assert all((folder / "manifest.json").exists() for folder in made)
+    assert [folder.exists() for folder in later] == [False, True]
+
+
+def test_datasets_kept_under_another_template_stay(book: ScheduleBook, steward: Steward, tmp_path: Path) -> None:
+    made = make_runs(book, add(book, tmp_path, keep=3), 3)
+    schedule = replaced(book, tmp_path / "new", keep=1)
+    make_runs(book, schedule, 2)
+    steward.keep(schedule)
+    assert all((folder / "manifest.json").exists() for folder in made)
+
+
+def test_a_smaller_keep_under_the_same_template_removes_older_ones(
+    book: ScheduleBook, steward: Steward, tmp_path: Path
+) -> None:
+    made = make_runs(book, add(book, tmp_path, keep=3), 3)
+    schedule = replaced(book, tmp_path, keep=1)
+    assert [run.number for run in schedule.surplus(book.runs("nightly"))] == [1, 2]
+    steward.keep(schedule)
+    assert [folder.exists() for folder in made] == [False, False, True]
+
+
+def test_an_archived_dataset_is_not_deleted_through_its_link(
+    book: ScheduleBook, steward: Steward, tmp_path: Path
+) -> None:
+    schedule = add(book, tmp_path, keep=1)
+    [made] = make_runs(book, schedule, 1)
+    archived = made.rename(tmp_path / "archived")
+    made.symlink_to(archived)
+    before = sorted(archived.rglob("*"))
+    make_runs(book, schedule, 1)
+    steward.keep(schedule)
+    assert sorted(archived.rglob("*")) == before
+    assert made.is_symlink()
+    assert book.runs("nightly")[0].error == f"{made} is a link now: what it leads to is left alone"

@@ -31,7 +31,7 @@ from pipeline.jobs.queueing import enqueue
 from pipeline.jobs.request import JobRequest
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Run, Schedule
-from pipeline.stores import open_store
+from pipeline.stores import normalise, open_store
 from workers.telemetry.logs import about
 from workers.telemetry.metrics import RUNS_ENDED
 
@@ -195,9 +195,10 @@ class Steward:
         if schedule.keep is None:
             return False
         for run in self._book.runs(schedule.name):
-            if run.state == "done" and run.verified is None and not self._stop.is_set():
+            if schedule.may_remove(run) and run.state == "done" and run.verified is None and not self._stop.is_set():
                 self._verify(schedule, run)
-        sound = [run for run in self._book.runs(schedule.name) if run.state == "done" and run.verified]
+        runs = self._book.runs(schedule.name)
+        sound = [run for run in runs if schedule.may_remove(run) and run.state == "done" and run.verified]
         surplus = sound[: -schedule.keep]
         if not surplus:
             return False
@@ -223,6 +224,8 @@ class Steward:
     def _remove(self, schedule: Schedule, run: Run) -> None:
         assert run.spec_sha256 is not None
         try:
+            if normalise(run.destination) != run.destination:
+                raise DatasetError(f"{run.destination} is a link now: what it leads to is left alone")
             remove_dataset(run.destination, run.spec_sha256)
         except DatasetError as error:
             log.warning("schedule %s: run %d: %s", schedule.name, run.number, error)
