@@ -6,6 +6,7 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import click
 from pipeline.cli.options import FILE, Count, Whole, examples, json_option
 from pipeline.cli.output import is_terminal, print_json, shard_count, size, warn, write_beside, write_file
 from pipeline.common.counts import MAX_COUNT
-from pipeline.common.errors import UsageError
+from pipeline.common.errors import UsageError, shown
 from pipeline.spec import plan as shards
 
 
@@ -23,19 +24,27 @@ from pipeline.spec import plan as shards
 @click.option(
     "--recompute", type=Whole(0, MAX_COUNT), default=0, metavar="N", help="Compute N random samples again and compare."
 )
+@click.option(
+    "--manifest-sha256", metavar="HASH", help="Hash that manifest.json must have, as the end of its job printed it."
+)
 @json_option
-def verify_command(destination: str, recompute: int, as_json: bool) -> None:
-    """Check hashes, counts and coverage of all shards. Exit code 1 where anything is wrong."""
+def verify_command(destination: str, recompute: int, manifest_sha256: str | None, as_json: bool) -> None:
+    """Check hashes, counts and coverage of all shards. Exit code 1 if anything is wrong."""
 
     from rich.console import Console
     from rich.progress import Progress
 
     from pipeline.datasets.verification import verify
 
+    if manifest_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", manifest_sha256):
+        raise UsageError(f"--manifest-sha256 {shown(manifest_sha256)} is not a SHA-256: it has 64 hexadecimal digits")
     with Progress(console=Console(stderr=True), transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task("verify")
         report = verify(
-            destination, recompute=recompute, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            destination,
+            recompute=recompute,
+            manifest_sha256=manifest_sha256,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:
         print_json(report.as_json())

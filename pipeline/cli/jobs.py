@@ -5,14 +5,15 @@ Imports inside the functions keep redis out of `--help`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import Whole, examples, json_option, redis_option
-from pipeline.cli.output import print_facts, print_json, print_table, rate, warn
-from pipeline.common.errors import JobFailedError
+from pipeline.cli.output import print_facts, print_json, print_manifest_hash, print_table, rate, warn
+from pipeline.common.errors import JobFailedError, NoisemillError
 from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
             raise_unless_done(ended[job_id])
             if not as_json:
                 click.echo(f"{job_id}: done, {ended[job_id].count:,} samples in {ended[job_id].destination}")
+                _print_manifest_hash(ended[job_id].destination)
         except JobFailedError as error:
             warn(str(error))
             failed = True
@@ -138,6 +140,16 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
         click.echo(f"{job_id}: cancelled, {after.shards_done} of {after.shards} shards are kept in {after.destination}")
     else:
         click.echo(f"{job_id}: had ended already, it is {state}")
+
+
+def _print_manifest_hash(destination: str) -> None:
+    """If the destination can be read from here: it may be another host's folder, or a store without a key for it."""
+    from pipeline.datasets.dataset import Dataset
+
+    with contextlib.suppress(NoisemillError, OSError):
+        manifest = Dataset(destination).manifest()
+        if manifest is not None:
+            print_manifest_hash(manifest)
 
 
 def _print_status(job: Job) -> None:

@@ -24,7 +24,7 @@ from pipeline.cli.options import (
     queueing_options,
     redis_option,
 )
-from pipeline.cli.output import duration, print_json, rate, shard_count, size, warn
+from pipeline.cli.output import duration, print_json, print_manifest_hash, rate, shard_count, size, warn
 from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError
 from pipeline.common.settings import names_redis
@@ -289,6 +289,7 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
             "rate": job.rate if job else None,
             "verdict": job.verdict if job else None,
             "preview": preview,
+            "manifest_sha256": manifest.sha256,
             "job": job.as_json() if job else None,
         }
         print_json(result)
@@ -306,3 +307,5 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
         click.echo(f"{rate(job.rate)}{share}{bound}; {duration(elapsed_s)} in all")
     if preview:
         click.echo(f"contact sheet: {preview}")
+    if job is not None:
+        print_manifest_hash(manifest)

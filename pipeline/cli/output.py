@@ -18,6 +18,7 @@ from pipeline.common.words import size as size
 
 if TYPE_CHECKING:
     from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.receipts import Manifest
 
 
 def print_json(data: Any) -> None:
@@ -56,6 +57,11 @@ def write_beside(dataset: Dataset, name: str, data: bytes, output: Path | None) 
         return f"{dataset.url}/{name}"
     write_file(output, data)
     return str(output)
+
+
+def print_manifest_hash(manifest: Manifest) -> None:
+    """The hash that pins a whole dataset, on stderr."""
+    click.echo(f"manifest sha256: {manifest.sha256}", err=True)
 
 
 def warn(message: str) -> None:

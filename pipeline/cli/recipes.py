@@ -13,7 +13,7 @@ import click
 
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, examples, json_option, redis_option
-from pipeline.cli.output import print_json, print_table, size, warn, write_file
+from pipeline.cli.output import print_json, print_manifest_hash, print_table, size, warn, write_file
 from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.settings import names_redis
 
@@ -151,6 +151,7 @@ def reproduce_command(
 
 
 def _print(made: Reproduction) -> None:
+    from pipeline.datasets.dataset import Dataset
     from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL
 
     counts = made.counts()
@@ -174,6 +175,9 @@ def _print(made: Reproduction) -> None:
     part = f"shards {made.selection} of {made.of:,}" if made.selection else f"{made.of:,} shards"
     verdicts = ", ".join(f"{counts[name]:,} {name}" for name in (IDENTICAL, CLOSE, DIFFERENT) if counts[name])
     click.echo(f"{made.destination}: {part}: {verdicts}")
+    manifest = Dataset(made.destination).manifest()
+    if manifest is not None:
+        print_manifest_hash(manifest)
     if counts[CLOSE] or counts[DIFFERENT]:
         click.echo(f"tolerance: {made.tolerance:.1e} of full scale, root mean square over a shard")
         for condition in made.conditions:

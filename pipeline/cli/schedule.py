@@ -49,7 +49,7 @@ def schedule_command() -> None:
 @click.option("--cron", metavar="LINE", help='Minute, hour, day, month, day of the week; for example "0 2 * * *".')
 @click.option("--every", metavar="TIME", help="So often, from now on: 90s, 15m, 6h, 1d, 2w.")
 @click.option("--timezone", metavar="ZONE", help="Whose clock --cron, {date} and {time} go by.  [default: UTC]")
-@click.option("--keep", type=Whole(1, MAX_KEPT), help="Delete the oldest verified datasets beyond so many.")
+@click.option("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
 @click.option(
     "--overlap",
     type=click.Choice(["skip", "queue"]),

@@ -11,7 +11,7 @@ import time
 from pipeline.common.errors import DatasetError
 from pipeline.common.version import VERSION
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import EngineRecord, Manifest, Receipt, merged_statistics
+from pipeline.datasets.receipts import Manifest, distinct_engines, merged_statistics
 from pipeline.datasets.report.card import dataset_card
 from pipeline.datasets.report.preview import contact_sheet
 from pipeline.spec import plan as shards
@@ -42,7 +42,7 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
         size_bytes=sum(receipt.size_bytes for receipt in ordered),
         index_sha256=hashlib.sha256(index_text).hexdigest(),
         statistics=merged_statistics(ordered),
-        made_by=_distinct_engines(ordered),
+        made_by=distinct_engines(ordered),
         finished_at=time.time(),
     )
     # All shards are in place: what is still on its way comes from workers that were given up.
@@ -58,11 +58,3 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
     dataset.store.delete([shards.SELECTION])
     dataset.store.write(shards.MANIFEST, manifest.to_json().encode())
     return manifest
-
-
-def _distinct_engines(receipts: list[Receipt]) -> tuple[EngineRecord, ...]:
-    distinct: list[EngineRecord] = []
-    for receipt in receipts:
-        if receipt.made_by not in distinct:
-            distinct.append(receipt.made_by)
-    return tuple(distinct)

@@ -159,6 +159,11 @@ class Manifest:
     #: Unix time.
     finished_at: float
 
+    @property
+    def sha256(self) -> str:
+        """Hash of manifest.json as noisemill writes it, as `sha256sum manifest.json` prints it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
     def to_json(self) -> str:
         """JSON with stable keys."""
         return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
@@ -193,6 +198,15 @@ def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
         classes=tuple(sum(column) for column in zip(*per_class, strict=True)) if per_class else None,
         sketch=tuple(map(math.fsum, zip(*sketches, strict=True))) if all(sketches) else (),
     )
+
+
+def distinct_engines(receipts: Sequence[Receipt]) -> tuple[EngineRecord, ...]:
+    """Each way in which samples were computed, in the order of the shards."""
+    distinct: list[EngineRecord] = []
+    for receipt in receipts:
+        if receipt.made_by not in distinct:
+            distinct.append(receipt.made_by)
+    return tuple(distinct)
 
 
 def statistics_of(data: dict[str, Any]) -> Statistics:

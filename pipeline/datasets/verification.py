@@ -15,9 +15,10 @@ import numpy as np
 from pipeline.common.errors import DatasetError, WorkerError
 from pipeline.common.processes import error_from_stderr
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import Manifest, Receipt, merged_statistics
+from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics
 from pipeline.spec import plan as shards
 from pipeline.spec.labels import Labels
+from pipeline.spec.selection import Selection
 
 _PIECE_BYTES = 4 * 2**20
 
@@ -42,6 +43,8 @@ class Report:
     damaged: list[int] = field(default_factory=list)
     #: Whether `resume` can mend what is wrong, or some of it.
     mendable: bool = False
+    #: Hash of manifest.json; None if there is none.
+    manifest_sha256: str | None = None
     #: What is worth knowing but not wrong.
     notes: list[str] = field(default_factory=list)
     #: Samples that were computed again, and how they compared; None where none were.
@@ -72,14 +75,24 @@ class Recomputed:
     tolerance: float
 
 
-def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(
+    destination: str,
+    *,
+    recompute: int = 0,
+    manifest_sha256: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Checks every record and every byte of a dataset; computes `recompute` random samples again.
 
-    `progress` is called with (shards checked, shards). Raises DatasetError where there is no dataset.
+    The manifest covers the index of shards, that covers the receipts, and these cover all files of the shards. So
+    `manifest_sha256`, the hash of manifest.json in 64 hexadecimal digits, pins every sample against whoever can write
+    at the destination.
+
+    `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset.
     """
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
-    selection = dataset.selection()
+    selection = _believable_selection(dataset, report)
     if selection is not None:
         report.selection = str(selection)
         report.count, report.shards = selection.samples(dataset.plan), len(selection)
@@ -87,12 +100,34 @@ def verify(destination: str, *, recompute: int = 0, progress: Callable[[int, int
     if selection is None:
         _check_manifest(dataset, report, receipts)
     report.mendable = bool(report.problems)
+    if manifest_sha256 is not None and report.manifest_sha256 != manifest_sha256.lower():
+        found = f"its hash is {report.manifest_sha256}" if report.manifest_sha256 else "there is none"
+        report.problems.append(f"{shards.MANIFEST} is not the one that --manifest-sha256 names: {found}")
     report.problems += damaged_inputs(dataset)
     _check_strangers(dataset, report, receipts)
     _note_sameness(report, receipts)
     if recompute and receipts and dataset.spec.format != "null":
         _check_recomputed(dataset, report, receipts, recompute)
     return report
+
+
+def _believable_selection(dataset: Dataset, report: Report) -> Selection | None:
+    """The selection, unless a manifest or an index contradicts it.
+
+    Nothing covers selection.json, so it must never take files out of the check that a whole dataset has: both records
+    are written only after all shards were made, and the selection is deleted before the manifest is written.
+    """
+    selection = dataset.selection()
+    if selection is None:
+        return None
+    contradicting = next((name for name in (shards.MANIFEST, shards.SHARD_INDEX) if dataset.store.exists(name)), None)
+    if contradicting is None:
+        report.notes.append("a selection has no manifest: files were compared with their receipts alone")
+        return selection
+    report.problems.append(
+        f"{shards.SELECTION} lists some shards only, but {contradicting} covers all: remove {shards.SELECTION}"
+    )
+    return None
 
 
 def damaged_among(dataset: Dataset, indices: Iterable[int]) -> list[int]:
@@ -183,14 +218,16 @@ def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receip
         if manifest is None:
             report.problems.append(f"there is no {shards.MANIFEST}: the dataset is not whole")
             return
-        report.problems += _manifest_problems(dataset, manifest, receipts)
+        report.manifest_sha256 = manifest.sha256
+        report.problems += _manifest_problems(dataset, manifest, receipts, report)
     except DatasetError as error:
         report.problems.append(str(error))
 
 
-def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt]) -> list[str]:
-    told = (manifest.spec_sha256, manifest.count, manifest.shards)
-    if told != (dataset.spec.sha256, dataset.spec.count, len(dataset.plan)):
+def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt], report: Report) -> list[str]:
+    spec = dataset.spec
+    told = (manifest.spec_sha256, manifest.count, manifest.shards, manifest.generator, manifest.digest)
+    if told != (spec.sha256, spec.count, len(dataset.plan), spec.generator_name, spec.digest):
         return [f"{shards.MANIFEST} belongs to another job than {shards.JOB}"]
     try:
         index = dataset.store.read(shards.SHARD_INDEX)
@@ -204,6 +241,10 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
     problems = []
     changed = [number for number, receipt in receipts.items() if lines[number] != receipt.index_line()]
     if changed:
+        # Damaged, so that `resume` makes these shards again instead of writing an index that agrees with them.
+        report.damaged = sorted([*report.damaged, *changed])
+        report.shards_sound -= len(changed)
+        report.samples_sound -= sum(receipts[number].count for number in changed)
         problems.append(
             f"the receipt of shard {changed[0]} is not the one of {shards.SHARD_INDEX} ({len(changed)} in all)"
         )
@@ -212,6 +253,8 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
         totals = (manifest.size_bytes, manifest.statistics)
         if totals != (sum(receipt.size_bytes for receipt in ordered), merged_statistics(ordered)):
             problems.append(f"{shards.MANIFEST} tells another size or other statistics than the receipts")
+        if manifest.made_by != distinct_engines(ordered):
+            problems.append(f"{shards.MANIFEST} names other engines or versions than the receipts")
     return problems
 
 

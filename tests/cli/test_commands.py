@@ -57,6 +57,7 @@ EXPORT_KEYS = {
 }  # fmt: skip
 RESULT_KEYS = {
     "destination", "count", "shards", "size_bytes", "made", "seconds", "rate", "verdict", "preview", "job",
+    "manifest_sha256",
 }  # fmt: skip
 
 

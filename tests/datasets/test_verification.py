@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import DatasetError
+from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.verification import Report, verify
 from tests.datasets.test_dataset import FORMS, edit, npy
 from tests.making import make_dataset, make_spec
@@ -141,6 +142,57 @@ def test_a_receipt_that_was_edited_with_its_file_is_found_by_the_index(folder: P
     edit(folder / R1, files=receipt["files"])
     report = check(folder)
     assert report.problems == ["the receipt of shard 1 is not the one of shards.jsonl (1 in all)"]
+    assert (report.damaged, report.shards_sound, report.samples_sound) == ([1], 3, 70)
+
+
+def forge_shard(folder: Path) -> None:
+    flip(folder, S1)
+    receipt = json.loads((folder / R1).read_text())
+    receipt["files"][0]["sha256"] = hashlib.sha256((folder / S1).read_bytes()).hexdigest()
+    edit(folder / R1, files=receipt["files"])
+
+
+@pytest.mark.parametrize("left", [["manifest.json", "shards.jsonl"], ["manifest.json"], ["shards.jsonl"]])
+def test_a_selection_hides_nothing_of_a_whole_dataset(folder: Path, left: list[str]) -> None:
+    forge_shard(folder)
+    for name in {"manifest.json", "shards.jsonl"} - set(left):
+        (folder / name).unlink()
+    write(folder, "selection.json", '{"shards": "0-3"}')
+    report = check(folder)
+    assert report.selection is None
+    assert (
+        report.problems[0] == f"selection.json lists some shards only, but {left[0]} covers all: remove selection.json"
+    )
+    assert len(report.problems) > 1
+
+
+def test_a_selection_without_a_manifest_says_what_was_not_checked(folder: Path) -> None:
+    for name in ("manifest.json", "shards.jsonl"):
+        (folder / name).unlink()
+    write(folder, "selection.json", '{"shards": "0-3"}')
+    report = check(folder)
+    assert (report.sound, report.selection) == (True, "0-3")
+    assert report.notes[0] == "a selection has no manifest: files were compared with their receipts alone"
+    pinned = verify(str(folder), manifest_sha256="0" * 64)
+    assert pinned.problems == ["manifest.json is not the one that --manifest-sha256 names: there is none"]
+
+
+def test_the_hash_of_the_manifest_pins_a_dataset(folder: Path) -> None:
+    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert verify(str(folder), manifest_sha256=sha256.upper()).sound
+    assert check(folder).manifest_sha256 == sha256
+    # Everything made again around a forged shard, as whoever can write there may do.
+    forge_shard(folder)
+    finish_dataset(str(folder), "job")
+    assert check(folder).sound
+    [problem] = verify(str(folder), manifest_sha256=sha256).problems
+    assert problem.startswith("manifest.json is not the one that --manifest-sha256 names: its hash is ")
+
+
+def test_a_manifest_that_names_other_engines_is_found(folder: Path) -> None:
+    made_by = json.loads((folder / "manifest.json").read_text())["made_by"]
+    edit(folder / "manifest.json", made_by=[{**made_by[0], "batch": 7}])
+    assert check(folder).problems == ["manifest.json names other engines or versions than the receipts"]
 
 
 def test_no_dataset_at_all(tmp_path: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -70,6 +71,8 @@ def test_fashion_from_nothing_to_a_verified_dataset(here: Fleet) -> None:
     assert told[2] == f"contact sheet: {here.folder}/out/preview.png"
     assert "tensorflow" not in done.stderr.lower()
     assert "oneDNN" not in done.stderr
+    sha256 = hashlib.sha256((here.folder / "out/manifest.json").read_bytes()).hexdigest()
+    assert done.stderr.endswith(f"\nmanifest sha256: {sha256}\n")
     assert left_behind(here) == []
     samples = np.load(here.folder / "out/shards/00000000.npy", mmap_mode="r")
     assert samples.shape == (512, 28, 28, 1)
