@@ -16,6 +16,15 @@ _PR_SET_PDEATHSIG = 1
 ERROR_PREFIX = "noisemill: "
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours in a new process of this Python.
+
+    `-P` keeps the working folder off its path: a numpy.py or a workers/ that lies there must neither run nor take the
+    place of ours. What the user names in PYTHONPATH still counts.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Ends this process with an error's exit code where it meets one, and says it for `error_from_stderr` to find."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.common.errors import DatasetError, WorkerError
-from pipeline.common.processes import error_from_stderr
+from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics
 from pipeline.spec import plan as shards
@@ -283,7 +282,7 @@ def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Rece
     random = np.random.default_rng()
     pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
     indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
-    command = [sys.executable, "-m", "workers.once.recompute", dataset.url]
+    command = python_command("workers.once.recompute", dataset.url)
     done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkerError(f"samples could not be computed again: {error_from_stderr(done.stderr)}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
+
+from pipeline.common.processes import python_command
 
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
 #: Folder in which a worker's parent and child leave word for each other.
@@ -59,7 +60,7 @@ class WorkerConfig:
 
     def command(self) -> list[str]:
         """The command that runs this worker."""
-        return [sys.executable, "-m", "workers.worker.main"]
+        return python_command("workers.worker.main")
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment that carries this configuration, so that no secret shows in `ps`."""
@@ -94,7 +95,7 @@ class SchedulerConfig:
 
     def command(self) -> list[str]:
         """The command that runs the scheduler."""
-        return [sys.executable, "-m", "workers.scheduler.main"]
+        return python_command("workers.scheduler.main")
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment that carries this configuration, so that no secret shows in `ps`."""
@@ -113,7 +114,7 @@ def _config(data: dict[str, Any]) -> WorkerConfig:
 
 def supervisor_command() -> list[str]:
     """The command that keeps up what `supervisor_environment` carries."""
-    return [sys.executable, "-m", "workers.supervisor"]
+    return python_command("workers.supervisor")
 
 
 def supervisor_environment(groups: Sequence[WorkerGroup], base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -7,13 +7,12 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.common.cache import keep
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
-from pipeline.common.processes import error_from_stderr
+from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.common.settings import load_settings
 from pipeline.generators.generator import Generator
 from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
@@ -104,7 +103,7 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
         return structure_from_json(json.loads(cached.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not known yet, or written by another version.
-    command = [sys.executable, "-m", "workers.once.inspection", kind.name, str(model)]
+    command = python_command("workers.once.inspection", kind.name, str(model))
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise GeneratorError(error_from_stderr(done.stderr))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError, WorkerError
-from pipeline.common.processes import error_from_stderr
+from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.generators import Generator
 from pipeline.spec.labels import canonical_labels, label_plan
 from pipeline.spec.latents import latents, parse_noise
@@ -105,7 +104,7 @@ def _predicted(generator: Generator, rows: NDArray[np.float32], labels: NDArray[
         np.save(folder / LATENTS, rows)
         if labels is not None:
             np.save(folder / LABELS, labels)
-        command = [sys.executable, "-m", "workers.once.sample", name]
+        command = python_command("workers.once.sample", name)
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise WorkerError(error_from_stderr(done.stderr))

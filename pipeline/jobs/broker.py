@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.loaders.app import AppLoader
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
@@ -115,10 +116,26 @@ def _wakeup(arguments: dict[str, Any]) -> Wakeup:
     return Wakeup(**arguments)
 
 
+class _Loader(AppLoader):
+    """Imports our tasks as any other module is imported. Celery's own looks into the working folder first."""
+
+    def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
+        """Does not, whatever its name says."""
+        return self.import_module(module, package=package)
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:
+        """Nothing: the configuration is that of `celery_app`."""
+        return {}
+
+
 class _Application(Celery):
-    """An application that talks to one server, whatever CELERY_BROKER_URL says in the environment of its user."""
+    """An application that does as its code says, whatever Celery's and Django's variables in the environment are.
+
+    These are CELERY_BROKER_URL, CELERY_CONFIG_MODULE, CELERY_LOADER, CELERY_RESULT_BACKEND and DJANGO_SETTINGS_MODULE.
+    """
 
     url = ""
+    backend_cls = "disabled"
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
         """A connection to consume with."""
@@ -131,7 +148,7 @@ class _Application(Celery):
 
 def celery_app(settings: Settings) -> Celery:
     """The application that clients send with and workers run; reasons in docs/decisions."""
-    app = _Application("noisemill", set_as_current=False)
+    app = _Application("noisemill", set_as_current=False, loader=_Loader, fixups=[])
     app.url = celery_url(settings.redis_url)
     app.conf.update(
         accept_content=["json"],

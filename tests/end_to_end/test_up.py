@@ -49,7 +49,7 @@ def test_what_the_file_names_comes_up_and_goes_down(lone_fleet: Fleet) -> None:
             assert told in answer.read()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children]
-    assert sorted(command[2] for command in commands) == [b"workers.scheduler.main", b"workers.worker.main"]
+    assert sorted(command[3] for command in commands) == [b"workers.scheduler.main", b"workers.worker.main"]
     job = lone_fleet.submit("tiny.keras", "out", "--count", "100")
     assert lone_fleet.watch(job).returncode == 0
     assert up.stop() == 0

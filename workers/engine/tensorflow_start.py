@@ -16,12 +16,21 @@ def start_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Another project's Keras settings must not change samples: the variables count when Keras is imported, what
+    # keras.json says is set back below.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), 2)
         try:
+            import keras
             import tensorflow as tf  # Heavy: seconds, and it takes hold of the device.
+
+            keras.config.set_floatx("float32")
+            keras.config.set_epsilon(1e-7)
+            keras.config.set_image_data_format("channels_last")
 
             tf.config.list_physical_devices()
             # Each batch size has a function of its own, which TensorFlow takes for one that is traced again and again.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UsageError, WorkerError
-from pipeline.common.processes import error_from_stderr
+from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import FASHION_MNIST, load_real
 from pipeline.datasets.report.preview import is_image
@@ -90,7 +89,7 @@ def evaluate(
     load_real(place, dataset.spec)
     request = {"destination": dataset.url, "real": str(place), "limit": limit, "seed": seed}
     process = subprocess.Popen(
-        [sys.executable, "-m", "workers.once.evaluation", json.dumps(request)],
+        python_command("workers.once.evaluation", json.dumps(request)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
