@@ -102,3 +102,103 @@ def test_damaged(tmp_path):
     with pytest.raises(GeneratorError, match="cannot be loaded") as refused:
         find_generator(str(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+def write_a_file(path):
+    import tensorflow as tf
+
+    tf.io.write_file(str(path), "ran")
+
+
+def on_load(ran):
+    """A module whose resource writes a file when the model is loaded."""
+    import tensorflow as tf
+
+    class Resource(tf.saved_model.experimental.TrackableResource):
+        def _create_resource(self):
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+        def _initialize(self):
+            write_a_file(ran)
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.resource = Resource()
+            assert self.resource.resource_handle is not None
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3), name="z")])
+        def serve(self, z):
+            return {"x": tf.tanh(z)}
+
+    return Module()
+
+
+def test_nothing_runs_when_a_model_is_loaded_that_would_write_a_file(tmp_path):
+    import tensorflow as tf
+
+    ran = tmp_path / "ran"
+    module = on_load(ran)
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": module.serve})
+    ran.unlink(missing_ok=True)
+    with pytest.raises(GeneratorError, match="is refused: WriteFile reaches out of the model, to code or files"):
+        find_generator(str(tmp_path / "model"))
+    assert not ran.exists()
+    tf.saved_model.load(str(tmp_path / "model"))  # What the refusal is for.
+    assert ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("print to a file", "PrintV2"),
+        ("lines of a file", "OptionsDataset|TextLineDataset|.*Dataset.*"),
+        ("contents of a file", "ReadFile"),
+        ("names of files", "MatchingFiles"),
+        ("Python", "EagerPyFunc"),
+        ("in a branch", "ReadFile"),
+        ("in a loop", "ReadFile"),
+    ],
+)
+def test_what_reaches_out_is_refused_wherever_it_is(tmp_path, name, operation):
+    import tensorflow as tf
+
+    def read():
+        return tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32)
+
+    def lines():
+        data = tf.data.TextLineDataset("/etc/hostname").take(1).batch(1)
+        return tf.cast(tf.strings.length(tf.data.experimental.get_single_element(data))[0], tf.float32)
+
+    def printed():
+        with tf.control_dependencies([tf.print("x", output_stream=f"file://{tmp_path}/printed")]):
+            return tf.constant(0.0)
+
+    parts = {
+        "print to a file": printed,
+        "lines of a file": lines,
+        "contents of a file": read,
+        "names of files": lambda: tf.cast(tf.size(tf.io.matching_files("/etc/*")), tf.float32),
+        "Python": lambda: tf.py_function(lambda: 1.0, [], tf.float32),
+        "in a branch": lambda: tf.cond(tf.random.uniform(()) < 2, read, lambda: 0.0),
+        "in a loop": lambda: tf.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, x + read()), [0, 0.0])[1],
+    }
+
+    def compute(module, z):
+        return {"x": tf.tanh(z) + parts[name]()}
+
+    save(tmp_path / "model", compute, spec(None, 3, name="z"))
+    with pytest.raises(GeneratorError, match=f"is refused: ({operation}) reaches out of the model"):
+        find_generator(str(tmp_path / "model"))
+
+
+def test_a_model_of_tensorflow_1_is_read(tmp_path):
+    import tensorflow.compat.v1 as tf
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        z = tf.placeholder(tf.float32, (None, 3), name="z")
+        kernel = tf.get_variable("kernel", (3, 4), use_resource=False)
+        session.run(tf.global_variables_initializer())
+        tf.saved_model.simple_save(session, str(tmp_path / "model"), {"z": z}, {"x": tf.tanh(z @ kernel)})
+    generator = find_generator(str(tmp_path / "model"))
+    assert (generator.interface.latent_dim, generator.interface.sample_shape) == (3, (4,))

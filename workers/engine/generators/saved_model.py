@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Port, Structure
 from workers.engine.generators.network import Network, first_line
+from workers.engine.generators.operations import check_operations
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -22,22 +23,19 @@ _CHANGING = (
     "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "RngReadAndSkip", "StatefulStandardNormalV2",
     "StatefulUniform", "TruncatedNormal",
 )  # fmt: skip
-#: Operations that reach out of the model.
-_REACHING_OUT = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "ReadFile", "WriteFile", "MatchingFiles")
 
 
 def load_saved_model(path: Path) -> Network:
     """The network of a SavedModel's signature. Raises GeneratorError."""
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
+    check_operations(path)  # First, since loading runs initialisers.
     try:
         model = tf.saved_model.load(str(path))
     except Exception as error:  # Whatever TensorFlow raises.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     function = _signature(path, model)
     operations = set(_operations(function))
-    if reaching := sorted(operations & set(_REACHING_OUT)):
-        raise GeneratorError(f"generator {path} is refused: {reaching[0]} reaches out of the model, to code or files")
     inputs, outputs = function.structured_input_signature[1], function.structured_outputs
     if not isinstance(outputs, dict):
         raise GeneratorError(f"generator {path}: its signature does not name its outputs")
