@@ -114,14 +114,14 @@ def on_load(ran):
     """A module whose resource writes a file when the model is loaded."""
     import tensorflow as tf
 
-    class Resource(tf.saved_model.experimental.TrackableResource):
+    class Resource(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]  # TensorFlow has no types.
         def _create_resource(self):
             return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
 
         def _initialize(self):
             write_a_file(ran)
 
-    class Module(tf.Module):
+    class Module(tf.Module):  # type: ignore[misc]
         def __init__(self):
             super().__init__()
             self.resource = Resource()
