@@ -191,7 +191,7 @@ def _resumes(destination: str, rounds: int) -> list[float]:
             start = time.perf_counter()
             handle = resume(destination, redis_url=url)
             seconds.append(time.perf_counter() - start)
-            job = handle.status()  # type: ignore[union-attr]
+            job = handle.status()
             if (job.shards_done, job.shards) != (job.shards - 1, len(Dataset(destination).plan)):
                 raise RuntimeError(f"the scan found {job.shards_done} of {job.shards} shards")
     return seconds

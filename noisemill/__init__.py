@@ -14,9 +14,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline import Dataset, JobHandle, NoisemillError, export, extend, generate, resume, submit
+    from pipeline import (
+        Dataset,
+        JobHandle,
+        NoisemillError,
+        export,
+        extend,
+        extend_here,
+        generate,
+        resume,
+        resume_here,
+        submit,
+    )
 
-__all__ = ["Dataset", "JobHandle", "NoisemillError", "export", "extend", "generate", "resume", "submit"]
+__all__ = [
+    "Dataset",
+    "JobHandle",
+    "NoisemillError",
+    "export",
+    "extend",
+    "extend_here",
+    "generate",
+    "resume",
+    "resume_here",
+    "submit",
+]
 
 
 def __getattr__(name: str) -> Any:

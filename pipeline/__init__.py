@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.client.extending import extend
-    from pipeline.client.making import generate, resume, submit
+    from pipeline.client.extending import extend, extend_here
+    from pipeline.client.making import generate, resume, resume_here, submit
     from pipeline.common.errors import NoisemillError
     from pipeline.datasets.dataset import Dataset
     from pipeline.datasets.export import export
@@ -26,13 +26,26 @@ _SOURCES = {
     "JobHandle": "pipeline.jobs.queueing",
     "NoisemillError": "pipeline.common.errors",
     "extend": "pipeline.client.extending",
+    "extend_here": "pipeline.client.extending",
     "export": "pipeline.datasets.export",
     "generate": "pipeline.client.making",
     "resume": "pipeline.client.making",
+    "resume_here": "pipeline.client.making",
     "submit": "pipeline.client.making",
 }
 
-__all__ = ["Dataset", "JobHandle", "NoisemillError", "export", "extend", "generate", "resume", "submit"]
+__all__ = [
+    "Dataset",
+    "JobHandle",
+    "NoisemillError",
+    "export",
+    "extend",
+    "extend_here",
+    "generate",
+    "resume",
+    "resume_here",
+    "submit",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -71,27 +71,21 @@ def generate_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client.making import make_here
-    from pipeline.datasets.destination import prepare
+    from pipeline.client.making import plan_job
     from pipeline.jobs.request import JobRequest
     from pipeline.jobs.sizing import size_up
 
-    found = known_generator(generator)
-    spec, uploads = JobRequest(**request).resolve(found)
-    place = normalise(destination)
+    planned = plan_job(known_generator(generator), JobRequest(**request))
+    place, count = normalise(destination), planned.spec.count
     if dry_run:
-        _print_sizing(size_up(spec, []), as_json, queued=False)
+        _print_sizing(size_up(planned.spec, []), as_json, queued=False)
         return
     started = time.monotonic()
-    store = prepare(spec, place, uploads)
-    with (
-        telling_failure(on_done, store.url, spec.count),
-        interruptible(_resuming(store.url)),
-        job_progress() as progress,
-    ):
-        job = make_here(spec, store.url, found, workers=workers or 1, device=device, watcher=progress.show)
-    _print_result(store.url, job, time.monotonic() - started, as_json)
-    tell_done(on_done, store.url, spec.count)
+    prepared = planned.at(place)
+    with telling_failure(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
+        job = prepared.make_here(planned.generator, workers=workers or 1, device=device, watcher=progress.show)
+    _print_result(place, job, time.monotonic() - started, as_json)
+    tell_done(on_done, place, count)
 
 
 @click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
@@ -114,21 +108,19 @@ def submit_command(
 ) -> None:
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
 
-    from pipeline.datasets.destination import prepare
+    from pipeline.client.making import plan_job
     from pipeline.jobs.ledger import open_ledger
-    from pipeline.jobs.queueing import enqueue
     from pipeline.jobs.request import JobRequest
     from pipeline.jobs.sizing import size_up
 
-    found = known_generator(generator)
-    spec, uploads = JobRequest(**request).resolve(found)
+    planned = plan_job(known_generator(generator), JobRequest(**request))
     ledger = open_ledger(redis_url)
     if dry_run:
-        _print_sizing(size_up(spec, _able(ledger, found, destination)), as_json, queued=True)
+        able = _able(ledger, planned.generator, destination)
+        _print_sizing(size_up(planned.spec, able), as_json, queued=True)
         return
-    store = prepare(spec, destination, uploads)
-    handle = enqueue(spec, store.url, ledger, priority=priority, parallel=workers or 0, webhook=webhook)
-    _print_queued(handle, as_json)
+    prepared = planned.at(destination)
+    _print_queued(prepared.enqueue(ledger, priority=priority, parallel=workers or 0, webhook=webhook), as_json)
 
 
 @click.command("resume", epilog=examples("noisemill resume out"))
@@ -148,16 +140,13 @@ def resume_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client.making import resume
+    from pipeline.client.making import resume, resume_here
     from pipeline.datasets.destination import spec_at
-    from pipeline.jobs.queueing import JobHandle
 
     if names_redis(redis_url):
         if on_done is not None:
             raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
-        handle = resume(job_or_dest, redis_url=redis_url, parallel=workers or 0)
-        assert isinstance(handle, JobHandle)
-        _print_queued(handle, as_json)
+        _print_queued(resume(job_or_dest, redis_url=redis_url, parallel=workers or 0), as_json)
         return
     if not names_destination(job_or_dest):
         raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
@@ -168,8 +157,7 @@ def resume_command(
         interruptible(_resuming(destination)),
         job_progress() as progress,
     ):
-        job = resume(job_or_dest, here=True, workers=workers or 1, device=device, watcher=progress.show)
-    assert not isinstance(job, JobHandle)
+        job = resume_here(destination, workers=workers or 1, device=device, watcher=progress.show)
     _print_result(destination, job, time.monotonic() - started, as_json)
     tell_done(on_done, destination, spec.count)
 
@@ -204,22 +192,18 @@ def extend_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client.extending import extend, plan_extension
-    from pipeline.jobs.queueing import JobHandle
+    from pipeline.client.extending import extend, extend_here, plan_extension
 
     plan = plan_extension(destination, count)
     if dry_run:
         _print_extension(plan, as_json)
         return
     if names_redis(redis_url):
-        handle = extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0)
-        assert isinstance(handle, JobHandle)
-        _print_queued(handle, as_json)
+        _print_queued(extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0), as_json)
         return
     started = time.monotonic()
     with interruptible(_resuming(plan.destination)), job_progress() as progress:
-        job = extend(plan.destination, count, here=True, workers=workers or 1, device=device, watcher=progress.show)
-    assert not isinstance(job, JobHandle)
+        job = extend_here(plan.destination, count, workers=workers or 1, device=device, watcher=progress.show)
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 
 

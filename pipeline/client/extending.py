@@ -70,36 +70,37 @@ def plan_extension(destination: str, count: int) -> Extension:
     )
 
 
-def extend(
-    destination: str,
-    count: int,
-    *,
-    redis_url: str | None = None,
-    here: bool = False,
-    workers: int = 1,
-    parallel: int = 0,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-) -> JobHandle | Job | None:
-    """Makes a dataset's samples `count` in all: queued in Redis (answers its handle), or `here` as `generate` does.
+def extend(destination: str, count: int, *, redis_url: str | None = None, parallel: int = 0) -> JobHandle:
+    """Queues a larger job for a dataset that is to have `count` samples in all; full shards stay.
 
     The job that made it may still be going: it is cancelled in this Redis, and what it has made is kept. Called
-    again with the same count it makes what is missing. Here, None is answered where there was nothing to make.
+    again with the same count it makes what is missing.
     Raises UsageError for a count below the present one, and for jobs whose samples depend on their count.
     """
     old, url = spec_at(destination)
     spec = _grown(Dataset(url), count)
-    generator = same_generator(old) if here else None
     open_store(url).check_writable()
-    if generator is not None:
-        _record(spec, old, url)
-        return make_here(spec, url, generator, workers=workers, device=device, watcher=watcher)
     ledger = open_ledger(redis_url)
     priority = last_priority(ledger, old, url)
     if spec != old:
         cancel_and_wait(ledger, old.job_id(url))
     _record(spec, old, url)
     return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
+
+
+def extend_here(
+    destination: str, count: int, *, workers: int = 1, device: str = "auto", watcher: Watcher | None = None
+) -> Job | None:
+    """Makes a dataset's samples `count` in all here and now, as `generate` does.
+
+    Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend`, JobFailedError.
+    """
+    old, url = spec_at(destination)
+    spec = _grown(Dataset(url), count)
+    generator = same_generator(old)
+    open_store(url).check_writable()
+    _record(spec, old, url)
+    return make_here(spec, url, generator, workers=workers, device=device, watcher=watcher)
 
 
 def _grown(dataset: Dataset, count: int) -> JobSpec:

@@ -1,17 +1,21 @@
-"""What the command line and Python users call: generate, submit, resume."""
+"""From a request to a dataset: the one way that the command line, Python users and the scheduler take.
+
+`plan_job` resolves a request against a generator, `PlannedJob.at` makes a destination the job's place, and
+`PreparedJob` is made here or queued.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any
 
 from pipeline.common.errors import GeneratorError, LedgerError, UsageError, one_line
 from pipeline.common.settings import Settings, load_settings
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import prepare, spec_at
+from pipeline.datasets.destination import Upload, prepare, spec_at
 from pipeline.datasets.mending import withdraw_damaged
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.fleet.launch import WorkerConfig, share_cores
@@ -28,6 +32,42 @@ from pipeline.spec.selection import Selection
 from pipeline.stores import names_destination, open_store
 
 
+@dataclass(frozen=True)
+class PreparedJob:
+    """A job whose destination holds its `job.json`."""
+
+    spec: JobSpec
+    #: The destination, normalised.
+    url: str
+
+    def enqueue(self, ledger: Ledger, **options: Any) -> JobHandle:
+        """Queues it in Redis for workers elsewhere; options are those of `pipeline.jobs.queueing.enqueue`."""
+        return enqueue(self.spec, self.url, ledger, **options)
+
+    def make_here(self, generator: Generator, **options: Any) -> Job | None:
+        """Makes it with a private Valkey and local workers; options are those of `make_here`."""
+        return make_here(self.spec, self.url, generator, **options)
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A request that fits its generator; nothing is written yet."""
+
+    generator: Generator
+    spec: JobSpec
+    uploads: list[Upload]
+
+    def at(self, destination: str | os.PathLike[str]) -> PreparedJob:
+        """Makes a destination the job's place. Raises DestinationOccupiedError if it holds another job or files."""
+        return PreparedJob(self.spec, prepare(self.spec, destination, self.uploads).url)
+
+
+def plan_job(generator: str | Generator, request: JobRequest) -> PlannedJob:
+    """Finds a generator, unless it is given, and resolves a request against it. Raises GeneratorError, UsageError."""
+    found = find_generator(generator) if isinstance(generator, str) else generator
+    return PlannedJob(found, *request.resolve(found))
+
+
 def generate(
     generator: str,
     destination: str | os.PathLike[str],
@@ -38,17 +78,16 @@ def generate(
     watcher: Watcher | None = None,
     **options: Any,
 ) -> Dataset:
-    """Makes a dataset here and now, with a private Valkey and local workers; answers it when it is whole.
+    """Makes a dataset here and now, with a private Valkey and local workers; returns it once it is whole.
 
     Options are those of `JobRequest`: seed, shard_size, format, dtype, layout, labels, noise, latents,
     batch. A destination that holds the same job already is completed.
-    Raises NoisemillError of the kind that tells what is wrong.
+    Raises NoisemillError; its subclass and message say what is wrong.
     """
-    found = find_generator(generator)
-    spec, uploads = JobRequest(count=count, **options).resolve(found)
-    store = prepare(spec, destination, uploads)
-    make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher)
-    return Dataset(store.url)
+    planned = plan_job(generator, JobRequest(count=count, **options))
+    job = planned.at(destination)
+    job.make_here(planned.generator, workers=workers, device=device, watcher=watcher)
+    return Dataset(job.url)
 
 
 def submit(
@@ -67,13 +106,11 @@ def submit(
     Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open. `webhook` is a URL that
     is called when the job ends.
     """
-    found = find_generator(generator)
-    spec, uploads = JobRequest(count=count, **options).resolve(found)
+    planned = plan_job(generator, JobRequest(count=count, **options))
     if webhook is not None:
         check_webhook(webhook)
     ledger = open_ledger(redis_url)
-    store = prepare(spec, destination, uploads)
-    return enqueue(spec, store.url, ledger, priority=priority, parallel=parallel, webhook=webhook)
+    return planned.at(destination).enqueue(ledger, priority=priority, parallel=parallel, webhook=webhook)
 
 
 def make_here(
@@ -89,7 +126,7 @@ def make_here(
 ) -> Job | None:
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
-    Answers the job's last state; None where there was nothing to make. Raises JobFailedError.
+    Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
     dataset = Dataset(destination)
     if (only is not None or dataset.whole) and not _missing(dataset, only):
@@ -129,25 +166,11 @@ def _configs(
     return share_cores([config] * workers)
 
 
-def resume(
-    job_or_destination: str,
-    *,
-    redis_url: str | None = None,
-    here: bool = False,
-    workers: int = 1,
-    parallel: int = 0,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-) -> JobHandle | Job | None:
-    """Makes what is missing of a job: queued in Redis (answers its handle), or `here` as `generate` does.
+def resume(job_or_destination: str, *, redis_url: str | None = None, parallel: int = 0) -> JobHandle:
+    """Queues what is missing of a job in Redis; at most `parallel` workers share it, 0 leaves that open.
 
-    A destination is enough, whatever Redis knows. A job's id is looked up in Redis. Here, `workers` on
-    `device` are started; queued, at most `parallel` share the job.
+    A destination is enough, whatever Redis knows. A job's id is looked up in Redis.
     """
-    if here:
-        spec, destination = spec_at(job_or_destination)
-        withdraw_damaged(destination)
-        return make_here(spec, destination, same_generator(spec), workers=workers, device=device, watcher=watcher)
     ledger = open_ledger(redis_url)
     spec, destination = _job_or_destination(job_or_destination, ledger)
     open_store(destination).check_writable()
@@ -155,6 +178,18 @@ def resume(
         withdraw_damaged(destination)
     priority = last_priority(ledger, spec, destination)
     return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
+
+
+def resume_here(
+    destination: str, *, workers: int = 1, device: str = "auto", watcher: Watcher | None = None
+) -> Job | None:
+    """Makes what is missing of the job at a destination here and now, as `generate` does.
+
+    Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
+    """
+    spec, url = spec_at(destination)
+    withdraw_damaged(url)
+    return make_here(spec, url, same_generator(spec), workers=workers, device=device, watcher=watcher)
 
 
 def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:

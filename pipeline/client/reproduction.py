@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.client.making import make_here
+from pipeline.client.making import PlannedJob
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
 from pipeline.common.files import open_regular
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import Upload, prepare, read_spec
+from pipeline.datasets.destination import Upload, read_spec
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.mending import withdraw_damaged_shards
 from pipeline.datasets.receipts import EngineRecord
@@ -19,7 +19,6 @@ from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Rec
 from pipeline.generators import Generator, find_generator
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
-from pipeline.jobs.queueing import enqueue
 from pipeline.jobs.request import labels_upload, latents_upload
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
@@ -118,7 +117,7 @@ def reproduce(
     store = open_store(destination)
     fresh = read_spec(store) is None
     uploads = _uploads(recipe, latents, labels) if fresh else []
-    prepare(spec, store.url, uploads)
+    job = PlannedJob(found, spec, uploads).at(store.url)
     if chosen is not None:
         _tell_selection(Dataset(store.url), chosen, fresh=fresh)
     if not fresh:
@@ -126,10 +125,10 @@ def reproduce(
         withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
     made_by = recipe.made_by[0]
     if here:
-        make_here(spec, store.url, found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
+        job.make_here(found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
     else:
         ledger = open_ledger(redis_url)
-        handle = enqueue(spec, store.url, ledger, parallel=workers, only=chosen, made_by=made_by)
+        handle = job.enqueue(ledger, parallel=workers, only=chosen, made_by=made_by)
         raise_unless_done(wait_for(ledger, handle.id, watcher))
     return _compared(recipe, store.url, chosen)
 

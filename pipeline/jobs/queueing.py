@@ -9,7 +9,7 @@ from shlex import quote
 from pipeline.common.errors import DatasetError, DestinationOccupiedError, UnknownJobError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import difference
-from pipeline.datasets.receipts import EngineRecord
+from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
@@ -74,19 +74,7 @@ def enqueue(
         if webhook is not None:
             handle.warning = "it was queued before: its webhook stays as it was then"
         return handle
-    dataset = Dataset(destination)
-    if dataset.spec.sha256 != spec.sha256:
-        raise DestinationOccupiedError(
-            f"{destination} is another job's now ({difference(dataset.spec, spec)}): "
-            f"'noisemill resume {quote(destination)}' goes on with that one"
-        )
-    if problems := damaged_inputs(dataset):
-        raise DatasetError(f"{destination}: {problems[0]}")
-    dataset.store.sweep()
-    if only is None:
-        # From here on all shards are wanted.
-        dataset.store.delete([shards.SELECTION])
-    finished = {index: receipt for index, receipt in dataset.finished().items() if only is None or index in only}
+    finished, whole = _found(spec, destination, only)
     made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
     ledger.enter(
         job_id=job_id,
@@ -97,7 +85,7 @@ def enqueue(
         done=((index, receipt.count) for index, receipt in finished.items()),
         engine=made_by.engine if made_by else None,
         batch=made_by.batch if made_by else 0,
-        whole=len(finished) == len(only) if only else len(finished) == len(spec.plan) and dataset.whole,
+        whole=whole,
         only=only,
         schedule=schedule,
         webhook=webhook,
@@ -107,6 +95,29 @@ def enqueue(
     if not able and ledger.job(job_id).live:
         handle.warning = _nobody_up(spec, destination, some_hold_it=bool(ledger.workers(spec.digest)))
     return handle
+
+
+def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:
+    """The receipts of the wanted shards that lie at a destination, and whether nothing is left to make.
+
+    Raises DestinationOccupiedError if the destination is another job's now, DatasetError if its inputs are damaged.
+    """
+    dataset = Dataset(destination)
+    if dataset.spec.sha256 != spec.sha256:
+        raise DestinationOccupiedError(
+            f"{destination} is another job's now ({difference(dataset.spec, spec)}): "
+            f"'noisemill resume {quote(destination)}' goes on with that one"
+        )
+    if problems := damaged_inputs(dataset):
+        raise DatasetError(f"{destination}: {problems[0]}")
+    dataset.store.sweep()
+    if only is not None:
+        finished = {index: receipt for index, receipt in dataset.finished().items() if index in only}
+        return finished, len(finished) == len(only)
+    # From here on all shards are wanted.
+    dataset.store.delete([shards.SELECTION])
+    finished = dataset.finished()
+    return finished, len(finished) == len(spec.plan) and dataset.whole
 
 
 def last_priority(ledger: Ledger, spec: JobSpec, destination: str) -> int:

@@ -231,7 +231,7 @@ endpoint_url = "http://127.0.0.1:9000"
 def test_a_file_that_the_user_names(run: Run, own: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
     """A damaged model that only TensorFlow could judge is not asked about: that takes seconds each."""
     monkeypatch.setattr("pipeline.generators.catalogue.subprocess.run", _no_tensorflow)
-    monkeypatch.setattr("pipeline.client.reproduction.make_here", _no_tensorflow)
+    monkeypatch.setattr("pipeline.client.making.make_here", _no_tensorflow)
     name, data = _sound(kind, own, run)
     words = shlex.split(NAMED[kind].format(tiny=shlex.quote(str(TINY)), file=name))
     path = Path(name)
@@ -265,7 +265,7 @@ def _check_read(outcome: Outcome, kind: str) -> None:
 
 def test_a_field_of_a_recipe_is_odd(run: Run, own: Path, monkeypatch: pytest.MonkeyPatch):
     """With the hash that it then must have."""
-    monkeypatch.setattr("pipeline.client.reproduction.make_here", _no_tensorflow)
+    monkeypatch.setattr("pipeline.client.making.make_here", _no_tensorflow)
     name, data = _sound("recipe", own, run)
     body = json.loads(data)
     del body["sha256"]

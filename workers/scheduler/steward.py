@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from pipeline.client.making import plan_job
 from pipeline.client.removal import remove_dataset
 from pipeline.common.errors import (
     DatasetError,
@@ -22,12 +23,10 @@ from pipeline.common.errors import (
     shown,
 )
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import prepare, read_spec
+from pipeline.datasets.destination import read_spec
 from pipeline.datasets.verification import verify
-from pipeline.generators import find_generator
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
-from pipeline.jobs.queueing import enqueue
 from pipeline.jobs.request import JobRequest
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Run, Schedule
@@ -129,13 +128,9 @@ class Steward:
             self._end(schedule, run, "failed", reason)
 
     def _submit(self, schedule: Schedule, run: Run) -> None:
-        generator = find_generator(schedule.generator)
-        spec, uploads = JobRequest(**{**schedule.request, "seed": run.seed}).resolve(generator)
+        planned = plan_job(schedule.generator, JobRequest(**{**schedule.request, "seed": run.seed}))
         self._take_place(schedule, run)
-        prepare(spec, run.destination, uploads)
-        handle = enqueue(
-            spec,
-            run.destination,
+        handle = planned.at(run.destination).enqueue(
             self._ledger,
             priority=schedule.priority,
             parallel=schedule.parallel,
@@ -147,7 +142,7 @@ class Steward:
             run.number,
             state="queued",
             job=handle.id,
-            spec_sha256=spec.sha256,
+            spec_sha256=planned.spec.sha256,
             error=(handle.warning or "").partition(": start one")[0] or None,
         )
         log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
