@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 import time
 import tty
 from collections import deque
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -79,10 +81,11 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
     console, trouble = Console(), ""
     with (
         contextlib.suppress(KeyboardInterrupt),
+        _interruptible() as interrupted,
         _keys(),
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        while True:
+        while not interrupted:
             live.update(_view(state, rates, console.size.height, trouble), refresh=True)
             if _pressed("q", interval):
                 return
@@ -254,6 +257,26 @@ def _keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Notes SIGINT in the list that it yields, besides raising KeyboardInterrupt.
+
+    A process that a script starts in the background ignores SIGINT unless it asks for it. And Python drops an exception
+    that is raised while an object is destroyed, so the note is what ends the loop then.
+    """
+    noted: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pressed(key: str, within_s: float) -> bool:
