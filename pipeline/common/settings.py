@@ -34,6 +34,10 @@ class Settings:
     lock_dir: Path = Path("/tmp/noisemill-locks")  # noqa: S108 - the one place that all users of a machine share
     #: Address that workers serve their metrics at; 0.0.0.0 is every one, as containers need it.
     metrics_host: str = "127.0.0.1"
+    #: Encryption at rest that S3 is asked for: AES256, aws:kms or aws:kms:dsse; empty leaves it to the bucket.
+    sse: str = ""
+    #: The KMS key for it; empty is the account's own.
+    sse_kms_key: str = ""
     #: Largest generator that is fetched from S3, millions of bytes.
     generator_limit_mb: float = 4000.0
 

@@ -16,6 +16,9 @@ from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Entry, check_name
 
 _READ_BUFFER_BYTES = 2**20
 
+#: Larger objects go up in parts: S3 takes 5 GiB with one request, and a request that breaks off is begun again whole.
+_LARGEST_PUT_BYTES = 16 * 2**20
+
 #: A check answers within seconds, where the work itself is patient.
 _CHECK_ATTEMPTS = 2
 
@@ -37,7 +40,16 @@ class S3Store:
         return io.BufferedReader(ObjectReader(self._bucket, self._key(name)), _READ_BUFFER_BYTES)
 
     def write(self, name: str, data: bytes) -> None:
-        """One PUT; then a look whether it is there."""
+        """One PUT, or a multipart upload if that would be large; then a look whether it is there."""
+        if len(data) > _LARGEST_PUT_BYTES:
+            draft = self.draft()
+            try:
+                draft.sink(name).write(data)
+                draft.commit()
+            except BaseException:
+                draft.discard(keep_placed=True)
+                raise
+            return
         self._bucket.put(self._key(name), data)
         self._bucket.confirm(self._key(name), len(data))
 
@@ -73,7 +85,7 @@ class S3Store:
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
         # Both about the prefix, of which the user knows; of the probe he does not.
         with bucket.errors_in_words(self._prefix.rstrip("/")):
-            bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"")
+            bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"", **bucket.encryption)
             bucket.client.delete_object(Bucket=bucket.name, Key=probe)
 
     def check_access(self) -> float | None:
@@ -81,7 +93,7 @@ class S3Store:
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
         with bucket.errors_in_words(self._prefix.rstrip("/")):
-            answer = bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"probe")
+            answer = bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"probe", **bucket.encryption)
             try:
                 found = bucket.client.get_object(Bucket=bucket.name, Key=probe)["Body"].read()
                 listed = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=probe).get("Contents", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -20,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
-from pipeline.common.errors import StoreError, StoreUnavailableError
+from pipeline.common.errors import StoreError, StoreUnavailableError, UsageError, shown
+from pipeline.common.settings import Settings, load_settings
 from pipeline.common.version import VERSION
 from pipeline.stores.s3_errors import error_code, in_words
 from pipeline.stores.s3_listing import read_listings_quickly
@@ -48,6 +50,12 @@ _DELETE_BATCH = 1000
 #: Most bytes that one request for a piece of a file asks for.
 _PIECE_BYTES = 8 * 2**20
 
+#: botocore's settings of checksums, which a user can set by configuration or as AWS_... in the environment.
+_CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
+
+#: Kinds of encryption at rest that a request can ask for.
+_ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+
 _ABSENT = ("404", "NoSuchKey")
 # NoSuchUpload is how rclone says that there are none.
 _CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
@@ -68,6 +76,8 @@ class Bucket:
         with self.errors_in_words(""):
             self.client = _client(attempts or _ATTEMPTS)
         self._endpoint = self.client.meta.endpoint_url
+        #: Arguments of each request that begins an object.
+        self.encryption = _encryption(load_settings())
 
     @contextmanager
     def errors_in_words(self, key: str) -> Iterator[None]:
@@ -79,7 +89,7 @@ class Bucket:
 
     def put(self, key: str, data: bytes | bytearray) -> None:
         """Writes an object whole."""
-        self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data)))
+        self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data), **self.encryption))
 
     def get(self, key: str, first: int = 0, stop: int | None = None, *, most_bytes: int | None = None) -> bytes:
         """The object, or its bytes `first` to `stop - 1`, which have to be there, or its first `most_bytes`.
@@ -152,7 +162,9 @@ class Bucket:
 
     def begin_upload(self, key: str) -> str:
         """Begins a multipart upload; returns its id."""
-        return self._ask(key, lambda: self.client.create_multipart_upload(Bucket=self.name, Key=key))["UploadId"]
+        return self._ask(
+            key, lambda: self.client.create_multipart_upload(Bucket=self.name, Key=key, **self.encryption)
+        )["UploadId"]
 
     def put_part(self, key: str, upload_id: str, number: int, data: bytes | bytearray) -> str:
         """Uploads part `number`, from 1; returns its tag."""
@@ -273,11 +285,11 @@ def _client(attempts: int) -> S3Client:
     core.register_component("data_loader", models)
     session = boto3.Session(botocore_session=core)
     models.search_paths[:] = dict.fromkeys(models.search_paths)  # Each session adds boto3's folder once more.
-    by_path = _has_own_endpoint(core)
-    client = _client_of(session, attempts, by_path=by_path, sign_bodies=True)
+    by_path, theirs = _has_own_endpoint(core), _users_settings(core)
+    client = _client_of(session, attempts, theirs, by_path=by_path, sign_bodies=True)
     # TLS protects bodies by itself, which spares hashing each of them a second time.
     if client.meta.endpoint_url.startswith("https:"):
-        client = _client_of(session, attempts, by_path=by_path, sign_bodies=False)
+        client = _client_of(session, attempts, theirs, by_path=by_path, sign_bodies=False)
     return client
 
 
@@ -288,19 +300,20 @@ def _models() -> Loader:
     return loader
 
 
-def _client_of(session: boto3.Session, attempts: int, *, by_path: bool, sign_bodies: bool) -> S3Client:
+def _client_of(
+    session: boto3.Session, attempts: int, theirs: set[str], *, by_path: bool, sign_bodies: bool
+) -> S3Client:
+    s3 = {"addressing_style": "path" if by_path else "auto", "payload_signing_enabled": sign_bodies}
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_CONNECTIONS,
         # Many servers other than AWS know neither buckets in host names nor the newer checksums.
-        s3={
-            "addressing_style": "path" if by_path else "auto",
-            "payload_signing_enabled": sign_bodies,
-        },
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
+        # The user's own settings come first; botocore would let these win.
+        s3=cast("Any", {name: value for name, value in s3.items() if name not in theirs}),
+        request_checksum_calculation=None if "request_checksum_calculation" in theirs else "when_required",
+        response_checksum_validation=None if "response_checksum_validation" in theirs else "when_required",
         tcp_keepalive=True,
         # What a PUT costs is Python's time. botocore checks each argument against its model, and puts together a long
         # User-Agent twice; our arguments are right, and the servers need not know all that.
@@ -313,7 +326,32 @@ def _client_of(session: boto3.Session, attempts: int, *, by_path: bool, sign_bod
         # Its text would repeat the URL, which may hold a password.
         raise StoreError("AWS_ENDPOINT_URL is not a URL: write for example http://127.0.0.1:9000") from error
     read_listings_quickly(client)
+    client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
     return client
+
+
+def _users_settings(core: botocore.session.Session) -> set[str]:
+    """Names of the S3 settings that the user's AWS configuration or environment sets."""
+    configured = core.get_scoped_config()
+    nested = configured.get("s3")
+    names = {*configured, *(nested if isinstance(nested, dict) else ())}
+    return names | {name for name in _CHECKSUMS if os.environ.get(f"AWS_{name.upper()}")}
+
+
+def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
+    """Some stores refuse to delete several objects without this header, which botocore no longer sends."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _encryption(settings: Settings) -> dict[str, Any]:
+    """Arguments that ask for encryption at rest. Raises UsageError for a kind that S3 does not have."""
+    if not settings.sse:
+        return {}
+    if settings.sse not in _ENCRYPTIONS:
+        raise UsageError(f"NOISEMILL_SSE={shown(settings.sse)} is not one of {', '.join(_ENCRYPTIONS)}")
+    key = {"SSEKMSKeyId": settings.sse_kms_key} if settings.sse_kms_key else {}
+    return {"ServerSideEncryption": settings.sse, **key}
 
 
 def _has_own_endpoint(core: botocore.session.Session) -> bool:

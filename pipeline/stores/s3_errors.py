@@ -11,7 +11,8 @@ from pipeline.common.errors import StoreError, StoreUnavailableError
 
 _DENIED = (
     "access denied: the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and "
-    "s3:AbortMultipartUpload below this prefix, and s3:ListBucket for it"
+    "s3:AbortMultipartUpload below this prefix, and s3:ListBucket for it; "
+    "if a policy of the bucket demands encryption, set NOISEMILL_SSE"
 )
 _REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to its region"
 _BUSY = "the server is overloaded or failing: try again later"

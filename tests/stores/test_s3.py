@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import re
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,8 +19,9 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from benchmarks.stores import peak_of_a_large_file
-from pipeline.common.errors import StoreError
+from pipeline.common.errors import StoreError, UsageError
 from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
+from pipeline.stores.s3_bucket import Bucket
 from pipeline.stores.s3_errors import in_words
 from pipeline.stores.s3_listing import take_objects
 from tests.servers import RcloneS3, S3Server, free_port
@@ -354,3 +358,77 @@ def test_a_strange_page_of_a_listing_is_left_to_botocore(status: int, second: st
     response, answer = {"status_code": status, "body": body}, dict[str, Any]()
     take_objects(response, answer)
     assert (response["body"], answer) == (body, {})
+
+
+# -- what stores and users ask for ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The requests that clients made from now on send."""
+    requests: list[Any] = []
+    make = s3_bucket._client_of
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        client = make(*arguments, **options)
+        client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request))
+        return client
+
+    monkeypatch.setattr(s3_bucket, "_client_of", recording)
+    return requests
+
+
+def test_several_objects_are_deleted_with_content_md5(destination: str, sent: list[Any]) -> None:
+    store = open_store(destination)
+    for name in ("a", "b"):
+        store.write(name, b"x")
+    store.delete(["a", "b"])
+    assert list(store.list("")) == []
+    [request] = [request for request in sent if request.method == "POST"]
+    assert request.headers["Content-MD5"] == b64encode(hashlib.md5(request.body, usedforsecurity=False).digest())
+
+
+def test_the_users_own_configuration_comes_first(
+    s3_environment: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours: Any = Bucket("bucket").client.meta.config
+    assert ours.s3["addressing_style"] == "path"
+    assert ours.request_checksum_calculation == "when_required"
+    config = tmp_path / "config"
+    config.write_text("[default]\nresponse_checksum_validation = when_supported\ns3 =\n  addressing_style = virtual\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    theirs: Any = Bucket("bucket").client.meta.config
+    assert theirs.s3["addressing_style"] == "virtual"
+    assert theirs.request_checksum_calculation == "when_supported"
+    assert theirs.response_checksum_validation == "when_supported"
+
+
+def test_each_object_asks_for_encryption(destination: str, sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISEMILL_SSE", "aws:kms")
+    monkeypatch.setenv("NOISEMILL_SSE_KMS_KEY", "alias/ours")
+    store = open_store(destination)
+    store.check_writable()
+    store.write("small", b"x")
+    store.write("large", bytes(20 * 2**20))
+    begun = [request for request in sent if request.method == "PUT" and "partNumber" not in request.url]
+    begun += [request for request in sent if request.method == "POST" and request.url.endswith("?uploads")]
+    assert len(begun) == 3
+    for request in begun:
+        assert request.headers["x-amz-server-side-encryption"] in (b"aws:kms", "aws:kms")
+        assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] in (b"alias/ours", "alias/ours")
+
+
+def test_an_encryption_that_s3_does_not_have(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISEMILL_SSE", "rot13")
+    with pytest.raises(UsageError, match="NOISEMILL_SSE='rot13' is not one of AES256, aws:kms, aws:kms:dsse"):
+        Bucket("bucket")
+
+
+def test_a_large_file_goes_up_in_parts(destination: str, sent: list[Any]) -> None:
+    store, data = open_store(destination), os.urandom(40 * 2**20)
+    store.write("latents.npy", data)
+    assert store.read("latents.npy") == data
+    assert max(int(request.headers.get("Content-Length", 0)) for request in sent) <= 16 * 2**20
+    store.write("latents.npy", b"short")
+    assert store.read("latents.npy") == b"short"
