@@ -11,6 +11,8 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
 
+from pipeline.common.text import one_line_of
+
 #: What numpy raises for a file that is no .npy: its header is Python, which may not even parse.
 NPY_ERRORS = (ValueError, SyntaxError, TokenError, OverflowError)
 
@@ -20,7 +22,7 @@ _PARSING = threading.Lock()
 def first_line(error: Exception) -> str:
     """What an error says, in one printable line of bearable length."""
     text = next(iter(str(error).splitlines()), type(error).__name__)
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
+    return one_line_of(text)[:200]
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:

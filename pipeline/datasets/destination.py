@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from shlex import quote
 
-from pipeline.common.errors import DatasetError, DestinationOccupiedError
+from pipeline.common.errors import DatasetError, DestinationOccupiedError, UsageError, shown
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
-from pipeline.stores import open_store
+from pipeline.stores import is_canonical, open_store
 from pipeline.stores.records import read_record
 from pipeline.stores.store import Store
 
@@ -38,6 +38,8 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
     Raises DestinationOccupiedError where it holds another job or other files.
     """
     store = open_store(destination)
+    if not is_canonical(store.url):
+        raise UsageError(f"destination {shown(store.url)} has characters that are not shown: use another name")
     # First, since it gives up soonest where an endpoint does not answer.
     store.check_writable()
     present = read_spec(store)

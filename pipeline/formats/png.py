@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +14,7 @@ from pipeline.common.errors import UsageError
 from pipeline.formats.format import Intake, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
 from pipeline.spec.job_spec import SampleType
-from pipeline.spec.plan import Shard, class_folder, sample_stem, shard_name
+from pipeline.spec.plan import Shard, class_folders, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 
 _METADATA = "metadata.jsonl"
@@ -114,9 +113,8 @@ class PngWriter:
 def _check_classes(class_names: tuple[str, ...] | None) -> None:
     if class_names is None:
         raise UsageError("layout 'class' needs a generator with classes: use layout 'flat'")
-    for folder, count in Counter(map(class_folder, class_names)).items():
-        if count > 1:
-            raise UsageError(f"{count} classes would share the folder {folder}: use layout 'flat'")
+    if len(set(class_names)) < len(class_names):
+        raise UsageError("two classes have the same name, so they would share a folder: use layout 'flat'")
 
 
 def _image_names(shard: Shard, sample: SampleType, labels: Labels | None, rows: range) -> list[str]:
@@ -127,7 +125,7 @@ def _image_names(shard: Shard, sample: SampleType, labels: Labels | None, rows: 
         return [f"{folder}/{stem}.png" for stem in stems]
     if labels is None or sample.class_names is None:
         raise ValueError("the layout 'class' needs labels")
-    folders = [class_folder(name) for name in sample.class_names]
+    folders = class_folders(sample.class_names)
     return [f"{folders[label]}/{stem}.png" for label, stem in zip(labels, stems, strict=True)]
 
 

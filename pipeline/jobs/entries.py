@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.common.counts import MAX_EXACT
 from pipeline.common.errors import LedgerError, shown
+from pipeline.common.text import is_one_line, one_line_of
 
 #: What Lua, or Redis within it, says of a value that is of another type than it has to be.
 _OF_ANOTHER_TYPE = re.compile(
@@ -22,7 +23,7 @@ class DamagedEntryError(LedgerError):
 
     def __init__(self, job_id: str, what: str) -> None:
         super().__init__(
-            f"the ledger's entry of job {printable(job_id)} is damaged: {what}; "
+            f"the ledger's entry of job {one_line_of(job_id)} is damaged: {what}; "
             "'noisemill resume DEST' makes it anew from what lies at the destination"
         )
 
@@ -30,11 +31,6 @@ class DamagedEntryError(LedgerError):
 def is_of_another_type(error: Exception) -> bool:
     """Whether Redis refused because a value in the ledger is of another type than noisemill gave it."""
     return _OF_ANOTHER_TYPE.search(str(error)) is not None
-
-
-def printable(text: str) -> str:
-    """The text without what would move a terminal's cursor or end a line."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 class Fields:
@@ -51,7 +47,7 @@ class Fields:
     def text(self, name: str, default: str | None = None, longest: int = 4096) -> str:
         """One line of printable text."""
         value = self._fields.get(name, default)
-        if value is None or len(value) > longest or not value.isprintable():
+        if value is None or len(value) > longest or not is_one_line(value):
             raise self.damaged(name, value)
         return value
 
@@ -65,7 +61,7 @@ class Fields:
     def words(self, name: str) -> str | None:
         """An error's words, which are shown to people; None where there are none."""
         value = self._fields.get(name)
-        return None if value is None else printable(value)
+        return None if value is None else one_line_of(value)
 
     def whole(self, name: str, default: int | None = None, most: int = MAX_EXACT) -> int:
         """A whole number from 0 to `most`."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pipeline.common.text import one_line_of
 from pipeline.datasets.stages import verdict
-from pipeline.jobs.entries import Fields, printable
+from pipeline.jobs.entries import Fields
 
 #: States in which a job can still be worked on.
 LIVE_STATES = ("queued", "running")
@@ -127,10 +128,10 @@ def read_job(
         samples_in_flight=sum(entry.number("progress", samples) for samples in progress),
         bytes_done=entry.whole("bytes_done", 0),
         failed={
-            entry.number("failed", shard): printable(message)
+            entry.number("failed", shard): one_line_of(message)
             for shard, message in zip(failed[::2], failed[1::2], strict=True)
         },
-        errors=[printable(error) for error in errors],
+        errors=[one_line_of(error) for error in errors],
         error=entry.words("error"),
         leases_lost=entry.whole("leases_lost", 0),
         engine=entry.text("engine", "") or None,
@@ -151,4 +152,4 @@ def damaged_job(job_id: str, reason: str) -> Job:
     absent = ("schedule", "selection", "engine", "queued_at", "running_at", "ended_at", "held_at", "verdict")
     nothing |= dict.fromkeys(absent)
     nothing |= {"destination": "", "generator": "", "digest": "", "failed": {}, "errors": [], "stage_seconds": {}}
-    return Job(**{**nothing, "id": printable(job_id), "state": "damaged", "error": reason})
+    return Job(**{**nothing, "id": one_line_of(job_id), "state": "damaged", "error": reason})

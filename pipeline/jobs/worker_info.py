@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pipeline.common.text import is_one_line
 from pipeline.stores import is_canonical
 
 #: Of destinations that a worker cannot write to it remembers so many.
@@ -89,7 +90,7 @@ def read_worker(text: str) -> WorkerInfo | None:
     numbers = (worker.batch, worker.rate, worker.started_at, worker.samples, worker.messages_refused)
     words: list[Any] = [*texts, *worker.output_roots, *worker.unreachable, *(worker.classes or ()), worker.job or ""]
     is_sound = (
-        all(isinstance(word, str) and word.isprintable() for word in words)
+        all(isinstance(word, str) and is_one_line(word) for word in words)
         and all(type(number) in (int, float) and 0 <= number < 1e18 for number in numbers)
         and all(type(size) is int for size in (worker.pid, *worker.latent_shape, *worker.sample_shape))
     )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pipeline.common.counts import MAX_EXACT, MAX_SEED
 from pipeline.common.errors import LedgerError, UsageError, shown
+from pipeline.common.text import is_one_line
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.stores import normalise
 
@@ -211,7 +212,7 @@ def _distrust(what: str, text: str) -> Iterator[None]:
 
 #: What the fields of records in Redis can be; whoever can write there can put anything.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "str": lambda value: isinstance(value, str) and value.isprintable() and len(value) < 5000,
+    "str": lambda value: isinstance(value, str) and is_one_line(value) and len(value) < 5000,
     "str | None": lambda value: value is None or (_CHECKS["str"](value.replace("\n", " "))),
     "int": lambda value: type(value) is int and 0 <= value < MAX_EXACT,
     "int | None": lambda value: value is None or (type(value) is int and 0 < value < MAX_EXACT),

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
-from pipeline.spec.plan import MAX_SHARDS, Plan, class_folder
+from pipeline.common.text import is_one_line
+from pipeline.spec.plan import MAX_SHARDS, Plan
 from pipeline.stores.records import parse_record
 
 #: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
@@ -194,12 +195,6 @@ class JobSpec:
                 f"batch {self.batch:,}: it would hold more than {_MOST_VALUES:,} values at a time, use a smaller one"
             )
         self._check_plan()
-        if (
-            self.layout == "class"
-            and self.classes
-            and len({class_folder(name) for name in self.classes}) != len(self.classes)
-        ):
-            raise UsageError("classes have names that are the same but for case and punctuation: rename one")
 
     def _check_plan(self) -> None:
         """Raises UsageError for a label plan that does not fit the classes or the count."""
@@ -250,7 +245,7 @@ def _whole(value: Any, least: int, most: int) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) < 4096 and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) < 4096 and is_one_line(value)
 
 
 def _matches(pattern: str, value: Any) -> bool:

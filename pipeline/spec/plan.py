@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: Shards are numbered with eight digits.
 MAX_SHARDS = 10**8
@@ -31,6 +34,9 @@ IMAGES = "images"
 #: Target size of a shard whose size the user leaves open.
 _DEFAULT_SHARD_BYTES = 64 * 2**20
 _DEFAULT_SHARD_SAMPLES = 8192
+
+#: Letters of a class's name in its folder's: file systems take 255 bytes, and a letter has up to four.
+_FOLDER_LETTERS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,36 @@ def sample_stem(index: int) -> str:
     return f"{index:012d}"
 
 
+@lru_cache(64)
+def class_folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders of the classes' images, in the order of the names; no two are the same, also if case does not count.
+
+    Each is that of `class_folder`, as in all datasets so far. Classes for which that would be the same keep the letters
+    of their script, and if these are not enough, get the number of their class: `c-2` and `c-3` for "C++" and "C".
+    """
+    folders = [class_folder(name) for name in class_names]
+    shared = Counter(folders)
+    folders = [
+        folder if shared[folder] == 1 else _script_folder(name)
+        for folder, name in zip(folders, class_names, strict=True)
+    ]
+    shared = Counter(folder.casefold() for folder in folders)
+    taken = {folder for folder, count in shared.items() if count == 1}
+    for label, folder in enumerate(folders):
+        if shared[folder.casefold()] > 1:
+            folders[label] = f"{folder}-{label}"
+            while folders[label].casefold() in taken:
+                folders[label] += "_"
+            taken.add(folders[label].casefold())
+    return tuple(folders)
+
+
+def _script_folder(class_name: str) -> str:
+    safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", class_name.lower())).strip("._")
+    return f"{IMAGES}/{safe[:_FOLDER_LETTERS] or 'class'}"
+
+
 def class_folder(class_name: str) -> str:
-    """Folder of a class's images: `images/t-shirt_top` for "T-shirt/top"; safe on every file system."""
+    """Folder of a class's images, by its name alone: `images/t-shirt_top` for "T-shirt/top"; safe everywhere."""
     safe = re.sub(r"[^a-z0-9.-]+", "_", class_name.lower()).strip("._")
     return f"{IMAGES}/{safe or 'class'}"

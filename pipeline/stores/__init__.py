@@ -11,6 +11,7 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from pipeline.common.errors import UsageError
+from pipeline.common.text import is_one_line
 from pipeline.stores.local import LocalStore
 from pipeline.stores.store import Draft, Entry, Sink, Store, StoredFile
 
@@ -67,7 +68,7 @@ def names_destination(job_or_destination: str) -> bool:
 
 def is_canonical(destination: str) -> bool:
     """Whether a text is what `normalise` answers, as far as that can be said without looking at any disk."""
-    if not destination.isprintable():
+    if not is_one_line(destination):
         return False
     if destination.startswith("s3://"):
         try:

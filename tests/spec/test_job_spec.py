@@ -180,11 +180,9 @@ def test_a_shard_and_a_batch_fit_into_memory() -> None:
         make_spec(batch=1025, sample_shape=(2**21,)).check()
 
 
-def test_classes_need_folders_of_their_own_only_where_they_get_folders() -> None:
-    alike = ("Dress", "dress!", "猫", "犬")
-    make_spec(classes=alike).check()
-    with pytest.raises(UsageError, match="rename one"):
-        make_spec(classes=alike, layout="class").check()
+@pytest.mark.parametrize("layout", ["flat", "class"])
+def test_classes_of_any_script_are_taken(layout: str) -> None:
+    make_spec(classes=("Dress", "dress!", "猫", "犬"), layout=layout).check()
 
 
 @pytest.mark.parametrize("text", [

@@ -10,6 +10,7 @@ from pipeline.spec.plan import (
     Plan,
     Shard,
     class_folder,
+    class_folders,
     default_shard_size,
     receipt_index,
     receipt_name,
@@ -76,3 +77,13 @@ def test_the_default_shard_has_about_64_mib(sample_bytes: int, size: int) -> Non
 ])  # fmt: skip
 def test_class_folders_are_safe_names(name: str, folder: str) -> None:
     assert class_folder(name) == folder
+
+
+@pytest.mark.parametrize(("names", "folders"), [
+    (("T-shirt/top", "Trouser"), ("t-shirt_top", "trouser")), (("dog", "猫"), ("dog", "class")),
+    (("猫", "犬", "dog"), ("猫", "犬", "dog")), (("Ärger", "ärger"), ("ärger-0", "ärger-1")),
+    (("C++", "C", "c-0", "c-1"), ("c-0_", "c-1_", "c-0", "c-1")), (("!", "?"), ("class-0", "class-1")),
+    (("caf\u0065\u0301", "cafè"), ("cafe", "caf")), (("a" * 300 + "!", "a" * 300), ("a" * 50 + "-0", "a" * 50 + "-1")),
+])  # fmt: skip
+def test_classes_have_folders_of_their_own(names: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    assert class_folders(names) == tuple(f"images/{folder}" for folder in folders)

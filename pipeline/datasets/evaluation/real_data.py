@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.common.errors import UsageError, shown
 from pipeline.common.files import open_regular, read_regular
 from pipeline.spec.job_spec import JobSpec
-from pipeline.spec.plan import class_folder
+from pipeline.spec.plan import IMAGES, class_folder, class_folders
 
 #: Where Debian's package dataset-fashion-mnist puts its four idx files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -133,22 +133,27 @@ def _read_npz(path: Path) -> Labelled:
     return Labelled(images, labels.astype(np.int32))
 
 
+def _folder_names(name: str) -> tuple[str, str]:
+    return f"{IMAGES}/{name}", class_folder(name)
+
+
 def _read_folders(folder: Path, spec: JobSpec) -> Labelled:
     """Images of folders that bear the classes' names, or their numbers."""
     classes = spec.classes or ()
-    known = {class_folder(name): label for label, name in enumerate(classes)}
+    known = {folder: label for label, folder in enumerate(class_folders(classes))}
     known |= {class_folder(str(label)): label for label in range(len(classes))}
     paths: list[Path] = []
     labels: list[int] = []
     for each in sorted(path for path in folder.iterdir() if path.is_dir()):
         images = sorted(path for path in each.iterdir() if path.suffix.lower() in _SUFFIXES)
-        if images and class_folder(each.name) not in known:
+        found = next((folder for folder in _folder_names(each.name) if folder in known), None)
+        if images and found is None:
             raise UsageError(
                 f"real data {str(folder)!r}: folder {each.name!r} is no class of the dataset's: "
                 f"they are {shown(', '.join(classes))}"
             )
         paths += images
-        labels += [known.get(class_folder(each.name), 0)] * len(images)
+        labels += [known[found] if found else 0] * len(images)
     if not paths:
         raise UsageError(f"real data {str(folder)!r} holds no folders of images, no idx files: a folder per class")
     with ThreadPoolExecutor(_READERS) as readers:
