@@ -18,6 +18,8 @@ from pipeline.common.processes import python_command
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
 #: Folder in which a worker's parent and child leave word for each other.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
+#: The id that a worker's parent has made for itself and its children.
+WORKER_ID_VARIABLE = "NOISEMILL_WORKER_ID"
 
 #: What a device is asked for by.
 DEVICE = re.compile("auto|cpu|gpu(:[0-9]{1,4})?")

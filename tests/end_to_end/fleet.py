@@ -34,6 +34,12 @@ class Worker:
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
         return next(pid for pid, command in commands.items() if b"spawn_main" in command)
 
+    @property
+    def id(self) -> str:
+        """Its id, as it announces it; while it is up."""
+        variables = Path(f"/proc/{self.child}/environ").read_bytes().split(b"\0")
+        return next(each.partition(b"=")[2].decode() for each in variables if each.startswith(b"NOISEMILL_WORKER_ID="))
+
     def kill(self) -> None:
         """As the kernel does when memory is short, or a machine that loses power."""
         self.process.kill()

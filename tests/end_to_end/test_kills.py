@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import pytest
 import redis
 
 from pipeline.datasets.dataset import Dataset
@@ -103,3 +106,25 @@ def test_sigterm_ends_a_worker_within_a_batch_and_gives_its_lease_back(lone_flee
         attempts = client.hvals(f"{lone_fleet.environment['NOISEMILL_KEY_PREFIX']}:job:{job}:attempts")
     assert set(attempts) == {"0"}
     lone_fleet.run("cancel", job)
+
+
+def test_workers_of_one_host_and_process_id_are_two(lone_fleet: Fleet) -> None:
+    """As in containers that share the host's name, where each worker is process 1. What one held is not the other's."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make namespaces of process ids")
+    command = [*alone, sys.executable, "-m", "pipeline.cli", "worker", TINY, "--output-root", str(lone_fleet.folder)]
+    with (lone_fleet.folder / "twins.log").open("wb") as output:
+        twins = [
+            subprocess.Popen(command, env=lone_fleet.environment, cwd=lone_fleet.folder, stdout=output, stderr=output)
+            for _ in range(2)
+        ]
+    try:
+        lone_fleet.wait_until(lambda: len(lone_fleet.json("workers")) == 2)
+        first, second = lone_fleet.json("workers")
+    finally:
+        for twin in twins:
+            twin.kill()
+            twin.wait()
+    assert (first["host"], first["pid"]) == (second["host"], second["pid"])
+    assert first["id"] != second["id"]

@@ -52,7 +52,7 @@ def test_metrics_and_json_logs_of_a_worker(lone_fleet: Fleet) -> None:
     commits = [line for line in lines if line.get("job") == job and "shard" in line]
     assert sorted(line["shard"] for line in commits) == list(range(20))
     assert {line["attempt"] for line in commits} == {1}
-    assert {line["worker"] for line in lines} == {f"{os.uname().nodename}-{worker.process.pid}"}
+    assert {line["worker"] for line in lines} == {worker.id}
     assert all(line["level"] and line["message"] and line["time"].endswith("+00:00") for line in lines)
     # Nothing else is said but JSON.
     assert [line for line in worker.said().splitlines() if not line.startswith("{")] == []

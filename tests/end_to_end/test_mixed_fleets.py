@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def test_a_worker_among_newer_ones(lone_fleet: Fleet) -> None:
     shown = lone_fleet.run("status", second)
     assert shown.returncode == 0
     assert f"(version {SPEC_VERSION + 1}, known is {SPEC_VERSION}): upgrade" in shown.stdout
-    assert _id(worker) in shown.stdout
+    assert worker.id in shown.stdout
     assert lone_fleet.json("status", second)["state"] == "queued"
     assert [path.name for path in destination.iterdir()] == ["job.json"]
     # Who can read it makes it: this one does, once it stands there in words that it knows.
@@ -80,10 +79,10 @@ def test_a_worker_among_newer_ones(lone_fleet: Fleet) -> None:
     assert lone_fleet.watch(second).returncode == 0
 
     # A newer worker tells more of itself than this version asks.
-    announced = json.loads(str(server.get(f"{prefix}:worker:{_id(worker)}")))
+    announced = json.loads(str(server.get(f"{prefix}:worker:{worker.id}")))
     server.set(f"{prefix}:worker:future-1", json.dumps(announced | {"id": "future-1", "mood": "good"}))
     server.zadd(f"{prefix}:workers", {"future-1": 1})
-    assert {one["id"] for one in lone_fleet.json("workers")} == {"future-1", _id(worker)}
+    assert {one["id"] for one in lone_fleet.json("workers")} == {"future-1", worker.id}
     server.close()
 
 
@@ -106,14 +105,10 @@ def test_a_rolling_update_of_a_generator(lone_fleet: Fleet) -> None:
     assert lone_fleet.watch(after, before).returncode == 0
     makers = {name: {r.worker for r in Dataset(str(lone_fleet.folder / name)).receipts().values()} for name in
               ("before", "after")}  # fmt: skip
-    assert makers == {"before": {_id(old)}, "after": {_id(new)}}
+    assert makers == {"before": {old.id}, "after": {new.id}}
     # The old one is drained by SIGTERM, and says so by its exit code.
     assert old.stop() == 0
-    assert [one["id"] for one in lone_fleet.json("workers")] == [_id(new)]
-
-
-def _id(worker: Worker) -> str:
-    return f"{os.uname().nodename}-{worker.process.pid}"
+    assert [one["id"] for one in lone_fleet.json("workers")] == [new.id]
 
 
 # -- destinations ----------------------------------------------------------------------------------
@@ -143,9 +138,7 @@ def test_a_worker_that_sees_the_destination_elsewhere_refuses_it(lone_fleet: Fle
     assert list(elsewhere.iterdir()) == []
     lone_fleet.start_worker()
     assert lone_fleet.watch(job).returncode == 0
-    assert {receipt.worker for receipt in Dataset(str(destination)).receipts().values()} == {
-        _id(lone_fleet.workers[-1])
-    }
+    assert {receipt.worker for receipt in Dataset(str(destination)).receipts().values()} == {lone_fleet.workers[-1].id}
 
 
 #: What a machine may have at a place where others have the shared folder.
@@ -191,7 +184,7 @@ def test_what_one_worker_cannot_write_is_left_to_another(lone_fleet: Fleet, tmp_
     assert fleet.watch(job).returncode == 0, apart.said()
     assert fleet.run("verify", str(root / "out")).returncode == 0
     makers = {receipt.worker for receipt in Dataset(str(root / "out")).receipts().values()}
-    assert makers == {_id(able)}
+    assert makers == {able.id}
 
     # Nobody else is left: the job ends, and says why.
     assert able.stop() == 0

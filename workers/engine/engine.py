@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 ENGINES = ("xla", "tf")
 BATCHES = (64, 128, 256, 512)
+
+#: Engines that a worker keeps: more than calibration compares, so that what it chooses is among them.
+_KEPT_ENGINES = 12
 
 #: How often each candidate is measured, in turn with the others, and how long each time, seconds: on a machine that
 #: others use as well, what disturbs one measurement seldom disturbs all of them.
@@ -152,7 +156,7 @@ class Prediction:
 
 
 class EngineRoom:
-    """A loaded generator and its engines: each is compiled once, when it is asked for."""
+    """A loaded generator and its engines: each is compiled when it is first asked for, and kept while it is used."""
 
     def __init__(
         self,
@@ -164,7 +168,8 @@ class EngineRoom:
         start_tensorflow()
         self.generator, self.device = generator, confirm_device(device)
         self._forwards = {"float32": load_generator(generator)}
-        self._engines: dict[tuple[str, int, str], Engine] = {}
+        #: The latest that were asked for, least recently first.
+        self._engines: OrderedDict[tuple[str, int, str], Engine] = OrderedDict()
         self._cache_dir, self._clock = cache_dir, clock
 
     def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
@@ -176,6 +181,9 @@ class EngineRoom:
             if policy not in self._forwards:
                 self._forwards[policy] = load_generator(self.generator, policy)
             self._engines[key] = Engine(self._forwards[policy], self.generator, self.device, engine, batch, precision)
+            if len(self._engines) > _KEPT_ENGINES:
+                self._engines.popitem(last=False)
+        self._engines.move_to_end(key)
         return self._engines[key]
 
     def quick_engine(self) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.common.errors import LedgerError, NoisemillError, one_line
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
-from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WorkerConfig
+from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig
 from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.ledger import Ledger
@@ -39,9 +40,13 @@ _ANNOUNCE_S = 5.0
 _AGAIN_S = 1.0
 
 
-def worker_id(parent_pid: int) -> str:
-    """Id of a worker: the same for all children of one parent process."""
-    return f"{socket.gethostname()}-{parent_pid}"
+def new_worker_id() -> str:
+    """Id of a worker, made by its parent process and kept for its children (`WORKER_ID_VARIABLE`).
+
+    Host and process id alone are not unique: in containers both are often the same, and the twins would take each
+    other's leases.
+    """
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def start_child(config: WorkerConfig) -> SliceWorker:
@@ -98,7 +103,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
     rooms.engine(calibration.engine, calibration.batch)
     ledger = Ledger(settings)
     info = WorkerInfo(
-        id=worker_id(os.getppid()),
+        id=os.environ[WORKER_ID_VARIABLE],
         host=socket.gethostname(),
         pid=os.getppid(),
         generator=generator.name,

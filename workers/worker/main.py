@@ -24,14 +24,14 @@ from pipeline.common.errors import NoisemillError
 from pipeline.common.processes import ERROR_PREFIX, die_with_parent
 from pipeline.common.scratch import scratch_folder
 from pipeline.common.settings import Settings, load_settings
-from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WorkerConfig, config_from_environment
+from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig, config_from_environment
 from pipeline.generators import Generator, find_generator
 from pipeline.jobs.broker import Wakeups, celery_app, queue_name
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.webhooks import Webhooks
 from workers.telemetry.logs import set_up_logging
 from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
-from workers.worker.child import FATAL, worker_id
+from workers.worker.child import FATAL, new_worker_id
 from workers.worker.intake import guard_intake, messages_refused
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller
@@ -43,7 +43,7 @@ def run(config: WorkerConfig) -> int:
     """Runs the worker until it is told to stop; answers the exit code."""
     if config.embedded:
         die_with_parent()
-    identity = worker_id(os.getpid())
+    identity = os.environ[WORKER_ID_VARIABLE] = new_worker_id()
     set_up_logging(config.log_level, config.log_format, worker=identity)
     # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -8,11 +8,11 @@ from typing import Any
 
 from celery import shared_task, signals
 
-from pipeline.fleet.launch import config_from_environment
+from pipeline.fleet.launch import WORKER_ID_VARIABLE, config_from_environment
 from pipeline.jobs.broker import SLICE_TASK, Wakeup
 from workers.making.slices import SliceWorker
 from workers.telemetry.logs import set_up_logging
-from workers.worker.child import start_child, worker_id
+from workers.worker.child import start_child
 
 
 @cache
@@ -25,7 +25,7 @@ def slice_worker() -> SliceWorker:
 def _on_child_start(**_: Any) -> None:
     """Loads TensorFlow and the generator before the first wake-up is taken."""
     config = config_from_environment()
-    set_up_logging(config.log_level, config.log_format, worker=worker_id(os.getppid()))
+    set_up_logging(config.log_level, config.log_format, worker=os.environ[WORKER_ID_VARIABLE])
     slice_worker()
 
 
