@@ -15,12 +15,14 @@ import hmac
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +39,9 @@ from pipeline.jobs.connection import connect, redis_errors
 
 SECRET_VARIABLE = "NOISEMILL_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 
-#: How long a receiver may take for each answer of the network, seconds.
-_TIMEOUT_S = 10.0
+#: How long one call may take from its first byte to the last header of the answer, seconds. A timeout of the socket
+#: would not do: it starts anew with each byte, so a receiver that sends one byte at a time is never done.
+_DEADLINE_S = 10.0
 #: A worker that took a call and was not heard of since has died, seconds.
 _LEASE_S = 60.0
 #: Pause before the second try; doubled each time up to the longest, seconds.
@@ -117,6 +120,13 @@ class Webhooks:
             self._redis.zadd(self._due, {call.id: now_ms + pause_s * 1000}, xx=True)
         return pause_s
 
+    def postpone(self, call: Call, pause_s: float) -> None:
+        """Gives a call back that was taken but not made: due in `pause_s` seconds, and not counted as a try."""
+        with self._talk(), self._redis.pipeline() as pipe:
+            pipe.zadd(self._due, {call.id: self._now_ms() + pause_s * 1000}, xx=True)
+            pipe.hincrby(self._tries, call.id, -1)
+            pipe.execute()
+
     def _now_ms(self) -> float:
         seconds, microseconds = self._redis.time()
         return float(seconds * 1000 + microseconds // 1000)
@@ -141,6 +151,7 @@ def _call(call: str, note: Mapping[str, str], tries: int) -> Call:
 def send(call: Call, secret: bytes | None) -> str | None:
     """Posts a call, signed where there is a secret; answers why it failed, None where the receiver said 2xx.
 
+    The whole exchange has a deadline, headers are bounded (by http.client) and the body of the answer is not read.
     Redirects are not followed, so that a receiver cannot send this worker elsewhere.
     """
     stamp = str(int(time.time()))
@@ -159,18 +170,69 @@ def send(call: Call, secret: bytes | None) -> str | None:
         headers["authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
     url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     request = urllib.request.Request(url, data=call.body, headers=headers, method="POST")  # noqa: S310 - checked
+    deadline = _Deadline(_DEADLINE_S)
     try:
-        with _opener().open(request, timeout=_TIMEOUT_S) as answer:
+        with deadline, _opener(deadline).open(request, timeout=_DEADLINE_S) as answer:
             status = int(answer.status)
     except (OSError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", None) or error) or type(error).__name__
+        if not deadline.passed and not isinstance(error, TimeoutError):
+            return str(getattr(error, "reason", None) or error) or type(error).__name__
+        deadline.passed = True
+    if deadline.passed:  # Headers that were cut off count as whole to http.client.
+        return f"no answer within {_DEADLINE_S:g} s"
     return None if 200 <= status < 300 else f"it answered {status}"
 
 
-def _opener() -> urllib.request.OpenerDirector:
+class _Deadline:
+    """Shuts the connections of one call once its time is over, so that whoever waits for them gets an error."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._connections: list[http.client.HTTPConnection] = []
+        self._timer = threading.Timer(seconds, self._shut)
+        self._timer.daemon = True
+
+    def watch(self, connection: http.client.HTTPConnection) -> None:
+        self._connections.append(connection)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _shut(self) -> None:
+        self.passed = True
+        for connection in self._connections:
+            if connection.sock is not None:
+                # The socket's own method: that of a TLS socket would first forget that it is one.
+                with suppress(OSError):
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+
+def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     """Plain HTTP and HTTPS, through the environment's proxies; whatever is answered is an answer."""
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            deadline.watch(self)
+            super().connect()
+
+    class Encrypted(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            deadline.watch(self)
+            super().connect()
+
+    class PlainHandler(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Plain, request)
+
+    class EncryptedHandler(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Encrypted, request)
+
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    for handler in (urllib.request.ProxyHandler, PlainHandler, EncryptedHandler):
         opener.add_handler(handler())
     return opener
 
@@ -207,6 +269,12 @@ def check_webhook(url: str) -> str:
     if not usable or not url.isascii() or not url.isprintable() or " " in url or "\\" in url or len(url) > 2000:
         raise UsageError(f"webhook {told} cannot be called: give http://HOST/PATH or https://HOST/PATH")
     return url
+
+
+def receiver_of(url: str) -> str:
+    """Scheme, host and port of a webhook's URL: the server that answers for all its paths."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
 def shown_webhook(url: str) -> str:

@@ -10,6 +10,8 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,14 @@ def webhooks(settings: Settings) -> Webhooks:
 
 
 @pytest.fixture
-def caller(webhooks: Webhooks) -> WebhookCaller:
-    return WebhookCaller(webhooks, 0.1)
+def now() -> list[float]:
+    """The time that callers go by, in seconds; for tests to move."""
+    return [0.0]
+
+
+@pytest.fixture
+def caller(webhooks: Webhooks, now: list[float]) -> WebhookCaller:
+    return WebhookCaller(webhooks, 0.1, clock=lambda: now[0])
 
 
 def end_job(ledger: Ledger, url: str, name: str = "tiny-1") -> None:
@@ -90,7 +98,7 @@ def test_calls_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_call_that_fails_is_made_again_under_the_same_id(
-    ledger: Ledger, caller: WebhookCaller, settings: Settings, caplog: pytest.LogCaptureFixture
+    ledger: Ledger, caller: WebhookCaller, now: list[float], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with receiver(500, 404, 302) as hooks, caplog.at_level(logging.INFO, "noisemill"):
         end_job(ledger, hooks.url.replace("http://", "http://user:geheim@") + "/token-123")
@@ -99,6 +107,7 @@ def test_a_call_that_fails_is_made_again_under_the_same_id(
             assert caller.call_due() == 0, "a call that failed has to wait"
             assert len(hooks.received) == tries
             make_due(settings)
+            now[0] += 60
         assert caller.call_due() == 1
         make_due(settings)
         assert caller.call_due() == 0
@@ -164,7 +173,7 @@ def test_receivers_that_are_not_there(url: str) -> None:
 
 
 def test_a_receiver_that_talks_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.jobs.webhooks._TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pipeline.jobs.webhooks._DEADLINE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -182,6 +191,97 @@ def test_a_receiver_that_talks_no_http(monkeypatch: pytest.MonkeyPatch) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         assert [bool(send(a_call(url), None)) for _ in range(2)] == [True, True]
         thread.join()
+
+
+@contextmanager
+def odd_receiver() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP server: /drip sends its header a byte at a time for ever, /flood sends megabytes, all else is fine.
+
+    Gives its URL and the paths that were asked for.
+    """
+    paths: list[str] = []
+    over = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            path = connection.recv(65536).decode().split(" ")[1]
+            paths.append(path)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while path == "/drip" and not over.wait(0.05):
+                connection.sendall(b"a")
+            while path == "/flood" and not over.is_set():
+                connection.sendall(b"a: " + b"a" * 60000 + b"\r\n")
+            connection.sendall(b"Content-Length: 1000000000000\r\n\r\n" + b"a" * 1000)
+
+    def serve(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", paths
+        over.set()
+
+
+def test_a_receiver_that_drips_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.jobs.webhooks._DEADLINE_S", 0.5)
+    with odd_receiver() as (url, _):
+        assert send(a_call(f"{url}/drip"), None) == "no answer within 0.5 s"
+        assert send(a_call(f"{url}/fine"), None) is None
+
+
+def test_headers_are_bounded_and_the_body_is_not_read() -> None:
+    with odd_receiver() as (url, _):
+        assert send(a_call(f"{url}/flood"), None) == "got more than 100 headers"
+        assert send(a_call(f"{url}/large"), None) is None
+
+
+def test_a_slow_receiver_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger, webhooks: Webhooks, settings: Settings
+) -> None:
+    monkeypatch.setattr("pipeline.jobs.webhooks._DEADLINE_S", 60.0)
+    with odd_receiver() as (slow, _), receiver() as hooks:
+        end_job(ledger, f"{slow}/drip", "tiny-1")
+        end_job(ledger, f"{slow}/fine", "tiny-2")
+        end_job(ledger, hooks.url, "tiny-3")
+        caller = WebhookCaller(webhooks, 0.05)
+        caller.start()
+        deadline = time.monotonic() + 30
+        while not hooks.received and time.monotonic() < deadline:
+            time.sleep(0.02)
+        caller.stop()
+    assert [json.loads(request.body)["data"]["job"] for request in hooks.received] == ["tiny-3"]
+
+
+def test_calls_to_a_receiver_that_failed_wait_together(
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Ledger,
+    webhooks: Webhooks,
+    caller: WebhookCaller,
+    now: list[float],
+    settings: Settings,
+) -> None:
+    monkeypatch.setattr("pipeline.jobs.webhooks._DEADLINE_S", 0.3)
+    with odd_receiver() as (url, paths):
+        end_job(ledger, f"{url}/drip", "tiny-1")
+        end_job(ledger, f"{url}/fine", "tiny-2")
+        assert caller.call_due() == 2
+        assert paths == ["/drip"], "the second call of the receiver is put off with the first"
+        make_due(settings)
+        assert caller.call_due() == 0
+        now[0] = 1.0
+        make_due(settings)
+        assert caller.call_due() == 2
+        assert paths == ["/drip", "/drip"]
+        now[0] = 3.0
+        with redis.Redis.from_url(settings.redis_url, decode_responses=True) as raw:
+            key = f"{settings.key_prefix}:webhooks:due"
+            [waiting] = [call for call in raw.zrange(key, 0, -1) if call.startswith("tiny-2@")]
+            raw.zadd(key, {waiting: 0})
+        call = webhooks.take()
+        assert call is not None
+        assert (call.id, call.tries) == (waiting, 1), "what was put off is no try"
 
 
 @pytest.mark.parametrize("url", ["http://h/x", "https://user:pw@h:8443/x?y=1", "http://127.0.0.1", "https://[::1]:1/"])

@@ -34,7 +34,7 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.schedules.schedule import Schedule
 from workers.scheduler.steward import Steward
-from workers.telemetry.logs import set_up_logging
+from workers.telemetry.logs import Repeated, set_up_logging
 from workers.telemetry.metrics_server import SchedulerCollector, serve
 
 log = logging.getLogger("noisemill")
@@ -172,19 +172,17 @@ def _application(settings: Settings, book: ScheduleBook, active: threading.Event
 
 
 def _wait_for_redis(ledger: Ledger) -> None:
-    told = False
+    repeated = Repeated(log)
     while True:
         try:
             ledger.ping()
         except LedgerError as error:
-            if not told:
-                log.warning("%s\nThe scheduler waits until it is back.", error)
-                told = True
+            repeated.warn(LedgerError(f"the scheduler waits until Redis is back: {error}"))
             time.sleep(_RETRY_S)
-            continue
-        if told:
-            log.info("Redis is back")
-        return
+        else:
+            if repeated.clear():
+                log.info("Redis is back")
+            return
 
 
 def run(config: SchedulerConfig) -> int:

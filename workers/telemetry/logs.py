@@ -10,6 +10,8 @@ from typing import Any
 
 from celery import signals
 
+from pipeline.common.errors import one_line
+
 #: What a line may be about, beside its words: fields of their own in JSON.
 _FIELDS = ("job", "shard", "attempt")
 
@@ -58,6 +60,25 @@ def about(job: str, shard: int | None = None, attempt: int | None = None) -> dic
     """What a line is about, to be given as its `extra`."""
     fields = {"job": job, "shard": shard, "attempt": attempt}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+class Repeated:
+    """Warns of an error that is met again and again, as while Redis is away, once until another is met."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._last: str | None = None
+
+    def warn(self, error: Exception) -> None:
+        """Logs the error in one line, unless it is the last one again."""
+        if str(error) != self._last:
+            self._log.warning("%s", one_line(error))
+        self._last = str(error)
+
+    def clear(self) -> bool:
+        """Forgets the last error, so that it would be logged again; answers whether there was one."""
+        was, self._last = self._last, None
+        return was is not None
 
 
 class _JsonFormatter(logging.Formatter):

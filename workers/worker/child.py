@@ -12,9 +12,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.common.errors import LedgerError, NoisemillError, one_line
+from pipeline.common.errors import LedgerError, NoisemillError
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig
@@ -24,6 +23,7 @@ from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
 from workers.making.slices import SliceWorker
 from workers.telemetry import metrics
+from workers.telemetry.logs import Repeated
 from workers.worker.intake import messages_refused
 
 log = logging.getLogger("noisemill")
@@ -141,19 +141,17 @@ def _load(config: WorkerConfig) -> SliceWorker:
 
 def _release(ledger: Ledger, worker: str) -> None:
     """Puts back what the process before this one held; waits for a Redis that is away just now."""
-    told = False
+    repeated = Repeated(log)
     while True:
         try:
             return ledger.release_worker(worker)
         except LedgerError as error:
-            if not told:
-                log.warning("%s", one_line(error))
-            told = True
+            repeated.warn(error)
         time.sleep(_AGAIN_S)
 
 
 def _keep_announcing(worker: SliceWorker) -> None:
-    told: Any = None
+    repeated = Repeated(log)
     run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
     began, listed = time.monotonic(), False
     while not worker.stop.is_set():
@@ -171,9 +169,8 @@ def _keep_announcing(worker: SliceWorker) -> None:
             )
             if is_new and listed:
                 log.warning("Redis had forgotten this worker: it was emptied, or out of reach for a while")
-            told, listed = None, True
+            repeated.clear()
+            listed = True
         except NoisemillError as error:
-            if told != str(error):
-                log.warning("%s", one_line(error))
-            told = str(error)
+            repeated.warn(error)
         worker.stop.wait(_ANNOUNCE_S)

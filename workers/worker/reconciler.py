@@ -11,11 +11,12 @@ import random
 import threading
 from collections.abc import Sequence
 
-from pipeline.common.errors import NoisemillError, UnknownJobError, one_line
+from pipeline.common.errors import NoisemillError, UnknownJobError
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
+from workers.telemetry.logs import Repeated
 
 log = logging.getLogger("noisemill")
 
@@ -76,16 +77,14 @@ class Reconciler:
         self._told = dict(list(self._told.items())[-_REMEMBERED:]) | {job_id: message}
 
     def _run(self) -> None:
-        told = ""
+        repeated = Repeated(log)
         while not self._stop.is_set():
             try:
                 sent = self.reconcile()
-                told = ""
+                repeated.clear()
                 if sent:
                     log.info("sent %d wake-ups that were missing", sent)
             except NoisemillError as error:
-                if str(error) != told:
-                    log.warning("%s", one_line(error))
-                told = str(error)
+                repeated.warn(error)
             # Many workers are started together; spread, they reconcile one after the other.
             self._stop.wait(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311

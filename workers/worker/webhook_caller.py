@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from pipeline.common.errors import NoisemillError
-from pipeline.jobs.webhooks import Call, Webhooks, send, shown_webhook, webhook_secret
-from workers.telemetry.logs import about
+from pipeline.jobs.webhooks import Call, Webhooks, receiver_of, send, shown_webhook, webhook_secret
+from workers.telemetry.logs import Repeated, about
 
 log = logging.getLogger("noisemill")
 
 #: Longest pause between two looks, seconds.
 _LOOK_S = 2.0
+#: Receivers that are called at the same time, and calls that are taken at one look.
+_RECEIVERS, _CALLS = 8, 64
+#: Calls that were taken longer ago than this are given back: their lease (a minute) would run out, seconds.
+_OLDEST_S = 30.0
+#: How long a receiver is left alone after its first failure; doubled with each one up to the longest, seconds.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+
+
+@dataclass
+class _Receiver:
+    """What is known here of one receiver (scheme, host and port)."""
+
+    busy: bool = False
+    failures: int = 0
+    #: Not called before this time of the clock.
+    free_at: float = 0.0
 
 
 class WebhookCaller:
-    """Runs in a thread of each worker's parent process: a receiver that is slow holds up nothing else."""
+    """Runs in threads of each worker's parent process.
 
-    def __init__(self, webhooks: Webhooks, interval_s: float) -> None:
+    Each receiver has a thread of its own while it is called, and gets one call at a time: one that is slow, or fails,
+    holds up nobody else. One that failed is left alone for a while, all its calls together.
+    """
+
+    def __init__(self, webhooks: Webhooks, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._webhooks = webhooks
         self._interval_s = min(_LOOK_S, interval_s)
+        self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+        self._lock = threading.Lock()
+        self._receivers: dict[str, _Receiver] = {}
+        self._told = Repeated(log)
 
     def start(self) -> None:
         """Begins at once. Raises UsageError where the secret cannot be read."""
@@ -30,20 +57,75 @@ class WebhookCaller:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; a call that is under way is left to the next worker if it takes long."""
+        """Ends it; calls that are under way are left to the next worker if they take long."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
 
     def call_due(self) -> int:
-        """Makes the calls that are due; answers how many were taken."""
-        calls = 0
-        while not self._stop.is_set() and (call := self._webhooks.take()) is not None:
-            self._make(call)
-            calls += 1
+        """Makes the calls that are due and waits for them; answers how many were made."""
+        calls, threads = self._start_due()
+        for thread in threads:
+            thread.join()
         return calls
 
-    def _make(self, call: Call) -> None:
+    def _start_due(self) -> tuple[int, list[threading.Thread]]:
+        due: dict[str, list[Call]] = {}
+        taken_at = self._clock()
+        with self._lock:
+            room = _RECEIVERS - sum(receiver.busy for receiver in self._receivers.values())
+        for _ in range(_CALLS):
+            if self._stop.is_set() or len(due) >= room or (call := self._webhooks.take()) is None:
+                break
+            name = receiver_of(call.url)
+            pause_s = self._pause_s(name)
+            if pause_s > 0:
+                self._webhooks.postpone(call, pause_s)
+            else:
+                due.setdefault(name, []).append(call)
+        threads = []
+        for name, calls in due.items():
+            with self._lock:
+                self._receivers.setdefault(name, _Receiver()).busy = True
+            thread = threading.Thread(target=self._call_all, args=(name, calls, taken_at), name=name, daemon=True)
+            thread.start()
+            threads.append(thread)
+        return sum(map(len, due.values())), threads
+
+    def _pause_s(self, name: str) -> float:
+        """How long a receiver has to be left alone from now, seconds."""
+        with self._lock:
+            receiver = self._receivers.get(name)
+            if receiver is None:
+                return 0.0
+            return _FIRST_PAUSE_S if receiver.busy else receiver.free_at - self._clock()
+
+    def _call_all(self, name: str, calls: list[Call], taken_at: float) -> None:
+        """Makes the calls to one receiver, in order; after one that fails the others are put off."""
+        pause_s = 0.0
+        try:
+            for call in calls:
+                if pause_s or self._stop.is_set() or self._clock() - taken_at > _OLDEST_S:
+                    self._webhooks.postpone(call, pause_s)
+                else:
+                    pause_s = self._note(name, well=self._make(call))
+        except NoisemillError as error:
+            self._told.warn(error)
+        finally:
+            with self._lock:
+                self._receivers[name].busy = False
+
+    def _note(self, name: str, *, well: bool) -> float:
+        """Remembers how a call to a receiver went; answers how long it is left alone now, seconds."""
+        with self._lock:
+            receiver = self._receivers[name]
+            receiver.failures = 0 if well else receiver.failures + 1
+            pause_s = 0.0 if well else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(receiver.failures - 1, 10))
+            receiver.free_at = self._clock() + pause_s
+            return pause_s
+
+    def _make(self, call: Call) -> bool:
+        """Whether the receiver has heard it."""
         try:
             reason = send(call, webhook_secret())
         except NoisemillError as error:
@@ -52,19 +134,17 @@ class WebhookCaller:
         if reason is None:
             self._webhooks.drop(call.id)
             log.info("job %s: its webhook was called", job, extra=about(job))
-            return
+            return True
         pause_s = self._webhooks.put_off(call)
         again = "it is given up" if pause_s is None else f"again in {pause_s:.0f} s"
         log.warning("job %s: webhook %s failed, %s: %s", job, shown_webhook(call.url), again, reason, extra=about(job))
+        return False
 
     def _run(self) -> None:
-        told = ""
         while not self._stop.is_set():
             try:
-                self.call_due()
-                told = ""
+                self._start_due()
+                self._told.clear()
             except NoisemillError as error:
-                if str(error) != told:
-                    log.warning("%s", error)
-                told = str(error)
+                self._told.warn(error)
             self._stop.wait(self._interval_s)
