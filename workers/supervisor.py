@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from pipeline.common.errors import UsageError
-from pipeline.common.processes import exit_on_error
+from pipeline.common.processes import exit_on_error, stop_signals
 from pipeline.fleet.launch import (
     SchedulerConfig,
     WorkerConfig,
@@ -120,9 +120,12 @@ def part_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -
 
 
 def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
-    """Keeps processes up until SIGTERM or Ctrl-C, then lets them finish their batch; told again, not even that."""
+    """Keeps processes up until SIGTERM, Ctrl-C or the end of the terminal; then lets them finish their batch.
+
+    Told again, it does not wait for that.
+    """
     stop, hurry = threading.Event(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, lambda *_: hurry.set() if stop.is_set() else stop.set())
     while not stop.is_set():
         for place in places:

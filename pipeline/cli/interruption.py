@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the work ends cleanly, and the user hears how to go on."""
+"""Ctrl-C, SIGTERM and a terminal that closes: the work ends cleanly, and the user hears how to go on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import FrameType
 import click
 
 from pipeline.cli.output import warn
+from pipeline.common.processes import stop_signals
 
 
 @contextmanager
@@ -19,11 +20,14 @@ def interruptible(way_on: str) -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # Python does for SIGINT what `interrupt` does, unless it is ignored.
+    heeded = [number for number in stop_signals() if number != signal.SIGINT]
+    previous = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     except KeyboardInterrupt:
         warn(f"interrupted; {way_on}")
         raise click.exceptions.Exit(130) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

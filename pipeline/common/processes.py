@@ -42,7 +42,13 @@ def error_from_stderr(stderr: str) -> str:
     return (errors or lines or ["the reason is unknown"])[-1]
 
 
-def die_with_parent() -> None:
-    """Has the kernel send this process a SIGTERM when its parent dies, however it dies. Linux only."""
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a process to stop: SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Has the kernel send this process a signal when its parent dies, however it dies. Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

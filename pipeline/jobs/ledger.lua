@@ -11,11 +11,17 @@
 --   <job>:holders    hash: shard -> fence|worker
 --   <job>:retry      sorted set: shard -> not before (milliseconds)
 --   <job>:attempts   hash: shard -> claims so far, but for those that a lost worker took with it;
---                    shard:lost -> how many those were; shard:by -> worker|worker|..., who failed it
+--                    shard:lost -> how many those were; shard:by -> worker|worker|..., who failed it;
+--                    shard:astray -> 1 where it was found in nobody's hands: it may have been made
 --   <job>:errors     hash: shard -> last error
 --   <job>:failed     hash: shard -> error of a shard that was given up
 --   <job>:progress   hash: shard -> samples made under its lease
 --   <job>:wakeups    hash: token -> sent|taken|sent_at|held_until|holder
+--
+-- Redis does not take back what a script has written before one of its commands is refused (an ACL, a full disk), and
+-- keys can be lost (an eviction policy, a failover). So writes stand in an order in which each prefix does no harm: a
+-- shard gets its new place before it leaves the old one, and counts come last. What went wrong all the same is mended
+-- by `mend`: every shard is done, given up, leased, waiting for another attempt or not begun.
 --
 -- Times come from the server, so that no worker's clock matters. A fence is a number that grows with
 -- every claim: what an old holder says after its lease went to another is recognised by it.
@@ -75,15 +81,16 @@ local function note_webhook(state)
 end
 
 local function enter(state)
-  redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
-  if state == 'done' then redis.call('HDEL', job, 'held_at', 'error') end
   local id = field('id')
   if is_live(state) then
     redis.call('SADD', live, id)
+    redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
   else
+    if state == 'done' then redis.call('HDEL', job, 'held_at', 'error') end
+    note_webhook(state)
+    redis.call('HSET', job, 'state', state, state .. '_at', text(now_ms()))
     redis.call('SREM', live, id)
     redis.call('DEL', job .. ':leases', job .. ':holders', job .. ':progress', job .. ':wakeups')
-    note_webhook(state)
     redis.call('EXPIRE', job, RETENTION_S)
     for _, suffix in ipairs(SUFFIXES) do redis.call('EXPIRE', job .. suffix, RETENTION_S) end
   end
@@ -110,7 +117,7 @@ local function tally(shard, kind)
 end
 
 local function forget_attempts(shard)
-  redis.call('HDEL', job .. ':attempts', shard, shard .. ':lost', shard .. ':by')
+  redis.call('HDEL', job .. ':attempts', shard, shard .. ':lost', shard .. ':by', shard .. ':astray')
   redis.call('HDEL', job .. ':errors', shard)
 end
 
@@ -123,40 +130,42 @@ end
 
 -- Puts a shard back after an attempt, or gives it up after the last. `lost`: with its worker, whatever the reason.
 local function put_back(shard, worker, message, delay_ms, lost)
-  release(shard)
-  if shard == FINALISE then return 'retry' end
-  if lost then
-    redis.call('HINCRBY', job .. ':attempts', shard, -1)
-    redis.call('HINCRBY', job .. ':attempts', shard .. ':lost', 1)
+  if shard == FINALISE or redis.call('GETBIT', job .. ':done', shard) == 1 then
+    release(shard)
+    return 'retry'
   end
-  if tally(shard) >= MAX_ATTEMPTS or tally(shard, ':lost') >= MAX_LOSSES then
+  local attempts, losses = tally(shard), tally(shard, ':lost')
+  if lost then attempts, losses = attempts - 1, losses + 1 end
+  if attempts >= MAX_ATTEMPTS or losses >= MAX_LOSSES then
     redis.call('HSET', job .. ':failed', shard, message)
+    release(shard)
     forget_attempts(shard)
     return 'failed'
   end
+  redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
+  release(shard)
+  redis.call('HSET', job .. ':errors', shard, message)
   local by = redis.call('HGET', job .. ':attempts', shard .. ':by')
   if not by or not contains(by, worker) then
     redis.call('HSET', job .. ':attempts', shard .. ':by', by and by .. '|' .. worker or worker)
   end
-  redis.call('HSET', job .. ':errors', shard, message)
-  redis.call('ZADD', job .. ':retry', text(now_ms() + delay_ms), shard)
+  if lost then redis.call('HSET', job .. ':attempts', shard, attempts, shard .. ':lost', losses) end
   return 'retry'
 end
 
 -- Puts a shard back as if it had not been claimed.
 local function return_untouched(shard)
+  if shard ~= FINALISE then redis.call('ZADD', job .. ':retry', text(now_ms()), shard) end
   release(shard)
-  if shard == FINALISE then return end
-  redis.call('HINCRBY', job .. ':attempts', shard, -1)
-  redis.call('ZADD', job .. ':retry', text(now_ms()), shard)
+  if shard ~= FINALISE then redis.call('HINCRBY', job .. ':attempts', shard, -1) end
 end
 
 local function expire_leases()
   local expired = redis.call('ZRANGEBYSCORE', job .. ':leases', '-inf', text(now_ms()), 'LIMIT', 0, 100)
   for _, shard in ipairs(expired) do
     local worker = holder_of(shard)
-    redis.call('HINCRBY', job, 'leases_lost', 1)
     put_back(shard, worker, 'the worker ' .. worker .. ' was lost while it made this shard', 0, true)
+    redis.call('HINCRBY', job, 'leases_lost', 1)
   end
 end
 
@@ -172,26 +181,20 @@ local function is_for_others(shard, worker)
   return false
 end
 
--- The next shard that is to be tried again, or nil.
+-- The next shard that is to be tried again, or nil. It stays where it is.
 local function next_retry(worker)
   local due = redis.call('ZRANGEBYSCORE', job .. ':retry', '-inf', text(now_ms()), 'LIMIT', 0, MOST_LOOKED_AT)
   for _, shard in ipairs(due) do
-    if not is_for_others(shard, worker) then
-      redis.call('ZREM', job .. ':retry', shard)
-      return shard
-    end
+    if not is_for_others(shard, worker) then return shard end
   end
   return nil
 end
 
--- The next shard that was never claimed, or nil. The bitmap knows what a resume found done.
+-- The next shard that was never claimed, or nil; the cursor stays before it. The bitmap knows what a resume found done.
 local function next_fresh()
   local cursor, shards = number('cursor'), number('shards')
   while cursor < shards do
-    if redis.call('GETBIT', job .. ':done', cursor) == 0 then
-      redis.call('HSET', job, 'cursor', text(cursor + 1))
-      return text(cursor)
-    end
+    if redis.call('GETBIT', job .. ':done', cursor) == 0 then return text(cursor) end
     if cursor % 8 == 7 then
       local free = redis.call('BITPOS', job .. ':done', 0, math.floor((cursor + 1) / 8))
       cursor = free < 0 and redis.call('STRLEN', job .. ':done') * 8 or math.max(free, cursor + 1)
@@ -204,7 +207,7 @@ local function next_fresh()
 end
 
 local function shards_left()
-  return number('shards') - number('shards_done') - redis.call('HLEN', job .. ':failed')
+  return number('shards') - redis.call('BITCOUNT', job .. ':done') - redis.call('HLEN', job .. ':failed')
 end
 
 local function lease(shard, worker, ttl_ms)
@@ -285,11 +288,14 @@ function operations.claim(arguments)
   local state = field('state')
   if not state or not is_live(state) then return {'stop', state or 'unknown'} end
   expire_leases()
-  local shard = next_retry(worker) or next_fresh()
+  local again = next_retry(worker)
+  local shard = again or next_fresh()
   if shard then
     if state == 'queued' then enter('running') end
+    local fence = lease(shard, worker, ttl_ms)
+    if again then redis.call('ZREM', job .. ':retry', shard) else redis.call('HSET', job, 'cursor', text(shard + 1)) end
     local attempt = redis.call('HINCRBY', job .. ':attempts', shard, 1)
-    return {'shard', shard, lease(shard, worker, ttl_ms), text(attempt + tally(shard, ':lost'))}
+    return {'shard', shard, fence, text(attempt + tally(shard, ':lost') + tally(shard, ':astray'))}
   end
   if shards_left() > 0 or redis.call('ZSCORE', job .. ':leases', FINALISE) then return {'wait'} end
   return {'finalise', lease(FINALISE, worker, ttl_ms)}
@@ -331,8 +337,9 @@ function operations.commit(arguments)
     return 'already'
   end
   if not mine then return 'stale' end
-  release(shard)
   redis.call('SETBIT', job .. ':done', shard, 1)
+  release(shard)
+  redis.call('HDEL', job .. ':failed', shard)
   redis.call('HDEL', job, 'held_at', 'error')
   forget_attempts(shard)
   redis.call('HINCRBY', job, 'shards_done', 1)
@@ -364,7 +371,6 @@ function operations.finish(arguments)
   local state = field('state')
   if state == 'done' or state == 'failed' then return state end
   if not state or not is_live(state) or not holds(FINALISE, arguments[1]) then return 'stale' end
-  release(FINALISE)
   enter(redis.call('HLEN', job .. ':failed') > 0 and 'failed' or 'done')
   return field('state')
 end
@@ -476,9 +482,9 @@ function operations.release_worker(arguments)
   local holders = redis.call('HGETALL', job .. ':holders')
   for position = 1, #holders, 2 do
     if split(holders[position + 1])[2] == worker then
-      redis.call('HINCRBY', job, 'leases_lost', 1)
       local message = 'the process of worker ' .. worker .. ' died while it made this shard: a crash, or out of memory'
       put_back(holders[position], worker, message, 0, false)
+      redis.call('HINCRBY', job, 'leases_lost', 1)
     end
   end
   local wakeups = redis.call('HGETALL', job .. ':wakeups')
@@ -490,6 +496,87 @@ function operations.release_worker(arguments)
     end
   end
   return 'released'
+end
+
+-- The shards that a selection names, as a function of a shard's index; of no selection, all.
+local function selected()
+  local selection = field('selection')
+  if not selection then return function() return true end end
+  local ranges = {}
+  for part in string.gmatch(selection, '[^,]+') do
+    local first, last = string.match(part, '^(%d+)-?(%d*)$')
+    ranges[#ranges + 1] = {tonumber(first), tonumber(last ~= '' and last or first)}
+  end
+  return function(shard)
+    for _, range in ipairs(ranges) do
+      if range[1] <= shard and shard <= range[2] then return true end
+    end
+    return false
+  end
+end
+
+-- Counts anew what is done, from the bitmap.
+local function recount(spec)
+  local shards = redis.call('BITCOUNT', job .. ':done')
+  local last = math.ceil(spec.count / spec.shard_size) - 1
+  local missing = (last + 1) * spec.shard_size - spec.count
+  local samples = shards * spec.shard_size - redis.call('GETBIT', job .. ':done', last) * missing
+  if number('shards_done') ~= shards or number('samples_done') ~= samples then
+    redis.call('HSET', job, 'shards_done', text(shards), 'samples_done', text(samples))
+  end
+end
+
+-- mend(id, ttl_ms, from): {state, mended, next}
+-- Restores what must hold of a live job: it is in the set of live ones, its counts are right, and every shard is done,
+-- given up, leased, waiting for another attempt or not begun. Looks at MOST_MENDED shards, from `from` on; 'next' is
+-- where to go on, or -1.
+local MOST_MENDED = 20000
+function operations.mend(arguments)
+  local id, ttl_ms, from = arguments[1], tonumber(arguments[2]), tonumber(arguments[3])
+  local state = field('state') or 'unknown'
+  if not is_live(state) then
+    if redis.call('SISMEMBER', live, id) == 1 then redis.call('SREM', live, id) end
+    return {state, '0', '-1'}
+  end
+  if redis.call('SISMEMBER', live, id) == 0 then redis.call('SADD', live, id) end
+  local spec = cjson.decode(field('spec'))
+  recount(spec)
+  for _, shard in ipairs(redis.call('HKEYS', job .. ':failed')) do
+    if redis.call('GETBIT', job .. ':done', shard) == 1 then redis.call('HDEL', job .. ':failed', shard) end
+  end
+  local begun, done, all = number('cursor'), 0, math.ceil(spec.count / spec.shard_size)
+  if field('selection') then
+    done = redis.call('BITCOUNT', job .. ':done')
+  else
+    all = begun
+    if begun > 0 then done = redis.call('BITCOUNT', job .. ':done', 0, begun - 1, 'BIT') end
+  end
+  local known = done + redis.call('HLEN', job .. ':failed') + redis.call('ZCARD', job .. ':retry')
+  known = known + redis.call('ZCARD', job .. ':leases') - (redis.call('ZSCORE', job .. ':leases', FINALISE) and 1 or 0)
+  if from == 0 and known >= begun then return {state, '0', '-1'} end
+  local mended, is_wanted = 0, selected()
+  local upto = math.min(all, from + MOST_MENDED)
+  for index = from, upto - 1 do
+    local shard = text(index)
+    if is_wanted(index) and redis.call('GETBIT', job .. ':done', index) == 0
+        and redis.call('HEXISTS', job .. ':failed', shard) == 0
+        and not redis.call('ZSCORE', job .. ':leases', shard) and not redis.call('ZSCORE', job .. ':retry', shard) then
+      mended = mended + 1
+      if redis.call('HEXISTS', job .. ':holders', shard) == 1 then
+        -- Whoever holds it renews this, or else it expires.
+        redis.call('ZADD', job .. ':leases', text(now_ms() + ttl_ms), shard)
+      else
+        redis.call('HSET', job .. ':attempts', shard .. ':astray', '1')
+        redis.call('ZADD', job .. ':retry', '0', shard)
+      end
+    end
+  end
+  return {state, text(mended), upto < all and text(upto) or '-1'}
+end
+
+-- turn(what, interval_ms): 1 for the first who asks within an interval, 0 for the others. Of no job.
+function operations.turn(arguments)
+  return redis.call('SET', live .. ':' .. arguments[1], 'taken', 'NX', 'PX', arguments[2]) and 1 or 0
 end
 
 -- status(): {fields, failed, progress, leased, retrying, errors, now}

@@ -25,7 +25,7 @@ from pipeline.common.errors import LedgerError, UnknownJobError, shown
 from pipeline.common.settings import Settings, load_settings
 from pipeline.jobs.connection import connect, redis_errors
 from pipeline.jobs.entries import DamagedEntryError, Fields, is_of_another_type
-from pipeline.jobs.job import Job, damaged_job, read_job
+from pipeline.jobs.job import LIVE_STATES, Job, damaged_job, read_job
 from pipeline.jobs.worker_info import WorkerInfo, read_worker
 from pipeline.spec.selection import Selection
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 WORKER_TTL_S = 20
 
 _Item = TypeVar("_Item")
+
+#: Of so many jobs, the latest, it is looked whether they are live and not listed as such.
+_LATEST = 1000
 
 _LUA = Path(__file__).with_name("ledger.lua")
 
@@ -177,6 +180,49 @@ class Ledger:
         shard, fence = (claim.shard, claim.fence) if claim else ("", "")
         with self._talk():
             return str(self._call(job_id, "hold", shard, fence, message[:2000], round(patience_s * 1000)))
+
+    def mend(self, job_id: str) -> int:
+        """Restores what must hold of a job that is live; answers how many of its shards were in nobody's hands.
+
+        Redis may have lost keys (an eviction policy, a failover) or have refused a script half-way (an ACL, a disk).
+        """
+        mended, position = 0, 0
+        while position >= 0:
+            with self._talk():
+                _, shards, onward = self._call(job_id, "mend", job_id, self._lease_ms, position)
+            mended, position = mended + int(shards), int(onward)
+        return mended
+
+    def mend_lists(self) -> None:
+        """Restores what must hold between jobs: live ones are listed as jobs and as live, webhooks wait to be called.
+
+        Of jobs that have ended, those that the list of jobs has lost stay lost: nothing depends on them.
+        """
+        with self._talk():
+            latest = [str(job_id) for job_id in self._redis.zrevrange(self._key("jobs"), 0, _LATEST - 1)]
+            live = {str(job_id) for job_id in self._redis.smembers(self._key("live"))}
+            with self._redis.pipeline(transaction=False) as batch:
+                for job_id in latest:
+                    batch.hget(self._job_key(job_id), "state")
+                states = batch.execute()
+            lost = {job_id for job_id, state in zip(latest, states, strict=True) if state in LIVE_STATES} - live
+            if lost:
+                self._redis.sadd(self._key("live"), *lost)
+            self._add_missing("jobs", live, time.time())
+            self._add_missing("webhooks:due", map(str, self._redis.hkeys(self._key("webhooks"))), self.now() * 1000)
+
+    def _add_missing(self, name: str, members: Iterable[str], score: float) -> None:
+        """Adds to a sorted set what it lacks. Writes nothing where it lacks nothing, as a full Redis refuses to."""
+        wanted = list(members)
+        scores = self._redis.zmscore(self._key(name), wanted) if wanted else []
+        missing = [member for member, found in zip(wanted, scores, strict=True) if found is None]
+        if missing:
+            self._redis.zadd(self._key(name), dict.fromkeys(missing, score), nx=True)
+
+    def takes_turn(self, what: str, interval_s: float) -> bool:
+        """Whether it is this caller's turn to do something that one of all workers does in each interval."""
+        with self._talk():
+            return bool(self._call("", "turn", what, max(1, round(interval_s * 1000))))
 
     def job(self, job_id: str) -> Job:
         """The job's state. Raises UnknownJobError."""

@@ -65,14 +65,17 @@ def enqueue(
 
     `schedule` names the schedule that asks for it; `webhook` is a URL that hears of its end (`pipeline.jobs.webhooks`).
     `only` leaves out all other shards. Engine and batch are those of `made_by`, else those of what lies there.
-    A job that is live already is left as it is. Raises DestinationOccupiedError where it makes other shards.
+    A job that is live already goes on; what Redis has lost of it is put back. Raises DestinationOccupiedError where it
+    makes other shards.
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
     if is_live(ledger, job_id):
         _refuse_other_selection(ledger.job(job_id), only)
+        ledger.mend(job_id)
         if webhook is not None:
             handle.warning = "it was queued before: its webhook stays as it was then"
+        _wake(handle, spec, priority)
         return handle
     finished, whole = _found(spec, destination, only)
     made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
@@ -90,11 +93,18 @@ def enqueue(
         schedule=schedule,
         webhook=webhook,
     )
-    able = [worker for worker in ledger.workers(spec.digest) if worker.may_write(destination)]
-    Wakeups(ledger.settings, ledger).send_missing(job_id, spec.digest, priority, workers=max(1, len(able)))
-    if not able and ledger.job(job_id).live:
-        handle.warning = _nobody_up(spec, destination, some_hold_it=bool(ledger.workers(spec.digest)))
+    _wake(handle, spec, priority)
     return handle
+
+
+def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
+    """Sends the wake-ups that the job lacks; adds a warning where no worker could take one."""
+    ledger = handle._ledger
+    holders = ledger.workers(spec.digest)
+    able = sum(worker.may_write(handle.destination) for worker in holders)
+    Wakeups(ledger.settings, ledger).send_missing(handle.id, spec.digest, priority, workers=max(1, able))
+    if not able and handle.warning is None and ledger.job(handle.id).live:
+        handle.warning = _nobody_up(spec, handle.destination, some_hold_it=bool(holders))
 
 
 def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:

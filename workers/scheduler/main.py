@@ -25,7 +25,7 @@ from celery.beat import Service
 from redbeat.schedulers import RedBeatScheduler, RedBeatSchedulerEntry, get_redis
 
 from pipeline.common.errors import LedgerError
-from pipeline.common.processes import die_with_parent, exit_on_error
+from pipeline.common.processes import die_with_parent, exit_on_error, stop_signals
 from pipeline.common.settings import Settings, load_settings
 from pipeline.fleet.launch import SchedulerConfig, scheduler_from_environment
 from pipeline.jobs.connection import redis_errors
@@ -215,7 +215,7 @@ def main() -> None:
     def leave(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, leave)
     die_with_parent()
     config = scheduler_from_environment()

@@ -21,7 +21,7 @@ from celery import signals
 from celery.exceptions import SecurityWarning
 
 from pipeline.common.errors import NoisemillError
-from pipeline.common.processes import ERROR_PREFIX, die_with_parent
+from pipeline.common.processes import ERROR_PREFIX, die_with_parent, stop_signals
 from pipeline.common.scratch import scratch_folder
 from pipeline.common.settings import Settings, load_settings
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig, config_from_environment
@@ -42,7 +42,8 @@ log = logging.getLogger("noisemill")
 def run(config: WorkerConfig) -> int:
     """Runs the worker until it is told to stop; answers the exit code."""
     if config.embedded:
-        die_with_parent()
+        # Its private Valkey goes with the client too: there is nobody left to whom it could put anything down.
+        die_with_parent(signal.SIGKILL)
     identity = os.environ[WORKER_ID_VARIABLE] = new_worker_id()
     set_up_logging(config.log_level, config.log_format, worker=identity)
     # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
@@ -92,6 +93,13 @@ def _run_in(
             os._exit(1)
 
     signals.worker_shutting_down.connect(tell_child, weak=False)
+    hangup_stops = signal.SIGHUP in stop_signals()
+
+    def heed_hangup(**_: Any) -> None:
+        """Celery would begin anew at a SIGHUP, where stdout is no terminal; a terminal that closes ends the worker."""
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if hangup_stops else signal.SIG_IGN)
+
+    signals.worker_ready.connect(heed_hangup, weak=False)
     try:
         if config.metrics_port:
             os.environ[FOLDER_VARIABLE] = str(run_folder)

@@ -1,4 +1,4 @@
-"""Puts back wake-ups that are missing: the one mechanism behind every loss.
+"""Puts back wake-ups that are missing, and mends what the ledger has lost: the one mechanism behind every loss.
 
 A killed child, a killed worker, a message lost on the way, an emptied queue, a worker that joins late:
 all are the same case, a job with fewer wake-ups than it has workers.
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from pipeline.common.errors import NoisemillError, UnknownJobError
+from pipeline.common.words import shard_count
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Ledger
@@ -54,8 +55,13 @@ class Reconciler:
         if mine is None:  # The child is not up yet: nobody here could take a wake-up.
             return 0
         sent = 0
+        mends = self._ledger.takes_turn("mending", self._interval_s)
+        if mends:
+            self._ledger.mend_lists()
         for job_id in self._ledger.live_jobs():
             try:
+                if mends and (mended := self._ledger.mend(job_id)):
+                    log.warning("job %s: Redis had lost track of %s: put back", job_id, shard_count(mended))
                 sent += self._send_missing(job_id, mine, workers)
             except UnknownJobError:  # Redis lost it in part: no reason to keep the others waiting.
                 continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from typing import Any
 
 from celery import shared_task, signals
 
+from pipeline.common.processes import die_with_parent
 from pipeline.fleet.launch import WORKER_ID_VARIABLE, config_from_environment
 from pipeline.jobs.broker import SLICE_TASK, Wakeup
 from workers.making.slices import SliceWorker
@@ -25,6 +27,8 @@ def slice_worker() -> SliceWorker:
 def _on_child_start(**_: Any) -> None:
     """Loads TensorFlow and the generator before the first wake-up is taken."""
     config = config_from_environment()
+    if config.embedded:
+        die_with_parent(signal.SIGKILL)
     set_up_logging(config.log_level, config.log_format, worker=os.environ[WORKER_ID_VARIABLE])
     slice_worker()
 
