@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pipeline.common.errors import NoisemillError
+from pipeline.common.processes import open_missing_streams
 from pipeline.common.version import VERSION
 
 EXIT_INTERRUPTED = 130
@@ -94,6 +95,7 @@ def noisemill() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits: 0 done, 1 the job or check failed, 2 wrong usage, 130 interrupted."""
+    open_missing_streams()
     sys.exit(_run(arguments))
 
 

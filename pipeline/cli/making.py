@@ -23,6 +23,7 @@ from pipeline.cli.options import (
     json_option,
     queueing_options,
     redis_option,
+    take_over_option,
 )
 from pipeline.cli.output import duration, print_json, print_manifest_hash, rate, shard_count, size, warn
 from pipeline.common.counts import MAX_WORKERS
@@ -51,6 +52,7 @@ _local_workers_option = click.option(
 @job_options
 @_local_workers_option
 @device_option
+@take_over_option
 @on_done_option
 @json_option
 def generate_command(
@@ -58,6 +60,7 @@ def generate_command(
     destination: str,
     workers: int | None,
     device: str,
+    take_over: bool,
     on_done: str | None,
     dry_run: bool,
     as_json: bool,
@@ -83,7 +86,14 @@ def generate_command(
     started = time.monotonic()
     prepared = planned.at(place)
     with telling_failure(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
-        job = prepared.make_here(planned.generator, workers=workers or 1, device=device, watcher=progress.show)
+        job = prepared.make_here(
+            planned.generator,
+            workers=workers or 1,
+            device=device,
+            watcher=progress.show,
+            take_over=take_over,
+            notice=progress.tell,
+        )
     _print_result(place, job, time.monotonic() - started, as_json)
     tell_done(on_done, place, count)
 
@@ -127,11 +137,18 @@ def submit_command(
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @_local_workers_option
 @device_option
+@take_over_option
 @on_done_option
 @redis_option
 @json_option
 def resume_command(
-    job_or_dest: str, workers: int | None, device: str, on_done: str | None, redis_url: str | None, as_json: bool
+    job_or_dest: str,
+    workers: int | None,
+    device: str,
+    take_over: bool,
+    on_done: str | None,
+    redis_url: str | None,
+    as_json: bool,
 ) -> None:
     """Make what is missing of a job: failed, cancelled, interrupted or damaged.
 
@@ -146,7 +163,7 @@ def resume_command(
     if names_redis(redis_url):
         if on_done is not None:
             raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
-        _print_queued(resume(job_or_dest, redis_url=redis_url, parallel=workers or 0), as_json)
+        _print_queued(resume(job_or_dest, redis_url=redis_url, parallel=workers or 0, take_over=take_over), as_json)
         return
     if not names_destination(job_or_dest):
         raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
@@ -157,7 +174,14 @@ def resume_command(
         interruptible(_resuming(destination)),
         job_progress() as progress,
     ):
-        job = resume_here(destination, workers=workers or 1, device=device, watcher=progress.show)
+        job = resume_here(
+            destination,
+            workers=workers or 1,
+            device=device,
+            watcher=progress.show,
+            take_over=take_over,
+            notice=progress.tell,
+        )
     _print_result(destination, job, time.monotonic() - started, as_json)
     tell_done(on_done, destination, spec.count)
 
@@ -173,6 +197,7 @@ def resume_command(
 @click.option("--count", "-n", type=Count(), required=True, help="How many samples it is to have in all.")
 @_local_workers_option
 @device_option
+@take_over_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @redis_option
 @json_option
@@ -181,6 +206,7 @@ def extend_command(
     count: int,
     workers: int | None,
     device: str,
+    take_over: bool,
     dry_run: bool,
     redis_url: str | None,
     as_json: bool,
@@ -199,11 +225,20 @@ def extend_command(
         _print_extension(plan, as_json)
         return
     if names_redis(redis_url):
-        _print_queued(extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0), as_json)
+        handle = extend(plan.destination, count, redis_url=redis_url, parallel=workers or 0, take_over=take_over)
+        _print_queued(handle, as_json)
         return
     started = time.monotonic()
     with interruptible(_resuming(plan.destination)), job_progress() as progress:
-        job = extend_here(plan.destination, count, workers=workers or 1, device=device, watcher=progress.show)
+        job = extend_here(
+            plan.destination,
+            count,
+            workers=workers or 1,
+            device=device,
+            watcher=progress.show,
+            take_over=take_over,
+            notice=progress.tell,
+        )
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 
 

@@ -115,6 +115,10 @@ class Device(click.ParamType[str, str]):
 #: A file that a command writes.
 FILE = click.Path(dir_okay=False, path_type=Path)
 
+take_over_option = click.option(
+    "--take-over", is_flag=True, help="Do not wait for another maker at DEST: it is known to be gone."
+)
+
 redis_option = click.option(
     "--redis",
     "redis_url",

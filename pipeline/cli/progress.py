@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pipeline.cli.output import duration, is_terminal, rate, shard_count
+from pipeline.cli.output import duration, is_terminal, rate, shard_count, warn
 from pipeline.jobs.job import Job
 
 #: Width of a job's bar, characters, and what stands beside it on a narrow terminal.
@@ -33,6 +33,10 @@ class JobProgress(Protocol):
 
     def show(self, job: Job) -> None:
         """Takes in the state of one job."""
+        ...
+
+    def tell(self, message: str) -> None:
+        """Says what is waited for, once."""
         ...
 
 
@@ -64,6 +68,9 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def tell(self, message: str) -> None:
+        self._progress.console.print(f"noisemill: {message}", markup=False, highlight=False)
+
     def show(self, job: Job) -> None:
         if job.id not in self._tasks:
             self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, made="", told="")
@@ -93,6 +100,9 @@ class _Lines:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+    def tell(self, message: str) -> None:
+        warn(message)
 
     def show(self, job: Job) -> None:
         told_at, told_state = self._told.get(job.id, (0.0, ""))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import examples, json_option, redis_option
+from pipeline.cli.options import examples, json_option, redis_option, take_over_option
 from pipeline.cli.output import print_json, size, warn
 from pipeline.common.errors import DatasetError, UnknownJobError, UsageError
 from pipeline.common.settings import names_redis
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @click.option("--data", is_flag=True, help="With a job's id: its dataset too.")
 @click.option("--cancel", is_flag=True, help="Cancel the job first if it is still going.")
+@take_over_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @redis_option
 @json_option
-def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url: str | None, as_json: bool) -> None:
+def rm_command(
+    job_or_dest: str, data: bool, cancel: bool, take_over: bool, yes: bool, redis_url: str | None, as_json: bool
+) -> None:
     """Remove a dataset that noisemill made, or what Redis knows of a job.
 
     Of a destination every file that belongs to its job goes, then the empty folders; other files stay. With --redis
@@ -40,12 +43,13 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
     from pipeline.jobs.ledger import open_ledger
 
     if not names_destination(job_or_dest):
-        document = _remove_job(job_or_dest, open_ledger(redis_url), data=data, cancel=cancel, yes=yes)
+        ledger = open_ledger(redis_url)
+        document = _remove_job(job_or_dest, ledger, data=data, cancel=cancel, take_over=take_over, yes=yes)
     else:
         if data:
             raise UsageError("--data goes with a job's id: a destination is its data")
-        ledger = open_ledger(redis_url) if names_redis(redis_url) else None
-        document = _remove_destination(job_or_dest, ledger, cancel=cancel, yes=yes)
+        named = open_ledger(redis_url) if names_redis(redis_url) else None
+        document = _remove_destination(job_or_dest, named, cancel=cancel, take_over=take_over, yes=yes)
     if as_json:
         print_json(document)
         return
@@ -57,7 +61,9 @@ def rm_command(job_or_dest: str, data: bool, cancel: bool, yes: bool, redis_url:
         click.echo(f"{document['job']}: removed from Redis")
 
 
-def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool, yes: bool) -> dict[str, Any]:
+def _remove_destination(
+    destination: str, ledger: Ledger | None, *, cancel: bool, take_over: bool, yes: bool
+) -> dict[str, Any]:
     from pipeline.client.removal import plan_removal, refuse_live, remove_dataset
     from pipeline.datasets.dataset import Dataset
 
@@ -65,11 +71,11 @@ def _remove_destination(destination: str, ledger: Ledger | None, *, cancel: bool
     if ledger is not None:
         refuse_live(ledger, removal.job, cancel=cancel)
     _ask(removal, yes=yes)
-    remove_dataset(removal.destination, Dataset(removal.destination).spec.sha256)
+    remove_dataset(removal.destination, Dataset(removal.destination).spec.sha256, ledger, take_over=take_over)
     return {**removal.as_json(), "forgotten": ledger is not None and _forget(ledger, removal.job)}
 
 
-def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, yes: bool) -> dict[str, Any]:
+def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, take_over: bool, yes: bool) -> dict[str, Any]:
     from pipeline.client.removal import Removal, plan_removal, refuse_live, remove_dataset
 
     job = ledger.find_job(text)
@@ -87,7 +93,7 @@ def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, yes: boo
     refuse_live(ledger, job, cancel=cancel)
     if removal.files:
         _ask(removal, yes=yes)
-        remove_dataset(destination, spec.sha256)
+        remove_dataset(destination, spec.sha256, ledger, take_over=take_over)
     return {**removal.as_json(), "forgotten": _forget(ledger, job)}
 
 

@@ -8,6 +8,7 @@ count. Before that step `resume` completes the old job, after it the new one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.datasets.destination import spec_at
 from pipeline.jobs.following import Watcher, cancel_and_wait
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import open_ledger
-from pipeline.jobs.queueing import JobHandle, enqueue, last_priority
+from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
 from pipeline.jobs.sizing import size_up
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -70,12 +71,15 @@ def plan_extension(destination: str, count: int) -> Extension:
     )
 
 
-def extend(destination: str, count: int, *, redis_url: str | None = None, parallel: int = 0) -> JobHandle:
+def extend(
+    destination: str, count: int, *, redis_url: str | None = None, parallel: int = 0, take_over: bool = False
+) -> JobHandle:
     """Queues a larger job for a dataset that is to have `count` samples in all; full shards stay.
 
     The job that made it may still be going: it is cancelled in this Redis, and what it has made is kept. Called
     again with the same count it makes what is missing.
-    Raises UsageError for a count below the present one, and for jobs whose samples depend on their count.
+    Raises UsageError for a count below the present one, and for jobs whose samples depend on their count,
+    DestinationBusyError where another maker is at work there; `take_over` says that it is gone.
     """
     old, url = spec_at(destination)
     spec = _grown(Dataset(url), count)
@@ -84,14 +88,25 @@ def extend(destination: str, count: int, *, redis_url: str | None = None, parall
     priority = last_priority(ledger, old, url)
     if spec != old:
         cancel_and_wait(ledger, old.job_id(url))
-    _record(spec, old, url)
-    return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
+    elif is_live(ledger, spec.job_id(url)):
+        return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
+    lease = destination_lease(url, f"job {spec.job_id(url)}", ledger)
+    with lease.held(take_over=take_over):
+        _record(spec, old, url)
+        return enqueue(spec, url, ledger, priority=priority, parallel=parallel, lease=lease)
 
 
 def extend_here(
-    destination: str, count: int, *, workers: int = 1, device: str = "auto", watcher: Watcher | None = None
+    destination: str,
+    count: int,
+    *,
+    workers: int = 1,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    take_over: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> Job | None:
-    """Makes a dataset's samples `count` in all here and now, as `generate` does.
+    """Makes a dataset's samples `count` in all here and now, as `generate` does; options as for `make_here`.
 
     Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend`, JobFailedError.
     """
@@ -99,8 +114,24 @@ def extend_here(
     spec = _grown(Dataset(url), count)
     generator = same_generator(old)
     open_store(url).check_writable()
-    _record(spec, old, url)
-    return make_here(spec, url, generator, workers=workers, device=device, watcher=watcher)
+
+    def prepare() -> None:
+        now = spec_at(url)[0]  # It may have changed while another was waited for.
+        if now.count > spec.count:
+            raise UsageError(f"{url} has {now.count:,} samples by now: extend only adds")
+        _record(spec, now, url)
+
+    return make_here(
+        spec,
+        url,
+        generator,
+        workers=workers,
+        device=device,
+        watcher=watcher,
+        prepare=prepare,
+        take_over=take_over,
+        notice=notice,
+    )
 
 
 def _grown(dataset: Dataset, count: int) -> JobSpec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from shlex import quote
 from typing import Any
@@ -24,12 +25,13 @@ from pipeline.generators import Generator, find_generator
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger, open_ledger
-from pipeline.jobs.queueing import JobHandle, enqueue, is_live, last_priority
+from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
 from pipeline.jobs.request import JobRequest
 from pipeline.jobs.webhooks import check_webhook
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.selection import Selection
 from pipeline.stores import names_destination, open_store
+from pipeline.stores.lease import this_process
 
 
 @dataclass(frozen=True)
@@ -123,21 +125,37 @@ def make_here(
     watcher: Watcher | None = None,
     only: Selection | None = None,
     made_by: EngineRecord | None = None,
+    prepare: Callable[[], None] | None = None,
+    take_over: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> Job | None:
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
+    Waits while another maker is at work there, which `notice` is told, unless `take_over` says that it is gone.
+    `prepare` is called before anything is made, once the destination is ours.
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
-    dataset = Dataset(destination)
-    if (only is not None or dataset.whole) and not _missing(dataset, only):
+    if prepare is None and _is_made(destination, only):
         return None
     with contextlib.ExitStack() as stack:
         settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
-        local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
         ledger = Ledger(settings)
-        handle = enqueue(spec, destination, ledger, only=only, made_by=made_by)
+        lease = destination_lease(destination, f"job {spec.job_id(destination)}", ledger, process=this_process())
+        stack.enter_context(lease.held(patiently=True, take_over=take_over, notice=notice))
+        if prepare is not None:
+            prepare()
+        if _is_made(destination, only):
+            return None
+        local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
+        handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
+
+        def check() -> None:
+            local.check()
+            if lease.lost:
+                lease.check()
+
         try:
-            job = wait_for(ledger, handle.id, watcher, check=local.check)
+            job = wait_for(ledger, handle.id, watcher, check=check)
         except LedgerError as error:
             raise LedgerError(
                 f"the private Valkey has ended, or does not answer ({one_line(error)})\n"
@@ -147,9 +165,13 @@ def make_here(
         return job
 
 
-def _missing(dataset: Dataset, only: Selection | None) -> bool:
+def _is_made(destination: str, only: Selection | None) -> bool:
+    """Whether the dataset, or the selection of its shards, is there already."""
+    dataset = Dataset(destination)
+    if only is None and not dataset.whole:
+        return False
     finished = dataset.finished()
-    return any(index not in finished for index in only or range(len(dataset.plan)))
+    return all(index in finished for index in only or range(len(dataset.plan)))
 
 
 def _configs(
@@ -161,35 +183,58 @@ def _configs(
         device=device,
         output_roots=(destination,),
         embedded=True,
+        client=this_process(),
         log_level="warning",
     )
     return share_cores([config] * workers)
 
 
-def resume(job_or_destination: str, *, redis_url: str | None = None, parallel: int = 0) -> JobHandle:
+def resume(
+    job_or_destination: str, *, redis_url: str | None = None, parallel: int = 0, take_over: bool = False
+) -> JobHandle:
     """Queues what is missing of a job in Redis; at most `parallel` workers share it, 0 leaves that open.
 
-    A destination is enough, whatever Redis knows. A job's id is looked up in Redis.
+    A destination is enough, whatever Redis knows. A job's id is looked up in Redis. Raises DestinationBusyError where
+    another maker is at work there; `take_over` says that it is gone.
     """
     ledger = open_ledger(redis_url)
     spec, destination = _job_or_destination(job_or_destination, ledger)
     open_store(destination).check_writable()
-    if not is_live(ledger, spec.job_id(destination)):
-        withdraw_damaged(destination)
+    job_id = spec.job_id(destination)
     priority = last_priority(ledger, spec, destination)
-    return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
+    if is_live(ledger, job_id):
+        return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
+    lease = destination_lease(destination, f"job {job_id}", ledger)
+    with lease.held(take_over=take_over):
+        withdraw_damaged(destination)
+        return enqueue(spec, destination, ledger, priority=priority, parallel=parallel, lease=lease)
 
 
 def resume_here(
-    destination: str, *, workers: int = 1, device: str = "auto", watcher: Watcher | None = None
+    destination: str,
+    *,
+    workers: int = 1,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    take_over: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> Job | None:
-    """Makes what is missing of the job at a destination here and now, as `generate` does.
+    """Makes what is missing of the job at a destination here and now, as `generate` does; options as for `make_here`.
 
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
     spec, url = spec_at(destination)
-    withdraw_damaged(url)
-    return make_here(spec, url, same_generator(spec), workers=workers, device=device, watcher=watcher)
+    return make_here(
+        spec,
+        url,
+        same_generator(spec),
+        workers=workers,
+        device=device,
+        watcher=watcher,
+        prepare=lambda: withdraw_damaged(url),
+        take_over=take_over,
+        notice=notice,
+    )
 
 
 def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:

@@ -8,12 +8,16 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.common.errors import DatasetError, UnknownJobError, UsageError
+from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import read_spec
 from pipeline.jobs.following import cancel_and_wait
 from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.queueing import destination_lease
 from pipeline.spec import plan as shards
 from pipeline.stores import open_store
+from pipeline.stores.lease import Lease
+from pipeline.stores.store import Store
 
 #: What noisemill writes beside shards and receipts. The manifest goes first, `job.json` last.
 _RECORDS = (
@@ -53,8 +57,11 @@ def plan_removal(destination: str) -> Removal:
     return Removal(destination=dataset.url, job=job, files=files, size_bytes=size_bytes, others=others)
 
 
-def remove_dataset(destination: str, spec_sha256: str) -> int:
+def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = None, *, take_over: bool = False) -> int:
     """Deletes the dataset of this spec; answers how many files went. Nothing where it is gone already.
+
+    What workers of `ledger` do there has been ended. Raises DestinationBusyError where another maker is at work;
+    `take_over` says that it is gone.
 
     Files of others stay, and then so do the folders they lie in. A removal that is cut short can be repeated.
     Raises StoreError, DatasetError where another job lies there.
@@ -65,15 +72,23 @@ def remove_dataset(destination: str, spec_sha256: str) -> int:
         return 0
     if spec.sha256 != spec_sha256:
         raise DatasetError(f"{store.url} holds another job now: it is left alone")
-    # First what says that it is whole, last what says whose it is.
-    store.delete([shards.MANIFEST])
-    store.sweep(older_than_s=0)
-    owned = _Owned(Dataset(store.url))
-    names = [entry.name for entry in store.list("") if entry.name in owned and entry.name != shards.JOB]
-    store.delete(names)
-    store.delete([shards.JOB])
+    with removal_lease(store, ledger).held(take_over=take_over):
+        # First what says that it is whole, last what says whose it is.
+        store.delete([shards.MANIFEST])
+        store.sweep(older_than_s=0)
+        owned = _Owned(Dataset(store.url))
+        names = [entry.name for entry in store.list("") if entry.name in owned and entry.name != shards.JOB]
+        store.delete(names)
+        store.delete([shards.JOB])
     store.prune()
     return len(names) + 2
+
+
+def removal_lease(store: Store, ledger: Ledger | None) -> Lease:
+    """The lease of a destination whose dataset is to be removed."""
+    if ledger is not None:
+        return destination_lease(store.url, "removal", ledger)
+    return Lease(store, what="removal", ttl_s=load_settings().lease_s)
 
 
 def refuse_live(ledger: Ledger, job_id: str, *, cancel: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Rec
 from pipeline.generators import Generator, find_generator
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
+from pipeline.jobs.queueing import destination_lease
 from pipeline.jobs.request import labels_upload, latents_upload
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
@@ -102,6 +104,7 @@ def reproduce(
     workers: int = 1,
     device: str = "auto",
     watcher: Watcher | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Reproduction:
     """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
 
@@ -118,17 +121,32 @@ def reproduce(
     fresh = read_spec(store) is None
     uploads = _uploads(recipe, latents, labels) if fresh else []
     job = PlannedJob(found, spec, uploads).at(store.url)
-    if chosen is not None:
-        _tell_selection(Dataset(store.url), chosen, fresh=fresh)
-    if not fresh:
-        # What lies there already is compared by its receipts, so they must be true.
-        withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
     made_by = recipe.made_by[0]
+
+    def prepare() -> None:
+        if chosen is not None:
+            _tell_selection(Dataset(store.url), chosen, fresh=fresh)
+        if not fresh:
+            # What lies there already is compared by its receipts, so they must be true.
+            withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
+
     if here:
-        job.make_here(found, workers=workers, device=device, watcher=watcher, only=chosen, made_by=made_by)
+        job.make_here(
+            found,
+            workers=workers,
+            device=device,
+            watcher=watcher,
+            only=chosen,
+            made_by=made_by,
+            prepare=prepare,
+            notice=notice,
+        )
     else:
         ledger = open_ledger(redis_url)
-        handle = job.enqueue(ledger, parallel=workers, only=chosen, made_by=made_by)
+        lease = destination_lease(store.url, f"job {spec.job_id(store.url)}", ledger)
+        with lease.held():
+            prepare()
+            handle = job.enqueue(ledger, parallel=workers, only=chosen, made_by=made_by, lease=lease)
         raise_unless_done(wait_for(ledger, handle.id, watcher))
     return _compared(recipe, store.url, chosen)
 

@@ -9,6 +9,7 @@
     |   `-- DestinationOccupiedError    it holds another job or other files
     |-- StoreError (OSError)            reading or writing a store failed
     |   `-- StoreUnavailableError       for now: it may pass without anybody's doing
+    |       `-- DestinationBusyError    another maker is at work there
     |-- DatasetError (ValueError)       what lies at the destination is malformed or missing
     |   `-- NewerVersionError           a newer noisemill wrote it
     |-- LedgerError                     Redis is absent, refuses us or is not Redis
@@ -58,6 +59,10 @@ class StoreError(NoisemillError, OSError):
 
 class StoreUnavailableError(StoreError):
     """A store does not answer, is overloaded or fails in a way that may pass by itself."""
+
+
+class DestinationBusyError(StoreUnavailableError):
+    """Another maker is at work at a destination."""
 
 
 class DatasetError(NoisemillError, ValueError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +58,22 @@ def load_settings(**overrides: object) -> Settings:
             value = default if text is None or text == "" else _parse(name, text, type(default))
         values[name] = value
     for name in ("cache_dir", "lock_dir"):
-        values[name] = Path(str(values[name])).expanduser()
+        values[name] = _expanded(Path(str(values[name])))
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def _expanded(path: Path) -> Path:
+    """The path with `~` replaced; by a folder of the user's own among the temporary ones where there is no home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # As in a container that runs as a uid without an entry in passwd and without HOME.
+        own = Path(tempfile.gettempdir()) / f"noisemill-home-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    found = own.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UsageError(f"this user has no home, and {own} is not its own: set HOME or NOISEMILL_CACHE_DIR")
+    return own / Path(*path.parts[1:])
 
 
 def names_redis(redis_url: str | None) -> bool:

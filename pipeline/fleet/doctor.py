@@ -246,12 +246,13 @@ def _storage(destination: str) -> _Answer:
     while not place.startswith("s3://") and not os.path.lexists(place):
         place = os.path.dirname(place)  # A check makes no folders.
     before = time.time()
-    clock = open_store(place).check_access()
+    access = open_store(place).check_access()
     warnings = []
-    if clock is not None:
-        warnings += _about_clock("S3", clock - (before + time.time()) / 2, _S3_SKEW_S)
+    if access.clock is not None:
+        warnings += _about_clock("S3", access.clock - (before + time.time()) / 2, _S3_SKEW_S)
     if place.startswith("s3://"):
-        return f"{store.url} can be written, read, listed and deleted from", warnings
+        note = "" if access.exclusive else "; it ignores conditions of PUT requests: let no two makers begin at once"
+        return f"{store.url} can be written, read, listed and deleted from{note}", warnings
     free, told = _free(place)
     return f"{store.url} can be written, read, listed and deleted from; {size(free)} free", warnings + told
 

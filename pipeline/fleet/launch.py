@@ -46,8 +46,9 @@ class WorkerConfig:
     cores: tuple[int, ...] = ()
     #: How many workers a GPU takes.
     per_gpu: int = 1
-    #: Dies with the process that started it.
+    #: Dies with the process that started it, which `client` names (`pipeline.stores.lease.this_process`).
     embedded: bool = False
+    client: str = ""
     #: "info", "warning" and so on.
     log_level: str = "info"
     #: "text" or "json".

@@ -104,6 +104,20 @@ def redacted(url: str) -> str:
     return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
 
+#: What a server says that cannot do just now what it is asked, and what that means.
+_REFUSALS = {
+    "MISCONF": "cannot save its snapshots (RDB) to its disk, and takes no writes until it can: see to that disk",
+    "READONLY": "is a replica, which takes no writes: give the URL of its primary",
+    "LOADING": "is still loading its data: try again once it has",
+    "MASTERDOWN": "is a replica that has lost its primary: see to the primary",
+    "NOREPLICAS": "takes no writes until enough replicas are up (min-replicas-to-write): see to them",
+    "CLUSTERDOWN": "is part of a cluster that is down; noisemill needs a single Redis or Valkey",
+    "MOVED": "is part of a cluster; noisemill needs a single Redis or Valkey",
+    "cluster support": "is part of a cluster; noisemill needs a single Redis or Valkey",
+    "BUSY": "is busy with a script of somebody's: try again once that has ended",
+}
+
+
 @contextmanager
 def redis_errors(url: str) -> Iterator[None]:
     """Turns what redis-py raises into LedgerError: what is wrong with which server, and what to do."""
@@ -124,6 +138,9 @@ def redis_errors(url: str) -> Iterator[None]:
             raise LedgerError(
                 f"Redis at {shown} asks for a password: give it as redis://:PASSWORD@HOST in NOISEMILL_REDIS_URL."
             ) from error
+        for word, meaning in _REFUSALS.items():
+            if word in str(error):
+                raise LedgerError(f"Redis at {shown} {meaning}") from error
         raise LedgerError(f"The server at {shown} did not answer as Redis does: {error}") from error
     except (redis.exceptions.TimeoutError, TimeoutError) as error:
         raise LedgerError(f"Redis at {shown} did not answer in time: is it Redis, and is it up?") from error

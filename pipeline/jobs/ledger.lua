@@ -579,6 +579,12 @@ function operations.turn(arguments)
   return redis.call('SET', live .. ':' .. arguments[1], 'taken', 'NX', 'PX', arguments[2]) and 1 or 0
 end
 
+-- identity(proposal): what tells this ledger from all others; the first proposal counts. Of no job.
+function operations.identity(arguments)
+  redis.call('SET', live .. ':ledger', arguments[1], 'NX')
+  return redis.call('GET', live .. ':ledger')
+end
+
 -- status(): {fields, failed, progress, leased, retrying, errors, now}
 function operations.status()
   return {

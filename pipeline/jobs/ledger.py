@@ -204,7 +204,7 @@ class Ledger:
             with self._redis.pipeline(transaction=False) as batch:
                 for job_id in latest:
                     batch.hget(self._job_key(job_id), "state")
-                states = batch.execute()
+                states = batch.execute(raise_on_error=False)  # One may be damaged.
             lost = {job_id for job_id, state in zip(latest, states, strict=True) if state in LIVE_STATES} - live
             if lost:
                 self._redis.sadd(self._key("live"), *lost)
@@ -218,6 +218,11 @@ class Ledger:
         missing = [member for member, found in zip(wanted, scores, strict=True) if found is None]
         if missing:
             self._redis.zadd(self._key(name), dict.fromkeys(missing, score), nx=True)
+
+    def identity(self) -> str:
+        """What tells this ledger from all others: the holder of leases of destinations."""
+        with self._talk():
+            return str(self._call("", "identity", uuid.uuid4().hex))
 
     def takes_turn(self, what: str, interval_s: float) -> bool:
         """Whether it is this caller's turn to do something that one of all workers does in each interval."""

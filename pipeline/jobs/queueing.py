@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
 
@@ -18,6 +19,8 @@ from pipeline.jobs.ledger import Ledger
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.selection import Selection
+from pipeline.stores import open_store
+from pipeline.stores.lease import Lease
 
 
 @dataclass
@@ -60,13 +63,14 @@ def enqueue(
     webhook: str | None = None,
     only: Selection | None = None,
     made_by: EngineRecord | None = None,
+    lease: Lease | None = None,
 ) -> JobHandle:
     """Enters a prepared job in the ledger, with what lies at the destination, and sends its wake-ups.
 
     `schedule` names the schedule that asks for it; `webhook` is a URL that hears of its end (`pipeline.jobs.webhooks`).
     `only` leaves out all other shards. Engine and batch are those of `made_by`, else those of what lies there.
     A job that is live already goes on; what Redis has lost of it is put back. Raises DestinationOccupiedError where it
-    makes other shards.
+    makes other shards, DestinationBusyError where another maker is at work and the caller does not hold the `lease`.
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
@@ -77,24 +81,33 @@ def enqueue(
             handle.warning = "it was queued before: its webhook stays as it was then"
         _wake(handle, spec, priority)
         return handle
-    finished, whole = _found(spec, destination, only)
-    made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
-    ledger.enter(
-        job_id=job_id,
-        spec=spec,
-        destination=destination,
-        priority=priority,
-        parallel=parallel,
-        done=((index, receipt.count) for index, receipt in finished.items()),
-        engine=made_by.engine if made_by else None,
-        batch=made_by.batch if made_by else 0,
-        whole=whole,
-        only=only,
-        schedule=schedule,
-        webhook=webhook,
-    )
+    held = nullcontext() if lease else destination_lease(destination, f"job {job_id}", ledger).held()
+    with held:  # Afterwards the workers take it, once they begin.
+        finished, whole = _found(spec, destination, only)
+        made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
+        ledger.enter(
+            job_id=job_id,
+            spec=spec,
+            destination=destination,
+            priority=priority,
+            parallel=parallel,
+            done=((index, receipt.count) for index, receipt in finished.items()),
+            engine=made_by.engine if made_by else None,
+            batch=made_by.batch if made_by else 0,
+            whole=whole,
+            only=only,
+            schedule=schedule,
+            webhook=webhook,
+        )
     _wake(handle, spec, priority)
     return handle
+
+
+def destination_lease(destination: str, what: str, ledger: Ledger, *, process: str = "") -> Lease:
+    """The lease of a destination for whatever one ledger does there: all its clients and workers share it."""
+    return Lease(
+        open_store(destination), what=what, ttl_s=ledger.settings.lease_s, holder=ledger.identity(), process=process
+    )
 
 
 def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:

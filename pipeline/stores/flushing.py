@@ -7,6 +7,7 @@ import errno
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,10 @@ _FLUSHED_WHOLE = ("ext3", "ext4", "xfs", "btrfs", "tmpfs")
 _TELLS_ERRORS = (5, 8)
 
 
+#: How a file system says that it cannot flush, which is not that flushing failed.
+_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
+
+
 def flush(path: Path | str) -> None:
     """Waits until a file or folder has reached the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -30,7 +35,7 @@ def flush(path: Path | str) -> None:
         os.fsync(descriptor)
     except OSError as error:
         # Some mounted file systems cannot flush folders.
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL and not (error.errno in _CANNOT and stat.S_ISDIR(os.fstat(descriptor).st_mode)):
             raise
     finally:
         os.close(descriptor)
@@ -43,8 +48,13 @@ def flush_files(paths: Sequence[str], opened_before: int) -> None:
     all tells of what has failed since.
     """
     if len(paths) >= _MANY and _whole_flush_is_sound(opened_before):
-        _flush_whole(opened_before)
-        return
+        try:
+            _flush_whole(opened_before)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+        else:
+            return
     with ThreadPoolExecutor(min(_FLUSHERS, max(1, len(paths)))) as flushers:
         for _ in flushers.map(flush, paths):
             pass

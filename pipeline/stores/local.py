@@ -21,7 +21,18 @@ from typing import BinaryIO
 from pipeline.common.errors import StoreError, StoreUnavailableError
 from pipeline.common.files import open_regular, open_unlinked
 from pipeline.stores.flushing import flush, flush_files
-from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Digest, Entry, StoredFile, as_bytes, check_name
+from pipeline.stores.store import (
+    LEASE,
+    MAX_LEASE_BYTES,
+    SWEEP_AGE_S,
+    TEMPORARY,
+    Access,
+    Digest,
+    Entry,
+    StoredFile,
+    as_bytes,
+    check_name,
+)
 
 _IN_WORDS = {
     errno.EACCES: "permission denied: give this user the right to write there, or choose another destination",
@@ -147,7 +158,7 @@ class LocalStore:
             probe.touch(exist_ok=False)
             probe.unlink()
 
-    def check_access(self) -> float | None:
+    def check_access(self) -> Access:
         """Creates the folder, then writes, reads, lists and deletes a file in it. Its clock is this machine's."""
         self.check_writable()
         probe = self._root / _temporary_name()
@@ -159,15 +170,74 @@ class LocalStore:
                     next(entries, None)
             finally:
                 probe.unlink(missing_ok=True)
-        return None
+        return Access(clock=None, exclusive=True)
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Removes old staging folders and temporary files, except folders that a living draft has locked."""
         with _errors_in_words(self._root):
             for path in self._root.glob(f"{TEMPORARY}*"):
+                if path.name == LEASE:
+                    continue
                 # With no age to ask for, no clock is asked: this machine's may be behind that of the disk.
                 if older_than_s <= 0 or time.time() - _last_change(path) > older_than_s:
                     _remove_abandoned(path)
+
+    def read_lease(self) -> bytes | None:
+        """The small file that is the lease."""
+        with _errors_in_words(self._root):
+            try:
+                with open_regular(self._root / LEASE) as file:
+                    return file.read(MAX_LEASE_BYTES)
+            except _ABSENT:
+                return None
+
+    def lease_age_s(self) -> float | None:
+        """By the clock of the file system, which may be another machine's: a new file tells what it is."""
+        probe = self._root / _temporary_name()
+        with _errors_in_words(self._root):
+            try:
+                written = os.stat(self._root / LEASE, follow_symlinks=False).st_mtime
+            except _ABSENT:
+                return None
+            try:
+                probe.touch(exist_ok=False)
+                return max(0.0, probe.stat().st_mtime - written)
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
+        """A new one is linked into its place, which one alone can do; an old one is replaced under a lock."""
+        temporary = self._root / _temporary_name()
+        with _errors_in_words(self._root):
+            try:
+                self._make_root()
+                temporary.write_bytes(data)
+                with self._lease_lock():
+                    if self.read_lease() != before:
+                        return False
+                    if before is None:
+                        return _put_new(temporary, self._root / LEASE)
+                    temporary.rename(self._root / LEASE)
+                    return True
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def delete_lease(self, before: bytes) -> None:
+        """Unlinks it, under a lock."""
+        with _errors_in_words(self._root), suppress(*_ABSENT), self._lease_lock():
+            if self.read_lease() == before:
+                os.unlink(self._root / LEASE)
+
+    @contextmanager
+    def _lease_lock(self) -> Iterator[None]:
+        """Locks the folder itself. On a file system without locks two may replace a lease at the same moment."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def stage(self) -> Path:
         """A new hidden folder inside the destination, for a draft."""
@@ -392,6 +462,21 @@ def _write_new(path: str, data: bytes) -> None:
 def _write_all(descriptor: int, rest: memoryview) -> None:
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def _put_new(file: Path, place: Path) -> bool:
+    """Puts a file where there is none; False where there is one."""
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        return False
+    except OSError:  # A file system without hard links.
+        try:
+            with place.open("xb") as new:
+                new.write(file.read_bytes())
+        except FileExistsError:
+            return False
+    return True
 
 
 def _walk(folder: Path, name: str) -> Iterator[Entry]:

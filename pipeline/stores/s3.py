@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pipeline.common.errors import StoreError
 from pipeline.stores.s3_bucket import Bucket, ObjectReader
 from pipeline.stores.s3_draft import S3Draft
-from pipeline.stores.store import SWEEP_AGE_S, TEMPORARY, Entry, check_name
+from pipeline.stores.store import LEASE, MAX_LEASE_BYTES, SWEEP_AGE_S, TEMPORARY, Access, Entry, check_name
 
 _READ_BUFFER_BYTES = 2**20
 
@@ -88,7 +88,7 @@ class S3Store:
             bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"", **bucket.encryption)
             bucket.client.delete_object(Bucket=bucket.name, Key=probe)
 
-    def check_access(self) -> float | None:
+    def check_access(self) -> Access:
         """Puts a probe below the prefix, reads, lists and deletes it: all that noisemill does there."""
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
@@ -96,6 +96,7 @@ class S3Store:
             answer = bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"probe", **bucket.encryption)
             try:
                 found = bucket.client.get_object(Bucket=bucket.name, Key=probe)["Body"].read()
+                exclusive = bucket.knows_conditions(probe, b"probe")
                 listed = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=probe).get("Contents", [])
             finally:
                 bucket.client.delete_object(Bucket=bucket.name, Key=probe)
@@ -104,7 +105,27 @@ class S3Store:
                 f"{self.url}: what was written is not what is read or listed after: use a store that is consistent"
             )
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return None if told is None else parsedate_to_datetime(told).timestamp()
+        return Access(None if told is None else parsedate_to_datetime(told).timestamp(), exclusive)
+
+    def read_lease(self) -> bytes | None:
+        """The small object that is the lease."""
+        try:
+            return self._bucket.get(self._prefix + LEASE, most_bytes=MAX_LEASE_BYTES)
+        except FileNotFoundError:
+            return None
+
+    def lease_age_s(self) -> float | None:
+        """By the server's clock, which has seconds."""
+        return self._bucket.age_s(self._prefix + LEASE)
+
+    def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
+        """A conditional PUT, where the server knows it."""
+        return self._bucket.replace(self._prefix + LEASE, data, before=before)
+
+    def delete_lease(self, before: bytes) -> None:
+        """Deletes it if it is still the same; between the look and the request another may have taken it."""
+        if self.read_lease() == before:
+            self._bucket.delete([self._prefix + LEASE])
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Aborts multipart uploads to which no part has been added for `older_than_s` seconds.

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from email.utils import parsedate_to_datetime
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -60,6 +61,14 @@ _ABSENT = ("404", "NoSuchKey")
 # NoSuchUpload is how rclone says that there are none.
 _CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
 
+#: How a server says that a condition does not hold, or that it knows no conditions.
+_CONDITION_FAILED = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+_KNOWS_NO_CONDITION = ("501", "NotImplemented")
+#: Whether a server heeds conditions, by endpoint.
+_KNOWS_CONDITIONS: dict[str, bool] = {}
+#: Where it does not: how long after an object was written it is looked at again, seconds.
+_SECOND_LOOK_S = 0.5
+
 Answer = TypeVar("Answer")
 
 
@@ -90,6 +99,59 @@ class Bucket:
     def put(self, key: str, data: bytes | bytearray) -> None:
         """Writes an object whole."""
         self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data), **self.encryption))
+
+    def replace(self, key: str, data: bytes, *, before: bytes | None) -> bool:
+        """Writes a small object if it is `before` (None: if there is none); answers whether it did.
+
+        Where the server ignores conditions, a second look some time later tells whether another was faster.
+        """
+        try:
+            found = self._ask(key, lambda: self.client.get_object(Bucket=self.name, Key=key))
+            condition, present = {"IfMatch": found["ETag"]}, found["Body"].read()
+        except FileNotFoundError:
+            condition, present = {"IfNoneMatch": "*"}, None
+        if present != before:
+            return False
+        # Refused, it may be there all the same: a request that was sent twice meets its own first answer.
+        self._put_if(key, data, condition)
+        if before != data and not self.knows_conditions(key, data):
+            time.sleep(_SECOND_LOOK_S)
+        try:
+            return self.get(key) == data
+        except FileNotFoundError:
+            return False
+
+    def knows_conditions(self, key: str, data: bytes) -> bool:
+        """Whether the server refuses to write an object that is there, on condition that it is not; asks it once."""
+        if self._endpoint not in _KNOWS_CONDITIONS:
+            _KNOWS_CONDITIONS[self._endpoint] = not self._put_if(key, data, {"IfNoneMatch": "*"})
+        return _KNOWS_CONDITIONS[self._endpoint]
+
+    def _put_if(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
+        """Puts an object on a condition; False where the server says that it does not hold."""
+
+        def put(**extra: Any) -> bool:
+            try:
+                self.client.put_object(Bucket=self.name, Key=key, Body=data, **extra, **self.encryption)
+            except ClientError as error:
+                if error_code(error) in _CONDITION_FAILED:
+                    return False
+                if extra and error_code(error) in _KNOWS_NO_CONDITION:
+                    return put()
+                raise
+            return True
+
+        return self._ask(key, lambda: put(**condition))
+
+    def age_s(self, key: str) -> float | None:
+        """Seconds since an object was last written, by the server's clock; None where there is none."""
+        try:
+            answer = self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))
+        except FileNotFoundError:
+            return None
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = parsedate_to_datetime(told).timestamp() if told else time.time()
+        return max(0.0, now - answer["LastModified"].timestamp())
 
     def get(self, key: str, first: int = 0, stop: int | None = None, *, most_bytes: int | None = None) -> bytes:
         """The object, or its bytes `first` to `stop - 1`, which have to be there, or its first `most_bytes`.

@@ -13,6 +13,11 @@ from typing import BinaryIO, NamedTuple, Protocol
 #: Names that begin so are a store's own temporary ones: never listed, swept when they are old.
 TEMPORARY = ".noisemill-"
 
+#: Name of the lease.
+LEASE = f"{TEMPORARY}maker"
+#: A lease that is longer is none of ours, bytes.
+MAX_LEASE_BYTES = 4096
+
 _ODD_PARTS = frozenset(("", ".", ".."))
 
 #: Age at which `Store.sweep` takes an abandoned temporary for abandoned.
@@ -37,6 +42,15 @@ class Entry(NamedTuple):
     name: str
     #: Length in bytes.
     size_bytes: int
+
+
+class Access(NamedTuple):
+    """What a check of a store told."""
+
+    #: Unix time by the server's clock; None where it has none of its own.
+    clock: float | None
+    #: Whether exactly one of several makers gets a lease.
+    exclusive: bool
 
 
 class Sink(Protocol):
@@ -139,11 +153,30 @@ class Store(Protocol):
         """
         ...
 
-    def check_access(self) -> float | None:
-        """Writes a probe, reads, lists and deletes it; answers the time by the server's clock (Unix), where it has one.
+    def check_access(self) -> Access:
+        """Writes a probe, reads, lists and deletes it; answers what that told of the store.
 
         Raises StoreError as `check_writable` does.
         """
+        ...
+
+    def read_lease(self) -> bytes | None:
+        """The lease of the destination (`pipeline.stores.lease`); None where there is none."""
+        ...
+
+    def lease_age_s(self) -> float | None:
+        """Seconds since the lease was last written, by the store's own clock; None where there is none."""
+        ...
+
+    def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
+        """Writes the lease, if it is still `before` (None: if there is none); answers whether it did.
+
+        Of several that try at the same time one gets True; where a server ignores conditions, nearly always.
+        """
+        ...
+
+    def delete_lease(self, before: bytes) -> None:
+        """Deletes the lease, if it is still `before`."""
         ...
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:

@@ -121,7 +121,7 @@ def test_straight_to_s3(here: Fleet, s3: S3Server) -> None:
     assert here.run("verify", destination).returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_says_how_to_go_on_and_leaves_nothing(here: Fleet, number: signal.Signals) -> None:
     process = start(here, TINY, "out", "--count", "300k", "--shard-size", "100")
     here.wait_until(lambda: (here.folder / "out/receipts").exists())
@@ -163,8 +163,47 @@ def test_killed_it_leaves_no_process(here: Fleet) -> None:
     assert [one for one in left_behind(here) if not one.startswith(here.environment["TMPDIR"])] == []
     # Its temporary files go when the next one starts.
     assert left_behind(here) != []
+    # The lease of the dead is no obstacle.
+    began = time.monotonic()
+    removed = here.run("rm", "out", "--yes")
+    assert removed.returncode == 0, removed.stderr
+    assert time.monotonic() - began < 20
+    assert not (here.folder / "out").exists()
     assert here.run("generate", TINY, "next", "--count", "10").returncode == 0
     assert left_behind(here) == []
+
+
+def test_two_at_once_make_one_dataset(here: Fleet) -> None:
+    job = (TINY, "out", "--count", "20k", "--shard-size", "100")
+    first = start(here, *job)
+    here.wait_until(lambda: (here.folder / "out/receipts").exists())
+    second = start(here, *job)
+    refused = here.run("rm", "out", "--yes")
+    assert refused.returncode == 1
+    assert "is being made by job tiny-" in refused.stderr
+    assert first.communicate(timeout=120) is not None
+    said = second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert "all of it was there already" in said[0]
+    assert "is being made by job tiny-" in said[1]
+    assert here.run("verify", "out").returncode == 0
+    assert not [name for name in os.listdir(here.folder / "out") if name.startswith(".")]
+    assert left_behind(here) == []
+
+
+def test_under_nohup_it_outlives_its_terminal(here: Fleet) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "generate", TINY, "out", "--count", "5k", "--shard-size", "100"],
+        env=here.environment,
+        cwd=here.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    here.wait_until(lambda: (here.folder / "out/job.json").exists())
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
 
 
 def test_a_generator_that_does_not_load_is_one_line(here: Fleet) -> None:

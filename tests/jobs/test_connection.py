@@ -122,7 +122,9 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     (redis.exceptions.OutOfMemoryError("OOM command not allowed"), "is full"),
     (redis.exceptions.NoPermissionError("no permissions"), "does not permit"),
     (redis.exceptions.BusyLoadingError("loading"), "loading"),
-    (redis.exceptions.ReadOnlyError("READONLY You can't write"), "READONLY"),
+    (redis.exceptions.ReadOnlyError("READONLY You can't write"), "is a replica, which takes no writes"),
+    (redis.exceptions.ResponseError("MISCONF Valkey is configured to save RDB snapshots"), "cannot save its snapshots"),
+    (redis.exceptions.ResponseError("MOVED 866 127.0.0.1:7001"), "is part of a cluster"),
     (redis.exceptions.MaxConnectionsError("too many"), "too many"), (BrokenPipeError(32, "Broken pipe"), "Broken pipe"),
 ])  # fmt: skip
 def test_failures_in_words(error: Exception, words: str) -> None:

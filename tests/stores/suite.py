@@ -362,6 +362,42 @@ class StoreSuite:
         assert len(door.files()) == 48
         assert door.leftovers() == []
 
+    # The lease.
+
+    def test_a_lease_is_written_replaced_and_deleted(self, store: Store, door: Door) -> None:
+        assert store.read_lease() is None
+        assert store.lease_age_s() is None
+        store.delete_lease(b"")
+        assert not store.write_lease(b"x", before=b"y")
+        assert store.read_lease() is None
+        assert store.write_lease(b"first", before=None)
+        assert not store.write_lease(b"second", before=None)
+        assert not store.write_lease(b"second", before=b"other")
+        assert store.read_lease() == b"first"
+        assert store.write_lease(b"first", before=b"first")
+        assert store.write_lease(b"second", before=b"first")
+        assert store.read_lease() == b"second"
+        age_s = store.lease_age_s()
+        assert age_s is not None
+        assert 0 <= age_s < 60
+        store.delete_lease(b"first")
+        assert store.read_lease() == b"second"
+        store.sweep(-60)
+        assert store.read_lease() == b"second", "it is no leftover"
+        assert list(store.list()) == []
+        store.delete_lease(b"second")
+        assert store.read_lease() is None
+        assert door.leftovers() == []
+
+    @pytest.mark.parametrize("before", [None, b"old"])
+    def test_of_many_one_gets_the_lease(self, store: Store, before: bytes | None) -> None:
+        if before is not None:
+            assert store.write_lease(before, before=None)
+        with ThreadPoolExecutor(6) as threads:
+            got = list(threads.map(lambda number: store.write_lease(b"%d" % number, before=before), range(6)))
+        assert sum(got) == 1
+        assert store.read_lease() == b"%d" % got.index(True)
+
     # Checks, crashes and what they leave.
 
     def test_check_writable_leaves_nothing(self, store: Store, door: Door) -> None:

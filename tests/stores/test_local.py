@@ -375,3 +375,31 @@ def test_the_file_system_is_found(tmp_path: Path) -> None:
     assert found.stdout.strip() == "proc"
     assert flushing._file_system(os.stat("/proc").st_dev) == "proc"
     assert flushing._file_system(os.makedev(4095, 7)) == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_that_flushes_no_folders(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", refuse)
+    store.write("a/b", b"1")
+    assert store.read("a/b") == b"1"
+
+
+def test_a_file_system_without_locks(store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    draft = store.draft()
+    draft.add("a", b"1")
+    draft.commit()
+    assert store.write_lease(b"x", before=None)
+    assert not store.write_lease(b"y", before=None)
+    assert store.write_lease(b"y", before=b"x")
+    assert store.read_lease() == b"y"

@@ -37,10 +37,12 @@ from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.job import LIVE_STATES
 from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.queueing import destination_lease
 from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import is_canonical, normalise, open_store
+from pipeline.stores.lease import Lease
 from pipeline.stores.store import StoredFile
 from workers.engine.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
 from workers.making.background import Background
@@ -84,6 +86,8 @@ class SliceWorker:
     info: WorkerInfo
     #: Set when the worker is told to go.
     stop: threading.Event
+    #: The process with which it ends (`pipeline.stores.lease.this_process`); empty where it ends with none.
+    client: str = ""
     #: Samples that were made since the start.
     samples: int = 0
     _slices: int = field(default=0)
@@ -213,7 +217,19 @@ class SliceWorker:
             time.sleep(_REFUSAL_S)
             return True
         engine = self._settled_engine(job, spec)
-        return (yield from _Slice(self, job, spec, place, token, holder).run(engine))
+        lease = destination_lease(place, f"job {job}", self.ledger, process=self.client)
+        lease.take_now()
+        going_on = False
+        try:
+            with lease.kept():
+                piece = _Slice(self, job, spec, place, token, holder, lease)
+                again = yield from piece.run(engine)
+                going_on = not piece.ended
+        finally:
+            # While the job goes on it stays that of this Redis, whichever worker comes next.
+            if not going_on:
+                lease.give_back()
+        return again
 
     @property
     def unreachable(self) -> tuple[str, ...]:
@@ -300,8 +316,17 @@ class SliceWorker:
 class _Slice:
     """One stretch of time on one job; the mill's shift."""
 
-    def __init__(self, worker: SliceWorker, job: str, spec: JobSpec, destination: str, token: int, holder: str) -> None:
-        self._worker, self._ledger = worker, worker.ledger
+    def __init__(
+        self,
+        worker: SliceWorker,
+        job: str,
+        spec: JobSpec,
+        destination: str,
+        token: int,
+        holder: str,
+        lease: Lease,
+    ) -> None:
+        self._worker, self._ledger, self._lease = worker, worker.ledger, lease
         self._job, self._spec, self._destination = job, spec, destination
         self._token, self._holder = token, holder
         self._dataset = Dataset(destination)
@@ -312,7 +337,8 @@ class _Slice:
         self._lock = threading.Lock()
         self._renewed = time.monotonic()
         self._over = threading.Event()
-        self._ended = False
+        #: Whether the job is over, or cannot go on just now.
+        self.ended = False
         #: Whether all that was left was in hands when a shard was last asked for.
         self._waited = False
         self._made = 0
@@ -340,7 +366,7 @@ class _Slice:
         finally:
             self._over.set()
             pulse.join()
-        return not (self._waited or self._ended or self._final is not None)
+        return not (self._waited or self.ended or self._final is not None)
 
     # -- the mill's shift --------------------------------------------------------------------------
 
@@ -369,12 +395,15 @@ class _Slice:
 
     def stopping(self) -> bool:
         """Whether the job has ended, or the worker is told to go."""
-        return self._ended or self._worker.stop.is_set()
+        return self.ended or self._worker.stop.is_set()
 
     def still_ours(self, work: Work) -> bool:
-        """Asks the ledger."""
+        """Asks the ledger, and the destination. Raises StoreError, as where another maker has taken it over."""
         self._patiently(self._renew)
-        return not work.lost and not self._ended
+        if work.lost or self.ended:
+            return False
+        self._lease.check()
+        return True
 
     def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
         """Writes the receipt, then tells the ledger."""
@@ -420,7 +449,7 @@ class _Slice:
 
     def _tell_trouble(self, work: Work, trouble: Exception) -> None:
         if isinstance(trouble, StoreError):
-            self._ended = True
+            self.ended = True
             self._worker.hold(self._job, trouble, work.claim)
             return
         message = _in_words(trouble)
@@ -443,7 +472,7 @@ class _Slice:
         self._waited = claim == "wait"
         if claim == "stop":
             self._patiently(self._renew)
-            self._ended = True
+            self.ended = True
         if not isinstance(claim, Claim):
             return None
         if claim.shard < 0:
@@ -536,9 +565,11 @@ class _Slice:
         """The last step of the job. Not made of a selection, or where shards were given up: it is not whole then."""
         state = self._ledger.job(self._job)
         try:
+            self._lease.check()
             if not state.failed and state.selection is None:
                 finish_dataset(self._destination, self._job)
             answer = self._patiently(lambda: self._ledger.finish(self._job, claim))
+            self.ended = True
             log.info("job %s is %s", self._job, answer, extra=about(self._job))
         except StoreError as error:
             self._worker.hold(self._job, error, claim)
@@ -572,13 +603,13 @@ class _Slice:
         renewal = self._ledger.renew(self._job, claims, token=self._token, holder=self._holder)
         self._renewed = time.monotonic()
         if renewal.state not in LIVE_STATES:
-            if renewal.state == "unknown" and not self._ended:
+            if renewal.state == "unknown" and not self.ended:
                 log.warning(
                     "job %s: Redis knows nothing of it any more; 'noisemill resume %s' makes what is missing",
                     self._job, quote(self._destination),
                     extra=about(self._job),
                 )  # fmt: skip
-            self._ended = True
+            self.ended = True
         with self._lock:
             for index in renewal.lost & self._works.keys():
                 # What was committed while the renewal was under way is not lost, it is done.

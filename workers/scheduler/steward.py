@@ -221,7 +221,7 @@ class Steward:
         try:
             if normalise(run.destination) != run.destination:
                 raise DatasetError(f"{run.destination} is a link now: what it leads to is left alone")
-            remove_dataset(run.destination, run.spec_sha256)
+            remove_dataset(run.destination, run.spec_sha256, self._ledger)
         except DatasetError as error:
             log.warning("schedule %s: run %d: %s", schedule.name, run.number, error)
             self._book.update(schedule.name, run.number, verified=False, error=str(error))

@@ -136,6 +136,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         calibrations={"float32": calibration},
         info=info,
         stop=threading.Event(),
+        client=config.client,
     )
 
 

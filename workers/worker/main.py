@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -52,9 +53,21 @@ def run(config: WorkerConfig) -> int:
     generator = find_generator(config.generator)
     ledger = Ledger(settings)
     ledger.ping()
+    _check_semaphores()
     with scratch_folder("worker") as run_folder:
         os.environ[RUN_FOLDER_VARIABLE] = str(run_folder)
         return _run_in(run_folder, config, settings, generator, ledger, identity)
+
+
+def _check_semaphores() -> None:
+    """Raises NoisemillError where Celery's pool of processes could not make its semaphores, which lie in /dev/shm."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise NoisemillError(
+            f"no semaphores can be made in /dev/shm ({error.strerror or error}): "
+            "mount a tmpfs there that can be written to, as 'docker run --tmpfs /dev/shm' does"
+        ) from error
 
 
 def _run_in(

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.common.errors import UsageError
+from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare
@@ -32,6 +33,7 @@ from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import Shard
 from pipeline.stores import normalise
+from pipeline.stores.lease import Lease
 from pipeline.stores.store import Store
 
 __all__ = ["FORMS", "Exported", "export"]
@@ -76,7 +78,7 @@ def export(
     Every file is checked against its receipt while it is read. `progress` is called with (samples done, samples),
     from any thread. An `out` that holds the same export, interrupted, is completed.
     Raises UsageError for what cannot be, DatasetError for a source that is not whole and sound,
-    DestinationOccupiedError, StoreError.
+    DestinationOccupiedError, DestinationBusyError, StoreError.
     """
     check_form(to)
     _check_apart(normalise(source), normalise(out))
@@ -85,7 +87,8 @@ def export(
         return _to_npz(opened, out, dtype, layout, shard_size, progress)
     spec = exported_spec(opened.spec, to, dtype=dtype, layout=layout, shard_size=shard_size)
     store = prepare(spec, out, [])
-    return _Conversion(opened, spec, store, progress).run()
+    with Lease(store, what=f"export of {opened.dataset.url}", ttl_s=load_settings().lease_s).held():
+        return _Conversion(opened, spec, store, progress).run()
 
 
 def _check_apart(source: str, out: str) -> None:
