@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import FILE, Count, Whole, examples, json_option
+from pipeline.cli.options import FILE, Count, Whole, examples, generator_options, json_option
 from pipeline.cli.output import is_terminal, print_json, shard_count, size, warn, write_beside, write_file
 from pipeline.common.counts import MAX_COUNT
 from pipeline.common.errors import UsageError, shown
@@ -27,8 +27,16 @@ from pipeline.spec import plan as shards
 @click.option(
     "--manifest-sha256", metavar="HASH", help="Hash that manifest.json must have, as the end of its job printed it."
 )
+@generator_options
 @json_option
-def verify_command(destination: str, recompute: int, manifest_sha256: str | None, as_json: bool) -> None:
+def verify_command(
+    destination: str,
+    recompute: int,
+    manifest_sha256: str | None,
+    generator: str | None,
+    trust_generator: bool,
+    as_json: bool,
+) -> None:
     """Check hashes, counts and coverage of all shards. Exit code 1 if anything is wrong."""
 
     from rich.console import Console
@@ -44,6 +52,8 @@ def verify_command(destination: str, recompute: int, manifest_sha256: str | None
             destination,
             recompute=recompute,
             manifest_sha256=manifest_sha256,
+            generator=generator,
+            trust_generator=trust_generator,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:

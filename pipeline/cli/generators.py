@@ -8,7 +8,7 @@ import click
 
 from pipeline.cli.options import examples, json_option
 from pipeline.cli.output import print_json, print_table, size, warn
-from pipeline.generators import Generator, builtin_names, find_generator
+from pipeline.generators import Generator, builtin_names, find_generator, remember
 
 
 @click.group(
@@ -35,7 +35,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:
     """Tell a generator's inputs, output, classes and digest."""
-    found = find_generator(reference).as_json()
+    found = remember(find_generator(reference)).as_json()
     if as_json:
         print_json(found)
         return

@@ -19,6 +19,7 @@ from pipeline.cli.options import (
     Whole,
     device_option,
     examples,
+    generator_options,
     job_options,
     json_option,
     queueing_options,
@@ -29,7 +30,7 @@ from pipeline.cli.output import duration, print_json, print_manifest_hash, rate,
 from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError
 from pipeline.common.settings import names_redis
-from pipeline.generators import Generator
+from pipeline.generators import Generator, remember
 from pipeline.spec import plan as shards
 from pipeline.stores import names_destination, normalise
 
@@ -84,6 +85,7 @@ def generate_command(
         _print_sizing(size_up(planned.spec, []), as_json, queued=False)
         return
     started = time.monotonic()
+    remember(planned.generator)
     prepared = planned.at(place)
     with telling_failure(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
         job = prepared.make_here(
@@ -129,6 +131,7 @@ def submit_command(
         able = _able(ledger, planned.generator, destination)
         _print_sizing(size_up(planned.spec, able), as_json, queued=True)
         return
+    remember(planned.generator)
     prepared = planned.at(destination)
     _print_queued(prepared.enqueue(ledger, priority=priority, parallel=workers or 0, webhook=webhook), as_json)
 
@@ -137,6 +140,7 @@ def submit_command(
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @_local_workers_option
 @device_option
+@generator_options
 @take_over_option
 @on_done_option
 @redis_option
@@ -145,6 +149,8 @@ def resume_command(
     job_or_dest: str,
     workers: int | None,
     device: str,
+    generator: str | None,
+    trust_generator: bool,
     take_over: bool,
     on_done: str | None,
     redis_url: str | None,
@@ -176,6 +182,8 @@ def resume_command(
     ):
         job = resume_here(
             destination,
+            generator=generator,
+            trust_generator=trust_generator,
             workers=workers or 1,
             device=device,
             watcher=progress.show,
@@ -197,6 +205,7 @@ def resume_command(
 @click.option("--count", "-n", type=Count(), required=True, help="How many samples it is to have in all.")
 @_local_workers_option
 @device_option
+@generator_options
 @take_over_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @redis_option
@@ -206,6 +215,8 @@ def extend_command(
     count: int,
     workers: int | None,
     device: str,
+    generator: str | None,
+    trust_generator: bool,
     take_over: bool,
     dry_run: bool,
     redis_url: str | None,
@@ -233,6 +244,8 @@ def extend_command(
         job = extend_here(
             plan.destination,
             count,
+            generator=generator,
+            trust_generator=trust_generator,
             workers=workers or 1,
             device=device,
             watcher=progress.show,

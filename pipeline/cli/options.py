@@ -147,6 +147,14 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
+#: Of commands that load the generator that data names.
+generator_options = together(
+    click.option("--generator", metavar="REF", help="The generator, where it is not where the data says."),
+    click.option(
+        "--trust-generator", is_flag=True, help="Load what the data names, though you have not named it here before."
+    ),
+)
+
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
 _PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16."
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."

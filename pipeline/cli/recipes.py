@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.interruption import interruptible
-from pipeline.cli.options import device_option, examples, json_option, redis_option
+from pipeline.cli.options import device_option, examples, generator_options, json_option, redis_option
 from pipeline.cli.output import print_json, print_manifest_hash, print_table, size, warn, write_file
 from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.settings import names_redis
@@ -94,7 +94,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 @click.argument("recipe_file", metavar="RECIPE")
 @click.argument("destination", metavar="DEST")
 @click.option("--shards", "only", metavar="LIST", help="Make these shards alone: 17,20-25.")
-@click.option("--generator", metavar="REF", help="The generator, where it is not where the recipe says.")
+@generator_options
 @click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, where the recipe does not hold them.")
 @click.option("--labels", metavar="FILE", help="The labels of the dataset, where the recipe does not hold them.")
 @click.option("--workers", "--parallel", "workers", type=click.IntRange(1, MAX_WORKERS), help="Workers.  [default: 1]")
@@ -106,6 +106,7 @@ def reproduce_command(
     destination: str,
     only: str | None,
     generator: str | None,
+    trust_generator: bool,
     latents: str | None,
     labels: str | None,
     workers: int | None,
@@ -134,6 +135,7 @@ def reproduce_command(
             place,
             only=only,
             generator=generator,
+            trust_generator=trust_generator,
             latents=latents,
             labels=labels,
             redis_url=redis_url,

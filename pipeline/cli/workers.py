@@ -18,7 +18,7 @@ from pipeline.common.errors import UsageError
 from pipeline.common.settings import load_settings
 from pipeline.fleet.config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.fleet.launch import SchedulerConfig, WorkerConfig, WorkerGroup, supervisor_command, supervisor_environment
-from pipeline.generators import find_generator
+from pipeline.generators import find_generator, remember
 from pipeline.stores import normalise
 
 _roots_option = click.option(
@@ -202,7 +202,7 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
     if redis_url is not None and has_password(redis_url):
         warn("the password in --redis shows in the list of processes and the shell's history: use NOISEMILL_REDIS_URL")
     settings = load_settings(redis_url=redis_url)
-    found = find_generator(generator)
+    found = remember(find_generator(generator))
     roots = tuple(normalise(root) for root in output_roots)
     Ledger(settings).ping()
     return WorkerConfig(generator=found.reference, redis_url=settings.redis_url, output_roots=roots, **options)

@@ -8,7 +8,6 @@ count. Before that step `resume` completes the old job, after it the new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,7 +15,8 @@ from pipeline.client.making import make_here, same_generator
 from pipeline.common.errors import UsageError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import spec_at
-from pipeline.jobs.following import Watcher, cancel_and_wait
+from pipeline.generators import Generator
+from pipeline.jobs.following import cancel_and_wait
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import open_ledger
 from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
@@ -97,23 +97,21 @@ def extend(
 
 
 def extend_here(
-    destination: str,
-    count: int,
-    *,
-    workers: int = 1,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-    take_over: bool = False,
-    notice: Callable[[str], None] | None = None,
+    destination: str, count: int, *, generator: str | None = None, trust_generator: bool = False, **options: Any
 ) -> Job | None:
-    """Makes a dataset's samples `count` in all here and now, as `generate` does; options as for `make_here`.
+    """Makes a dataset's samples `count` in all here and now, as `generate` does; options as for `resume_here`.
 
-    Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend`, JobFailedError.
+    Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend`, JobFailedError,
+    GeneratorError.
     """
     old, url = spec_at(destination)
     spec = _grown(Dataset(url), count)
-    generator = same_generator(old)
     open_store(url).check_writable()
+    if spec != old:
+        same_generator(old, generator, trust=trust_generator)  # Before anything changes.
+
+    def find() -> Generator:
+        return same_generator(old, generator, trust=trust_generator)
 
     def prepare() -> None:
         now = spec_at(url)[0]  # It may have changed while another was waited for.
@@ -121,17 +119,7 @@ def extend_here(
             raise UsageError(f"{url} has {now.count:,} samples by now: extend only adds")
         _record(spec, now, url)
 
-    return make_here(
-        spec,
-        url,
-        generator,
-        workers=workers,
-        device=device,
-        watcher=watcher,
-        prepare=prepare,
-        take_over=take_over,
-        notice=notice,
-    )
+    return make_here(spec, url, find, prepare=prepare, **options)
 
 
 def _grown(dataset: Dataset, count: int) -> JobSpec:

@@ -21,7 +21,7 @@ from pipeline.datasets.mending import withdraw_damaged
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.fleet.launch import WorkerConfig, share_cores
 from pipeline.fleet.local import LocalWorkers, private_server
-from pipeline.generators import Generator, find_generator
+from pipeline.generators import Generator, find_generator, find_named_by_data, remember
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger, open_ledger
@@ -48,7 +48,7 @@ class PreparedJob:
 
     def make_here(self, generator: Generator, **options: Any) -> Job | None:
         """Makes it with a private Valkey and local workers; options are those of `make_here`."""
-        return make_here(self.spec, self.url, generator, **options)
+        return make_here(self.spec, self.url, lambda: generator, **options)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def generate(
     batch. A destination that holds the same job already is completed.
     Raises NoisemillError; its subclass and message say what is wrong.
     """
-    planned = plan_job(generator, JobRequest(count=count, **options))
+    planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
     job = planned.at(destination)
     job.make_here(planned.generator, workers=workers, device=device, watcher=watcher)
     return Dataset(job.url)
@@ -108,7 +108,7 @@ def submit(
     Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open. `webhook` is a URL that
     is called when the job ends.
     """
-    planned = plan_job(generator, JobRequest(count=count, **options))
+    planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
     if webhook is not None:
         check_webhook(webhook)
     ledger = open_ledger(redis_url)
@@ -118,7 +118,7 @@ def submit(
 def make_here(
     spec: JobSpec,
     destination: str,
-    generator: Generator,
+    generator: Callable[[], Generator],
     *,
     workers: int = 1,
     device: str = "auto",
@@ -132,7 +132,8 @@ def make_here(
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
     Waits while another maker is at work there, which `notice` is told, unless `take_over` says that it is gone.
-    `prepare` is called before anything is made, once the destination is ours.
+    `prepare` is called before anything is made, once the destination is ours, and `generator` where there is something
+    to make.
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
     if prepare is None and _is_made(destination, only):
@@ -146,7 +147,7 @@ def make_here(
             prepare()
         if _is_made(destination, only):
             return None
-        local = stack.enter_context(LocalWorkers(_configs(generator, settings, destination, workers, device)))
+        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, destination, workers, device)))
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
 
         def check() -> None:
@@ -211,45 +212,38 @@ def resume(
 
 
 def resume_here(
-    destination: str,
-    *,
-    workers: int = 1,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-    take_over: bool = False,
-    notice: Callable[[str], None] | None = None,
+    destination: str, *, generator: str | None = None, trust_generator: bool = False, **options: Any
 ) -> Job | None:
-    """Makes what is missing of the job at a destination here and now, as `generate` does; options as for `make_here`.
+    """Makes what is missing of the job at a destination here and now, as `generate` does.
 
-    Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
+    By the generator that the job names, if the user has named it here before or `trust_generator` says so, else by
+    `generator`, which must be the same. Options are workers, device, watcher, take_over and notice of `make_here`.
+    Returns the job's last state; None if there was nothing to make. Raises JobFailedError, GeneratorError.
     """
     spec, url = spec_at(destination)
-    return make_here(
-        spec,
-        url,
-        same_generator(spec),
-        workers=workers,
-        device=device,
-        watcher=watcher,
-        prepare=lambda: withdraw_damaged(url),
-        take_over=take_over,
-        notice=notice,
-    )
+
+    def find() -> Generator:
+        return same_generator(spec, generator, trust=trust_generator)
+
+    return make_here(spec, url, find, prepare=lambda: withdraw_damaged(url), **options)
 
 
 def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
     return spec_at(text) if names_destination(text) else ledger.spec(ledger.find_job(text))
 
 
-def same_generator(spec: JobSpec) -> Generator:
-    """The generator of a spec as it is now. Raises GeneratorError where it is not the same any more."""
+def same_generator(spec: JobSpec, reference: str | None = None, *, trust: bool = False) -> Generator:
+    """The generator of a spec as it is now, or the one of a reference that the user gives in its place.
+
+    Raises GeneratorError where it is not the same any more, or named by the data alone and not to be trusted.
+    """
     try:
-        generator = find_generator(spec.generator)
+        generator = find_named_by_data(spec.generator, generator=reference, trust=trust)
     except UsageError as error:
         raise GeneratorError(f"the job's generator cannot be found: {error}") from None
     if generator.digest != spec.digest:
         raise GeneratorError(
-            f"generator {spec.generator!r} is not what made this dataset: "
+            f"generator {generator.reference!r} is not what made this dataset: "
             f"its digest is {generator.digest[:19]}..., the job's {spec.digest[:19]}..."
         )
     return generator

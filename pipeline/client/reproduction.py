@@ -12,12 +12,12 @@ from pipeline.client.making import PlannedJob
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
 from pipeline.common.files import open_regular
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import Upload, read_spec
+from pipeline.datasets.destination import Upload, check_free, read_spec
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.mending import withdraw_damaged_shards
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
-from pipeline.generators import Generator, find_generator
+from pipeline.generators import Generator, find_named_by_data
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
 from pipeline.jobs.queueing import destination_lease
@@ -97,6 +97,7 @@ def reproduce(
     *,
     only: str | None = None,
     generator: str | None = None,
+    trust_generator: bool = False,
     latents: str | None = None,
     labels: str | None = None,
     redis_url: str | None = None,
@@ -115,11 +116,12 @@ def reproduce(
     chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
     if chosen is not None and len(chosen) == len(recipe.spec.plan):
         chosen = None
-    found = _generator(recipe, generator)
-    spec = replace(recipe.spec, generator=found.reference)
     store = open_store(destination)
     fresh = read_spec(store) is None
     uploads = _uploads(recipe, latents, labels) if fresh else []
+    check_free(recipe.spec, store)
+    found = _generator(recipe, generator, trust=trust_generator)
+    spec = replace(recipe.spec, generator=found.reference)
     job = PlannedJob(found, spec, uploads).at(store.url)
     made_by = recipe.made_by[0]
 
@@ -155,11 +157,11 @@ def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
     return [index for index in dataset.receipts() if chosen is None or index in chosen]
 
 
-def _generator(recipe: Recipe, reference: str | None) -> Generator:
-    """The recipe's generator. Raises GeneratorError where it is not here, or not the same."""
+def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generator:
+    """The recipe's generator. Raises GeneratorError where it is not here, not the same, or not to be trusted."""
     digest = recipe.spec.digest
     try:
-        found = find_generator(reference or recipe.spec.generator)
+        found = find_named_by_data(recipe.spec.generator, generator=reference, trust=trust)
     except UnknownGeneratorError as error:
         if reference is not None:
             raise

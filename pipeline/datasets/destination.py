@@ -42,18 +42,27 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
         raise UsageError(f"destination {shown(store.url)} has characters that are not shown: use another name")
     # First, since it gives up soonest where an endpoint does not answer.
     store.check_writable()
-    present = read_spec(store)
-    if present is None:
-        _refuse_other_files(store)
+    if check_free(spec, store) is None:
         for upload in uploads:
             upload.write(store)
         store.write(shards.JOB, spec.to_json().encode())
+    return store
+
+
+def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
+    """The spec that lies there, which is the same job's, or None where nothing does.
+
+    Raises DestinationOccupiedError where it holds another job or other files.
+    """
+    present = read_spec(store)
+    if present is None:
+        _refuse_other_files(store)
     elif present.sha256 != spec.sha256:
         raise DestinationOccupiedError(
             f"{store.url} holds another job ({difference(present, spec)}): use another destination, "
             f"or {_way_on(present, spec, store.url)}"
         )
-    return store
+    return present
 
 
 def read_spec(store: Store) -> JobSpec | None:

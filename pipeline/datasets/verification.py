@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +17,7 @@ from pipeline.common.errors import DatasetError, WorkerError
 from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics
+from pipeline.generators import find_named_by_data
 from pipeline.spec import plan as shards
 from pipeline.spec.labels import Labels
 from pipeline.spec.selection import Selection
@@ -79,6 +82,8 @@ def verify(
     *,
     recompute: int = 0,
     manifest_sha256: str | None = None,
+    generator: str | None = None,
+    trust_generator: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Checks every record and every byte of a dataset; computes `recompute` random samples again.
@@ -87,7 +92,11 @@ def verify(
     `manifest_sha256`, the hash of manifest.json in 64 hexadecimal digits, pins every sample against whoever can write
     at the destination.
 
-    `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset.
+    The generator to compute with is the one that the dataset names, if the user has named it here before or
+    `trust_generator` says so, else `generator`.
+
+    `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset, GeneratorError where
+    its generator is not trusted.
     """
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
@@ -106,7 +115,8 @@ def verify(
     _check_strangers(dataset, report, receipts)
     _note_sameness(report, receipts)
     if recompute and receipts and dataset.spec.format != "null":
-        _check_recomputed(dataset, report, receipts, recompute)
+        named = find_named_by_data(dataset.spec.generator, generator=generator, trust=trust_generator)
+        _check_recomputed(dataset, report, receipts, recompute, named.reference)
     return report
 
 
@@ -277,13 +287,18 @@ def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:
         report.notes.append(f"{constant:,} samples are constant: all their values are the same")
 
 
-def _check_recomputed(dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int) -> None:
+def _check_recomputed(
+    dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int, generator: str
+) -> None:
     """Draws samples at random over the sound shards and has them computed again in a process of its own."""
     random = np.random.default_rng()
     pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
     indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
     command = python_command("workers.once.recompute", dataset.url)
-    done = subprocess.run(command, input=json.dumps(indices), capture_output=True, text=True, check=False)
+    asked = json.dumps({"indices": indices, "generator": generator})
+    with tempfile.TemporaryDirectory(prefix="noisemill-recompute-") as folder:
+        environment = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(command, env=environment, input=asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise WorkerError(f"samples could not be computed again: {error_from_stderr(done.stderr)}")
     answer = json.loads(done.stdout)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,16 +34,8 @@ def find_generator(reference: str) -> Generator:
 
     Raises UnknownGeneratorError if there is none, GeneratorError if it cannot be understood.
     """
-    if not reference or "\0" in reference:
-        raise UnknownGeneratorError(
-            f"the generator's name is empty: built in: {', '.join(builtin_names())}; or give {names_of_kinds()}"
-        )
+    kind, model = locate(reference)
     builtin = reference in builtin_names()
-    path = BUILTIN_FOLDER / reference if builtin else fetch(reference) if is_remote(reference) else _path(reference)
-    found = find_model(path)
-    if found is None:
-        raise UnknownGeneratorError(f"generator {reference!r} is not {names_of_kinds()}")
-    kind, model = found
     sidecar = read_sidecar(_sidecar_paths(model))
     content = content_sha256(kind, model)
     structure = kind.structure(model) or _structure_by_tensorflow(kind, model, content)
@@ -54,11 +47,29 @@ def find_generator(reference: str) -> Generator:
         model=model,
         name=reference if builtin else _name(reference if is_remote(reference) else str(model)),
         summary=sidecar.summary,
+        content=content,
         digest="sha256:" + hashlib.sha256(identity.encode()).hexdigest(),
         size_bytes=size_bytes(kind, model),
         structure=structure,
         interface=interface,
     )
+
+
+def locate(reference: str) -> tuple[Kind, Path]:
+    """Kind and place of the model that a reference names, fetched where it is remote; nothing of it is loaded.
+
+    Raises UnknownGeneratorError if there is none.
+    """
+    if not reference or "\0" in reference:
+        raise UnknownGeneratorError(
+            f"the generator's name is empty: built in: {', '.join(builtin_names())}; or give {names_of_kinds()}"
+        )
+    builtin = reference in builtin_names()
+    path = BUILTIN_FOLDER / reference if builtin else fetch(reference) if is_remote(reference) else _path(reference)
+    found = find_model(path)
+    if found is None:
+        raise UnknownGeneratorError(f"generator {reference!r} is not {names_of_kinds()}")
+    return found
 
 
 def _path(reference: str) -> Path:
@@ -104,7 +115,11 @@ def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not known yet, or written by another version.
     command = python_command("workers.once.inspection", kind.name, str(model))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory(prefix="noisemill-inspection-") as folder:
+        environment = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
     if done.returncode:
         raise GeneratorError(error_from_stderr(done.stderr))
     structure = structure_from_json(json.loads(done.stdout))

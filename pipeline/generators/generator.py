@@ -24,6 +24,8 @@ class Generator:
     name: str
     #: One line for people.
     summary: str
+    #: Hash of the model's content, wherever it lies.
+    content: str
     #: "sha256:..." over the model's content and its interface.
     digest: str
     #: Bytes of all its files.

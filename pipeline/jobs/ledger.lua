@@ -206,8 +206,18 @@ local function next_fresh()
   return nil
 end
 
+-- Shards that are done, of all or of the first so many. A user who may not count them has the counter, which is right
+-- but where Redis has lost something.
+local function count_done(first)
+  local count
+  if first then count = redis.pcall('BITCOUNT', job .. ':done', 0, first - 1, 'BIT')
+  else count = redis.pcall('BITCOUNT', job .. ':done') end
+  if type(count) == 'table' then return number('shards_done') end
+  return count
+end
+
 local function shards_left()
-  return number('shards') - redis.call('BITCOUNT', job .. ':done') - redis.call('HLEN', job .. ':failed')
+  return number('shards') - count_done() - redis.call('HLEN', job .. ':failed')
 end
 
 local function lease(shard, worker, ttl_ms)
@@ -517,7 +527,7 @@ end
 
 -- Counts anew what is done, from the bitmap.
 local function recount(spec)
-  local shards = redis.call('BITCOUNT', job .. ':done')
+  local shards = count_done()
   local last = math.ceil(spec.count / spec.shard_size) - 1
   local missing = (last + 1) * spec.shard_size - spec.count
   local samples = shards * spec.shard_size - redis.call('GETBIT', job .. ':done', last) * missing
@@ -546,10 +556,10 @@ function operations.mend(arguments)
   end
   local begun, done, all = number('cursor'), 0, math.ceil(spec.count / spec.shard_size)
   if field('selection') then
-    done = redis.call('BITCOUNT', job .. ':done')
+    done = count_done()
   else
     all = begun
-    if begun > 0 then done = redis.call('BITCOUNT', job .. ':done', 0, begun - 1, 'BIT') end
+    if begun > 0 then done = count_done(begun) end
   end
   local known = done + redis.call('HLEN', job .. ':failed') + redis.call('ZCARD', job .. ':retry')
   known = known + redis.call('ZCARD', job .. ':leases') - (redis.call('ZSCORE', job .. ':leases', FINALISE) and 1 or 0)

@@ -214,7 +214,10 @@ class Ledger:
     def _add_missing(self, name: str, members: Iterable[str], score: float) -> None:
         """Adds to a sorted set what it lacks. Writes nothing where it lacks nothing, as a full Redis refuses to."""
         wanted = list(members)
-        scores = self._redis.zmscore(self._key(name), wanted) if wanted else []
+        with self._redis.pipeline(transaction=False) as batch:
+            for member in wanted:
+                batch.zscore(self._key(name), member)
+            scores = batch.execute()
         missing = [member for member, found in zip(wanted, scores, strict=True) if found is None]
         if missing:
             self._redis.zadd(self._key(name), dict.fromkeys(missing, score), nx=True)

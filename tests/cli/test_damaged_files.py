@@ -181,7 +181,7 @@ NAMED = {
     "latents": "generate {tiny} new --latents {file} --dry-run",
     "labels": "generate {tiny} new --labels {file} --dry-run",
     "words": "generate {tiny} new -n 4 --labels {file} --dry-run",
-    "recipe": "reproduce {file} new",
+    "recipe": "reproduce {file} new --trust-generator",
     "keras": "generators inspect {file}",
     "sidecar": "generators inspect m.keras",
     "tfjs": "generators inspect {file}",

@@ -31,7 +31,7 @@ DIGEST = "sha256:" + "ab" * 32
 def generator(**changes: Any) -> Generator:
     return Generator(
         reference="/models/tiny.keras", kind="keras", model=Path("/models/tiny.keras"), name="tiny", summary="",
-        digest=DIGEST, size_bytes=1, structure=Structure(inputs=(), outputs=()),
+        content="ab" * 32, digest=DIGEST, size_bytes=1, structure=Structure(inputs=(), outputs=()),
         interface=dataclasses.replace(INTERFACE, **changes),
     )  # fmt: skip
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from pipeline.common.processes import exit_on_error
+from pipeline.common.rights import drop_rights
 from pipeline.generators.structure import Structure
 from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
@@ -27,6 +29,8 @@ def inspect(kind: str, path: str) -> Structure:
 def main() -> None:
     """Exit code 0 with the structure on stdout; 1 and one line where the model cannot be understood."""
     with exit_on_error():
+        # Of a model that nobody has looked at yet; it needs a place for TensorFlow's own temporary files.
+        drop_rights(writable=[Path(tempfile.gettempdir())])
         print(json.dumps(inspect(sys.argv[1], sys.argv[2]).as_json()))
 
 

@@ -1,16 +1,18 @@
 """Computes samples again and compares them with those that are stored: `python -m workers.once.recompute DEST`.
 
-Reads sample indices as a JSON list from stdin and writes the comparison as JSON to stdout. Whole batches
-are computed, aligned as the shard's were, with the engine and batch that its receipt names: on the same
-kind of device the same bits must come out.
+Reads {"indices": [...], "generator": reference} from stdin and writes the comparison as JSON to stdout. Whole batches
+are computed, aligned as the shard's were, with the engine and batch that its receipt names: on the same kind of device
+the same bits must come out.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections import defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, GeneratorError
 from pipeline.common.processes import exit_on_error
+from pipeline.common.rights import drop_rights
 from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.verification import Recomputed
@@ -33,12 +36,15 @@ _LOW_PRECISION_TOLERANCE = 5e-2
 _STEP = {"float32": 0.0, "float16": 2**-10, "uint8": 1 / 255}
 
 
-def recompute(destination: str, indices: list[int]) -> Recomputed:
-    """Compares stored samples with new ones. Raises NoisemillError where they cannot be computed."""
+def recompute(destination: str, indices: list[int], reference: str) -> Recomputed:
+    """Compares stored samples with new ones, made by the generator of this reference.
+
+    Raises NoisemillError where they cannot be computed.
+    """
     dataset = Dataset(destination)
-    generator = find_generator(dataset.spec.generator)
+    generator = find_generator(reference)
     if generator.digest != dataset.spec.digest:
-        raise GeneratorError(f"generator {dataset.spec.generator!r} is not the one that made this dataset")
+        raise GeneratorError(f"generator {reference!r} is not the one that made this dataset")
     device = pin_device("auto")
     from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
@@ -103,7 +109,9 @@ def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[fl
 def main() -> None:
     """Exit code 0 with the comparison on stdout, whatever it says; 1 where none could be made."""
     with exit_on_error():
-        print(json.dumps(asdict(recompute(sys.argv[1], json.load(sys.stdin)))))
+        drop_rights(writable=[Path(tempfile.gettempdir()), load_settings().cache_dir], network=True)
+        asked = json.load(sys.stdin)
+        print(json.dumps(asdict(recompute(sys.argv[1], asked["indices"], asked["generator"]))))
 
 
 if __name__ == "__main__":

@@ -101,10 +101,13 @@ class WebhookCaller:
             return _FIRST_PAUSE_S if receiver.busy else receiver.free_at - self._clock()
 
     def _call_all(self, name: str, calls: list[Call], taken_at: float) -> None:
-        """Makes the calls to one receiver, in order; after one that fails the others are put off."""
+        """Makes the calls to one receiver; after one that fails the others are put off.
+
+        Those that were tried least come first: one path that never answers must not keep the others waiting for ever.
+        """
         pause_s = 0.0
         try:
-            for call in calls:
+            for call in sorted(calls, key=lambda call: call.tries):
                 if pause_s or self._stop.is_set() or self._clock() - taken_at > _OLDEST_S:
                     self._webhooks.postpone(call, pause_s)
                 else:
