@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 
+from pipeline.common.settings import load_settings
+
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and lets it find its devices; the device must be pinned before.
@@ -19,6 +21,8 @@ def start_tensorflow() -> None:
     # Another project's Keras settings must not change samples: the variables count when Keras is imported, what
     # keras.json says is set back below.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Where Keras looks for keras.json, and makes one; without a home it would make a folder `~` in the working folder.
+    os.environ["KERAS_HOME"] = str(load_settings().cache_dir / "keras")
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     sys.stderr.flush()
     stderr = os.dup(2)
