@@ -69,8 +69,8 @@ def generate_command(
 ) -> None:
     """Make a dataset here and now, with a private Valkey and local workers.
 
-    GENERATOR is the name of a built-in generator, a .keras file, a TensorFlow.js model.json or a SavedModel
-    folder, here or in S3; DEST a folder or s3://bucket/prefix.
+    GENERATOR is the name of a built-in generator, a .keras or .h5 file, a TensorFlow.js model.json or a
+    SavedModel folder, here or in S3; DEST a folder or s3://bucket/prefix.
     A destination that holds the same job already is completed.
     """
 

@@ -26,6 +26,7 @@ def structure_of(architecture: Architecture) -> Structure:
 
 def survey(architecture: Architecture) -> tuple[Structure, Survey]:
     """The structure, and the weights that it takes."""
+    _check_names(architecture)
     inputs = tuple(_input(architecture, source) for source in architecture.inputs)
     found = Survey()
     shapes = _follow(architecture, [port.shape for port in inputs], found)
@@ -40,6 +41,14 @@ def survey(architecture: Architecture) -> tuple[Structure, Survey]:
     )
     parameters = sum(math.prod(shape) for weights in found.weights.values() for shape in weights.values())
     return Structure(inputs=inputs, outputs=outputs, parameters=parameters, flop=2 * found.multiplications), found
+
+
+def _check_names(architecture: Architecture) -> None:
+    """Raises NotUnderstoodError where two layers have one name: a weight would not know which is its own."""
+    seen: dict[str, Layer] = {}
+    for layer in architecture.all_layers():
+        if layer.kind != "InputLayer" and seen.setdefault(layer.name, layer) is not layer:
+            raise NotUnderstoodError(f"two layers are called {layer.name!r}")
 
 
 def _follow(architecture: Architecture, shapes: list[Shape], found: Survey) -> list[Shape]:
@@ -67,7 +76,31 @@ def _input(architecture: Architecture, source: Source) -> Port:
     shape = input_shape(layer.config)
     if layer.kind != "InputLayer" or shape is None:
         raise NotUnderstoodError(f"input {source.layer!r} has no shape")
-    return Port(name=source.layer, shape=shape, dtype=_dtype(layer.config.get("dtype")))
+    return Port(
+        name=source.layer,
+        shape=shape,
+        dtype=_dtype(layer.config.get("dtype")),
+        classes=_embedded(architecture, source),
+    )
+
+
+def _embedded(architecture: Architecture, source: Source) -> int | None:
+    """The size of the embedding that an input goes into, perhaps in another shape; None where there is none."""
+    for layer in architecture.layers:
+        for number, call in enumerate(layer.calls):
+            if source not in call:
+                continue
+            if layer.kind == "Embedding":
+                return int(settings_of(layer)["input_dim"])
+            if layer.inner is not None:
+                found = _embedded(layer.inner, layer.inner.inputs[call.index(source)])
+            elif layer.kind in ("Flatten", "Reshape"):
+                found = _embedded(architecture, Source(layer.name, number, 0))
+            else:
+                continue
+            if found is not None:
+                return found
+    return None
 
 
 def _dtype(value: object) -> str:

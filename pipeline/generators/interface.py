@@ -171,6 +171,7 @@ def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port 
             if told[0] == latent.name or told[1] == label.name:
                 return latent, label
             whole = "int" in label.dtype and "int" not in latent.dtype
+            whole = whole or (label.classes is not None and latent.classes is None)
             if told == [None, None] and (whole or any(word in label.name.lower() for word in _LABEL_WORDS)):
                 return latent, label
         raise ValueError(f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label")
@@ -192,9 +193,9 @@ def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tupl
     if classes is None:
         if label is None:
             return None, None
-        if encoding != "one_hot" or width is None:
+        classes = width if encoding == "one_hot" else label.classes
+        if classes is None:
             raise ValueError(f"it takes a label: {SIDECAR}, [label] needs classes, a number or a list of names")
-        classes = width
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
     if not names:
         raise ValueError("there must be at least one class")

@@ -16,9 +16,11 @@ from pipeline.common.errors import GeneratorError
 from pipeline.common.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
 from pipeline.generators.archive import read_config
+from pipeline.generators.hdf5 import read_hdf5_model
 from pipeline.generators.inspection import structure_of
 from pipeline.generators.structure import Structure
 from pipeline.generators.tfjs import read_json, read_layers_model, read_topology
+from pipeline.generators.tfjs_graph import read_graph_model
 
 
 class Kind(Protocol):
@@ -42,8 +44,16 @@ class Kind(Protocol):
 
 def _file(path: Path, name: str, suffix: str) -> Path | None:
     if os.path.isdir(path):
-        return path / name if os.path.isfile(path / name) else None
+        if os.path.isfile(path / name):
+            return path / name
+        # Nobody has to rename a file: one alone of its kind is meant.
+        found = sorted(each for each in os.listdir(path) if each.endswith(suffix)) if suffix in _ALONE else []
+        return path / found[0] if len(found) == 1 and os.path.isfile(path / found[0]) else None
     return path if os.path.isfile(path) and path.name.endswith(suffix) else None
+
+
+#: Ends of names by which a file alone in a folder is known for a model.
+_ALONE = (".keras", ".h5", ".hdf5")
 
 
 class KerasFile:
@@ -70,8 +80,27 @@ class KerasFile:
         return replace(structure, notes=(_TRAINING_NOTE,)) if active else structure
 
 
+class Hdf5File:
+    """What Keras 1, 2 and 3 save as `.h5`: a whole model, or weights with the architecture beside them."""
+
+    name = "hdf5"
+
+    def find(self, path: Path) -> Path | None:
+        """A `.h5` or `.hdf5` file, or the only one in a folder."""
+        return next(filter(None, (_file(path, f"model{suffix}", suffix) for suffix in (".h5", ".hdf5"))), None)
+
+    def files(self, model: Path) -> list[Path]:
+        """The file, and the architecture where it is not in it."""
+        beside = read_hdf5_model(model).beside
+        return [model] if beside is None else [model, beside]
+
+    def structure(self, model: Path) -> Structure | None:
+        """From the description of the layers: what is not understood here is not supported."""
+        return read_hdf5_model(model).structure
+
+
 class TensorFlowJs:
-    """A TensorFlow.js layers model: `model.json` and files of weights."""
+    """A TensorFlow.js layers model or graph model: `model.json` and files of weights."""
 
     name = "tfjs"
 
@@ -82,10 +111,15 @@ class TensorFlowJs:
 
     def files(self, model: Path) -> list[Path]:
         """The JSON file, then the weights in the manifest's order."""
-        return [model, *read_layers_model(model).files]
+        data = read_json(model)
+        read = read_graph_model(model, data) if data.get("format") == "graph-model" else read_layers_model(model)
+        return [model, *read.files]
 
     def structure(self, model: Path) -> Structure | None:
         """From the topology: what is not understood here is not supported."""
+        data = read_json(model)
+        if data.get("format") == "graph-model":
+            return read_graph_model(model, data).structure
         return read_layers_model(model).structure
 
 
@@ -134,7 +168,7 @@ _TRAINING_NOTE = "layers that the model calls with training=True (dropout) do no
 _SAVED_MODEL = "saved_model.pb"
 _UNTRAINED = "untrained.json"
 
-KINDS: tuple[Kind, ...] = (KerasFile(), TensorFlowJs(), SavedModel(), Untrained())
+KINDS: tuple[Kind, ...] = (KerasFile(), Hdf5File(), TensorFlowJs(), SavedModel(), Untrained())
 
 
 def find_model(path: Path) -> tuple[Kind, Path] | None:
@@ -165,4 +199,4 @@ def size_bytes(kind: Kind, model: Path) -> int:
 
 def names_of_kinds() -> str:
     """For messages."""
-    return "a .keras file, a TensorFlow.js model.json or a SavedModel folder"
+    return "a .keras file, a .h5 file, a TensorFlow.js model.json or a SavedModel folder"

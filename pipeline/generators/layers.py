@@ -26,11 +26,20 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 _WITHOUT_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
+#: Settings of convolutions and others that some Keras write for layers that have them only at this value.
+_DEFAULTS: dict[str, Any] = {
+    "groups": 1, "dilation_rate": 1, "depth_multiplier": 1, "data_format": "channels_last", "implementation": 1,
+    "interpolation": "nearest", "approximate": False, "axis": -1, "virtual_batch_size": None,
+}  # fmt: skip
+
 #: What settings were called before Keras 3, by kind of layer.
 _OLD_NAMES = {
     "LeakyReLU": {"alpha": "negative_slope"},
     "Embedding": {"inputDim": "input_dim", "outputDim": "output_dim"},
 }
+
+#: Layers whose axis is one number.
+_AXIS = ("BatchNormalization", "Concatenate", "Softmax")
 
 #: Activations known by name.
 ACTIVATIONS = (
@@ -86,14 +95,26 @@ def settings_of(layer: Layer) -> Settings:
         name = names.get(key, key)
         if name in settings:
             settings[name] = value
-        elif value not in (None, False) and key not in _WITHOUT_EFFECT and not key.endswith(_WITHOUT_EFFECT_ENDINGS):
+        elif key in _WITHOUT_EFFECT or key.endswith(_WITHOUT_EFFECT_ENDINGS) or _is_default(key, value):
+            continue
+        else:
             raise NotUnderstoodError(f"layer {layer.name!r}: setting {key}={str(value)[:40]!r} is not supported")
+    if layer.kind in _AXIS and isinstance(settings["axis"], list | tuple) and len(settings["axis"]) == 1:
+        settings["axis"] = settings["axis"][0]  # Keras 2 writes a list.
     if "activation" in settings:
         settings["activation"] = _activation(layer, settings["activation"])
     if settings.get("renorm"):
         raise NotUnderstoodError(f"layer {layer.name!r}: batch renormalisation is not supported")
     settings.pop("renorm", None)
     return settings
+
+
+def _is_default(key: str, value: Any) -> bool:
+    """Whether a setting that this kind of layer does not have here stands at what it would be anyway."""
+    if value in (None, False, [], {}):
+        return True
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return key in _DEFAULTS and all(number == _DEFAULTS[key] for number in numbers)
 
 
 def output_of(layer: Layer, shapes: list[Shape]) -> Shape:

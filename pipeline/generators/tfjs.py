@@ -96,19 +96,22 @@ def read_layers_model(path: Path) -> LayersModel:
     data = read_json(path)
     told = data.get("format", "layers-model")
     if told != "layers-model":
-        raise GeneratorError(f"generator {path} is a TensorFlow.js {str(told)[:40]}: only layers models can be loaded")
+        raise GeneratorError(
+            f"generator {path} is a TensorFlow.js {str(told)[:40]}: only layers models and graph models can be loaded"
+        )
     architecture = read_topology(path, data)
     try:
         structure, found = survey(architecture)
     except NotUnderstoodError as error:
         raise GeneratorError(f"generator {path}: {error}") from None
-    groups = _read_groups(path, data.get("weightsManifest"))
+    groups = read_groups(path, data.get("weightsManifest"))
     wanted = {(layer, name): shape for layer, weights in found.weights.items() for name, shape in weights.items()}
     places = _places(path, wanted, [weight for group in groups for weight in group.weights])
     return LayersModel(architecture=architecture, structure=structure, groups=groups, places=places)
 
 
-def _read_groups(path: Path, manifest: Any) -> tuple[Group, ...]:
+def read_groups(path: Path, manifest: Any) -> tuple[Group, ...]:
+    """The weights that a manifest tells of, and their files. Raises GeneratorError where these are not as told."""
     if not isinstance(manifest, list):
         raise GeneratorError(f"generator {path} has no weightsManifest: its weights are missing")
     try:

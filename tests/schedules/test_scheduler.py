@@ -136,7 +136,7 @@ def test_schedules_survive_a_restart_of_redis(scheduled_fleet: ScheduledFleet, o
     fleet.wait_for_runs("often", 2)
     before = fleet.runs("often")
     own_valkey.stop(kill=True)
-    fleet.wait_until(lambda: "waits until it is back" in scheduler.said(), told=scheduler.said)
+    fleet.wait_until(lambda: "waits until Redis is back" in scheduler.said(), told=scheduler.said)
     own_valkey.start()
     fleet.wait_for_runs("often", len(before) + 2)
     after = fleet.runs("often")

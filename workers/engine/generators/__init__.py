@@ -2,7 +2,7 @@
 
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
-keras_model, saved_model, tfjs, untrained      one loader each
+keras_files, saved_model, tfjs, untrained      the loaders
 build        a Keras model from another's description of it
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator
-from workers.engine.generators.keras_model import load_keras, lower_precision
+from workers.engine.generators.keras_files import load_hdf5, load_keras
+from workers.engine.generators.keras_model import lower_precision
 from workers.engine.generators.network import Network
 from workers.engine.generators.saved_model import load_saved_model
 from workers.engine.generators.tfjs import load_tfjs
@@ -25,6 +26,7 @@ __all__ = ["Forward", "load_generator", "load_network"]
 
 _LOADERS: dict[str, Callable[[Path], Network]] = {
     "keras": load_keras,
+    "hdf5": load_hdf5,
     "tfjs": load_tfjs,
     "saved_model": load_saved_model,
     "untrained": load_untrained,

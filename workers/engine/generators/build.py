@@ -1,8 +1,8 @@
-"""A Keras 3 model from an architecture that TensorFlow.js or an older Keras described."""
+"""A Keras 3 model from an architecture that TensorFlow.js, or Keras of any age, described."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -15,13 +15,17 @@ from pipeline.generators.structure import Structure
 WeightValues = dict[tuple[str, str], NDArray[Any]]
 
 
-def build_model(architecture: Architecture, structure: Structure) -> Any:
+#: Who described a model: layers of these three compute not quite the same.
+Dialect = Literal["keras 3", "keras 2", "tfjs"]
+
+
+def build_model(architecture: Architecture, structure: Structure, dialect: Dialect) -> Any:
     """An untrained Keras model that computes what the architecture describes."""
     import keras  # Seconds; and the device must be pinned before.
 
     inputs = [keras.Input(port.shape, dtype=port.dtype, name=port.name) for port in structure.inputs]
-    outputs = _connect(architecture, inputs, {})
-    model = keras.Model(inputs, outputs)
+    outputs = _connect(architecture, inputs, {}, dialect)
+    model = keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs)
     model.output_names = [port.name for port in structure.outputs]
     return model
 
@@ -39,29 +43,29 @@ def set_weights(model: Any, values: WeightValues, what: str) -> None:
             weight.assign(value)
 
 
-def _connect(architecture: Architecture, inputs: list[Any], made: dict[str, Any]) -> list[Any]:
+def _connect(architecture: Architecture, inputs: list[Any], made: dict[str, Any], dialect: Dialect) -> list[Any]:
     """Follows the connections with Keras tensors; a layer that is used twice is made once."""
 
     def apply(layer: Layer, tensors: list[Any]) -> list[Any]:
         if layer.inner is not None:
-            return _connect(layer.inner, tensors, made)
+            return _connect(layer.inner, tensors, made, dialect)
         kind = known_kind(layer)
         if kind.identity:
             return [tensors[0]]
         if layer.name not in made:
-            made[layer.name] = _layer(layer)
+            made[layer.name] = _layer(layer, dialect)
         return [made[layer.name](tensors if kind.merges else tensors[0])]
 
     return evaluate(architecture, inputs, apply)
 
 
-def _layer(layer: Layer) -> Any:
+def _layer(layer: Layer, dialect: Dialect) -> Any:
     import keras  # Seconds; and the device must be pinned before.
 
     settings = settings_of(layer)
-    if settings.get("activation") == "hard_sigmoid":
+    if settings.get("activation") == "hard_sigmoid" and dialect != "keras 3":
         settings["activation"] = _old_hard_sigmoid
-    if settings.get("interpolation") == "bilinear":
+    if settings.get("interpolation") == "bilinear" and dialect == "tfjs":
         settings.pop("interpolation")
         return _old_bilinear(layer.name, **settings)
     if layer.kind == "Reshape":

@@ -1,32 +1,16 @@
-"""Generators in Keras 3's own format, `.keras`."""
+"""What Keras holds, as a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import GeneratorError
-from pipeline.generators.archive import read_config
 from pipeline.generators.structure import Port, Structure
-from workers.engine.generators.network import Network, first_line
+from workers.engine.generators.network import Network
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-
-def load_keras(path: Path) -> Network:
-    """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
-    import keras  # Seconds; and the device must be pinned before.
-
-    read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its layers raise.
-        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(error)}") from error
-    if not getattr(model, "inputs", None):
-        raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
-    return keras_network(model)
 
 
 def keras_network(model: Any) -> Network:
@@ -87,9 +71,3 @@ def _range(model: Any, name: str) -> tuple[float, float] | None:
     layer = next((layer for layer in model.layers if layer.name == name), None)
     activation = getattr(getattr(layer, "activation", None), "__name__", "")
     return {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}.get(activation)
-
-
-def _reason(error: Exception) -> str:
-    if "Lambda" in str(error) or "safe_mode" in str(error):
-        return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
-    return first_line(error)

@@ -56,6 +56,21 @@ def check_operations(folder: Path) -> None:
             raise GeneratorError(f"generator {folder} is refused: {bad[0]} reaches out of the model, to code or files")
 
 
+def check_graph(graph: Any, what: str) -> None:
+    """Raises GeneratorError if running a GraphDef could reach out of it; also where TensorFlow lacks an operation."""
+    from tensorflow.python.framework import op_def_registry
+
+    functions = {function.signature.name for function in graph.library.function}
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    names = sorted({node.op for node in nodes} - functions)
+    unknown = [name for name in names if op_def_registry.get(name) is None]
+    if unknown:
+        raise GeneratorError(f"generator {what} has operations that TensorFlow does not: {', '.join(unknown)}")
+    bad = [name for name in names if not _is_allowed(name)]
+    if bad:
+        raise GeneratorError(f"generator {what} is refused: {bad[0]} reaches out of the model, to code or files")
+
+
 def _read(folder: Path) -> Any:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2

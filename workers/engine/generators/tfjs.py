@@ -1,7 +1,8 @@
-"""Generators that TensorFlow.js saved as layers models."""
+"""Generators of TensorFlow.js: layers models and graph models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError
-from pipeline.generators.tfjs import LayersModel, StoredWeight, read_layers_model
+from pipeline.generators.tfjs import Group, StoredWeight, read_json, read_layers_model
+from pipeline.generators.tfjs_graph import read_graph_model
 from workers.engine.generators.build import build_model, set_weights
+from workers.engine.generators.graph import graph_network
 from workers.engine.generators.keras_model import keras_network
 from workers.engine.generators.network import Network, first_line
 
 
 def load_tfjs(path: Path) -> Network:
     """The network of a `model.json`. Raises GeneratorError."""
+    data = read_json(path)
+    if data.get("format") == "graph-model":
+        graph = read_graph_model(path, data)
+        return graph_network(path, graph, read_weights(graph.groups))
     read = read_layers_model(path)
-    values = read_weights(read)
+    values = read_weights(read.groups)
     try:
-        model = build_model(read.architecture, read.structure)
+        model = build_model(read.architecture, read.structure, "tfjs")
     except GeneratorError:
         raise
     except Exception as error:  # Keras raises whatever its layers raise.
@@ -29,10 +36,10 @@ def load_tfjs(path: Path) -> Network:
     return keras_network(model)
 
 
-def read_weights(model: LayersModel) -> dict[str, NDArray[Any]]:
+def read_weights(groups: Iterable[Group]) -> dict[str, NDArray[Any]]:
     """All weights by their names in the manifest, unpacked where they are quantised."""
     values = {}
-    for group in model.groups:
+    for group in groups:
         data = b"".join(file.read_bytes() for file in group.files)
         first = 0
         for weight in group.weights:

@@ -31,7 +31,7 @@ def load_untrained(path: Path) -> Network:
         for name, shape in weights.items():
             initialiser = configs[layer].get(f"{name}_initializer", {})
             values[layer, name] = _draw(path, int(data.get("seed", 0)), f"{layer}/{name}", shape, initialiser)
-    model = build_model(architecture, structure)
+    model = build_model(architecture, structure, "tfjs")
     set_weights(model, values, str(path))
     return keras_network(model)
 

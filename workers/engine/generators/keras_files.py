@@ -1,0 +1,62 @@
+"""Generators that Keras saved: `.keras`, by Keras itself where it can, and `.h5`, by the table of layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.archive import read_config
+from pipeline.generators.hdf5 import StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
+from workers.engine.generators.build import build_model, set_weights
+from workers.engine.generators.keras_model import keras_network
+from workers.engine.generators.network import Network, first_line
+
+
+def load_keras(path: Path) -> Network:
+    """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
+    import keras  # Seconds; and the device must be pinned before.
+
+    read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
+    if keras_of(path) < 3 and (stored := _in_the_table(path)) is not None:
+        return _rebuilt(stored)  # Keras 3 opens it, if at all, as if it had written it itself.
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers raise.
+        if (stored := _in_the_table(path)) is not None:
+            return _rebuilt(stored)
+        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(error)}") from error
+    if not getattr(model, "inputs", None):
+        raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
+    return keras_network(model)
+
+
+def _in_the_table(path: Path) -> StoredModel | None:
+    """The model as the table of layers understands it; None where it does not."""
+    try:
+        return read_keras_archive(path)
+    except GeneratorError:
+        return None
+
+
+def load_hdf5(path: Path) -> Network:
+    """The network of a `.h5` file. Raises GeneratorError."""
+    return _rebuilt(read_hdf5_model(path))
+
+
+def _rebuilt(stored: StoredModel) -> Network:
+    """The network of a model that was read from HDF5. Raises GeneratorError."""
+    values = read_values(stored)
+    try:
+        model = build_model(stored.architecture, stored.structure, "keras 3" if stored.keras == 3 else "keras 2")
+    except GeneratorError:
+        raise
+    except Exception as error:  # Keras raises whatever its layers raise.
+        raise GeneratorError(f"generator {stored.path} cannot be rebuilt in Keras: {first_line(error)}") from error
+    set_weights(model, dict(values), str(stored.path))
+    return keras_network(model)
+
+
+def _reason(error: Exception) -> str:
+    if "Lambda" in str(error) or "safe_mode" in str(error):
+        return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
+    return first_line(error)
