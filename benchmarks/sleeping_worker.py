@@ -71,6 +71,10 @@ class SleepingRooms:
     def compare(self, engine: Any, rate: float) -> None:
         """Nothing was promised."""
 
+    def is_reproducible(self) -> bool:
+        """Its samples are always the same."""
+        return True
+
 
 def worker_info(name: str, root: str) -> WorkerInfo:
     """What such a worker announces."""

@@ -304,6 +304,7 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
     """Where the data is, its totals, its rate and what bounded it."""
 
     from pipeline.datasets.dataset import Dataset
+    from pipeline.datasets.receipts import NOT_REPRODUCIBLE
 
     dataset = Dataset(destination)
     manifest = dataset.manifest()
@@ -322,6 +323,7 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
             "verdict": job.verdict if job else None,
             "preview": preview,
             "manifest_sha256": manifest.sha256,
+            "reproducible": manifest.reproducible,
             "job": job.as_json() if job else None,
         }
         print_json(result)
@@ -337,6 +339,8 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
         share = f" ({made:,} made now)" if made != manifest.count else ""
         bound = f", {job.verdict}" if job.verdict else ""
         click.echo(f"{rate(job.rate)}{share}{bound}; {duration(elapsed_s)} in all")
+    if not manifest.reproducible:
+        warn(NOT_REPRODUCIBLE)
     if preview:
         click.echo(f"contact sheet: {preview}")
     if job is not None:

@@ -147,7 +147,7 @@ def make_here(
             prepare()
         if _is_made(destination, only):
             return None
-        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, destination, workers, device)))
+        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, spec, destination, workers, device)))
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
 
         def check() -> None:
@@ -176,7 +176,7 @@ def _is_made(destination: str, only: Selection | None) -> bool:
 
 
 def _configs(
-    generator: Generator, settings: Settings, destination: str, workers: int, device: str
+    generator: Generator, settings: Settings, spec: JobSpec, destination: str, workers: int, device: str
 ) -> list[WorkerConfig]:
     config = WorkerConfig(
         generator=generator.reference,
@@ -185,6 +185,8 @@ def _configs(
         output_roots=(destination,),
         embedded=True,
         client=this_process(),
+        batch=spec.batch,
+        samples=spec.count,
         log_level="warning",
     )
     return share_cores([config] * workers)

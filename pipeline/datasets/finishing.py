@@ -17,8 +17,10 @@ from pipeline.datasets.report.preview import contact_sheet
 from pipeline.spec import plan as shards
 
 
-def finish_dataset(destination: str, job_id: str) -> Manifest:
+def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True) -> Manifest:
     """Writes preview, card, index and manifest of a dataset whose shards are all done.
+
+    `reproducible` says whether its samples depend on nothing but their latents and labels.
 
     Raises DatasetError if one is not.
     """
@@ -44,6 +46,7 @@ def finish_dataset(destination: str, job_id: str) -> Manifest:
         statistics=merged_statistics(ordered),
         made_by=distinct_engines(ordered),
         finished_at=time.time(),
+        reproducible=reproducible,
     )
     # All shards are in place: what is still on its way comes from workers that were given up.
     dataset.store.sweep(older_than_s=0)

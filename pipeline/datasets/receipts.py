@@ -40,6 +40,12 @@ class Statistics:
     sketch: tuple[float, ...] = ()
 
 
+#: What is told of datasets whose manifest says so.
+NOT_REPRODUCIBLE = (
+    "not reproducible: samples depend on random numbers that the model draws, or on the others in their batch"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
     """How samples were computed: enough to compute them again."""
@@ -158,6 +164,9 @@ class Manifest:
     made_by: tuple[EngineRecord, ...]
     #: Unix time.
     finished_at: float
+    #: Whether a sample depends on its latent and label alone; not where the network draws random numbers, or takes
+    #: statistics over its batch. In the file only where it is false.
+    reproducible: bool = True
 
     @property
     def sha256(self) -> str:
@@ -166,12 +175,15 @@ class Manifest:
 
     def to_json(self) -> str:
         """JSON with stable keys."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1) + "\n"
+        fields = asdict(self)
+        if self.reproducible:
+            del fields["reproducible"]
+        return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION)
+        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION, optional="reproducible")
         try:
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
@@ -179,6 +191,7 @@ class Manifest:
             _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
             _check(manifest, int, "version", "count", "shards", "size_bytes")
             _check(manifest, float, "finished_at")
+            _check(manifest, bool, "reproducible")
         except (TypeError, ValueError, KeyError) as error:
             raise DatasetError(f"{source} is no manifest: {error}") from None
         return manifest
@@ -255,15 +268,15 @@ _FIELDS_OF_RECEIPT = frozenset(field.name for field in fields(Receipt))
 _FIELDS_OF_MANIFEST = frozenset(field.name for field in fields(Manifest))
 
 
-def _object(text: bytes, source: str, names: frozenset[str], newest: int) -> dict[str, Any]:
-    """The fields of a record, all of them and no others."""
+def _object(text: bytes, source: str, names: frozenset[str], newest: int, optional: str = "") -> dict[str, Any]:
+    """The fields of a record, all of them but perhaps one, and no others."""
     data = parse_record(text, source)
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")
     version = data.get("version")
     if isinstance(version, int) and version > newest:
         raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
-    if data.keys() != names:
-        odd = ", ".join(sorted(data.keys() ^ names))
+    if data.keys() | {optional} - {""} != names:
+        odd = ", ".join(sorted((data.keys() | {optional} - {""}) ^ names))
         raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
     return data

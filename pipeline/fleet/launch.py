@@ -49,6 +49,9 @@ class WorkerConfig:
     #: Dies with the process that started it, which `client` names (`pipeline.stores.lease.this_process`).
     embedded: bool = False
     client: str = ""
+    #: Of the one job that it is started for: its batch, 0 for any, and its samples, 0 where it serves any job.
+    batch: int = 0
+    samples: int = 0
     #: "info", "warning" and so on.
     log_level: str = "info"
     #: "text" or "json".

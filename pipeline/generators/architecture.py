@@ -52,6 +52,8 @@ class Architecture:
     layers: tuple[Layer, ...]
     inputs: tuple[Source, ...]
     outputs: tuple[Source, ...]
+    #: Names of the outputs, where the model answers with a dictionary; else they are named by their layers.
+    output_names: tuple[str, ...] = ()
 
     def all_layers(self) -> Iterator[Layer]:
         """Every layer, those of models inside too."""
@@ -147,7 +149,9 @@ def _functional(config: dict[str, Any], level: int) -> Architecture:
         calls = tuple(_call(node) for node in entry.get("inbound_nodes", ()))
         layers.append(_layer(entry, calls or ((),), level))
     inputs, outputs = (tuple(_triples(config[key])) for key in ("input_layers", "output_layers"))
-    return _renumbered(layers, inputs, outputs)
+    told = config["output_layers"]
+    names = tuple(map(str, told)) if isinstance(told, dict) else ()
+    return _renumbered(layers, inputs, outputs, names)
 
 
 def _layer(entry: dict[str, Any], calls: tuple[tuple[Source, ...], ...], level: int) -> Layer:
@@ -190,7 +194,9 @@ def _triples(value: Any) -> Iterator[Source]:
                 yield from _triples(each)
 
 
-def _renumbered(layers: list[Layer], inputs: tuple[Source, ...], outputs: tuple[Source, ...]) -> Architecture:
+def _renumbered(
+    layers: list[Layer], inputs: tuple[Source, ...], outputs: tuple[Source, ...], output_names: tuple[str, ...]
+) -> Architecture:
     """Calls numbered from 0. Of a model inside, older files count its making as a call of it."""
     used: dict[str, set[int]] = {}
     for source in (*outputs, *(source for layer in layers for call in layer.calls for source in call)):
@@ -213,4 +219,5 @@ def _renumbered(layers: list[Layer], inputs: tuple[Source, ...], outputs: tuple[
         ),
         inputs=inputs,
         outputs=moved(outputs),
+        output_names=output_names if len(output_names) == len(outputs) else (),
     )

@@ -100,7 +100,7 @@ def _name(place: str) -> str:
 def _sidecar_paths(model: Path) -> list[Path]:
     """Where a sidecar may lie: `NAME.toml` beside NAME.keras, or `generator.toml` beside or inside the model."""
     if model.is_dir():
-        return [model / SIDECAR]
+        return [model / SIDECAR, model.parent / f"{model.name}.toml"]
     return [model.with_suffix(".toml"), model.parent / SIDECAR]
 
 

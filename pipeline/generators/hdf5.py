@@ -37,7 +37,8 @@ _NOT_TRAINED = ("moving_mean", "moving_variance")
 #: Names of files that may hold the architecture of weights that lie beside them, besides `NAME.json`.
 _ARCHITECTURES = ("model.json", "architecture.json", "config.json")
 
-_WAY_OUT = "save it there by model.export('FOLDER'), which needs neither classes nor code here"
+#: What a user can do about a model that is not understood.
+WAY_OUT = "save it there by model.export('FOLDER'), which needs neither classes nor code here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ def _understood(path: Path, description: Any, keras: int, file: h5py.File, besid
         architecture = read_architecture(modernised(description) if keras == 1 else description)
         structure, found = survey(architecture)
     except NotUnderstoodError as error:
-        raise GeneratorError(f"generator {path}: {error}; where it was made, {_WAY_OUT}") from None
+        raise GeneratorError(f"generator {path}: {error}; where it was made, {WAY_OUT}") from None
     if any(container in file for container in _CONTAINERS):
         places = dict(_by_class(path, architecture, found.weights, file))
     else:

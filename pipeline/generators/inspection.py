@@ -32,12 +32,17 @@ def survey(architecture: Architecture) -> tuple[Structure, Survey]:
     shapes = _follow(architecture, [port.shape for port in inputs], found)
     outputs = tuple(
         Port(
-            name=source.layer,
+            name=name,
             shape=shape,
             value_range=_range(architecture, source),
             channels_first=_layer(architecture, source.layer).config.get("data_format") == "channels_first",
         )
-        for source, shape in zip(architecture.outputs, shapes, strict=True)
+        for source, shape, name in zip(
+            architecture.outputs,
+            shapes,
+            architecture.output_names or [source.layer for source in architecture.outputs],
+            strict=True,
+        )
     )
     parameters = sum(math.prod(shape) for weights in found.weights.values() for shape in weights.values())
     return Structure(inputs=inputs, outputs=outputs, parameters=parameters, flop=2 * found.multiplications), found

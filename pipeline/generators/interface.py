@@ -263,5 +263,5 @@ def _sample_shape(output: Port, told: dict[str, Any]) -> tuple[bool, tuple[int, 
 
 def _value_range(output: Port, told: Any) -> tuple[float, float] | None:
     if told is None:
-        return output.value_range
+        return (0.0, 255.0) if output.dtype == "uint8" else output.value_range
     return float(told[0]), float(told[1])

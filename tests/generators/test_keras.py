@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.common.errors import GeneratorError, NoisemillError
 from pipeline.generators import find_generator
-from tests.generators.suite import Example, GeneratorSuite, noisemill, predict, save_keras
+from tests.generators.suite import CLOSE, Example, GeneratorSuite, noisemill, predict, save_keras
 
 RNG = np.random.default_rng(3)
 
@@ -295,3 +295,29 @@ def test_too_large_for_this_machine(flat, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 1)
     with pytest.raises(GeneratorError, match="too large"):
         generators.load_generator(found)
+
+
+def test_dictionaries_for_inputs_and_outputs(tmp_path: Path) -> None:
+    """An output is named by its key, not by its layer; a dictionary of inputs is fed as one."""
+    import keras
+
+    first, second = keras.Input((3,), name="z"), keras.Input((2,), name="label")
+    image = keras.layers.Dense(4, name="last")(keras.layers.Concatenate()([first, second]))
+    model = keras.Model({"z": first, "label": second}, {"image": image, "other": keras.layers.Dense(1)(image)})
+    save_keras(tmp_path / "model.keras", model)
+    (tmp_path / "generator.toml").write_text('[output]\nname = "image"\n')
+    found = find_generator(str(tmp_path)).interface
+    assert (found.output, found.sample_shape, found.classes) == ("image", (4,), ("0", "1"))
+    latents = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    labels = np.array([0, 1, 1, 0], np.int32)
+    wanted = model({"z": latents, "label": np.eye(2, dtype=np.float32)[labels]})["image"]
+    assert np.abs(predict(tmp_path, latents, labels) - np.asarray(wanted)).max() <= CLOSE
+
+
+def test_bytes_have_a_range(tmp_path: Path) -> None:
+    import keras
+
+    z = keras.Input((3,))
+    values = keras.ops.cast(keras.layers.Dense(4, activation="sigmoid")(z) * 255, "uint8")
+    save_keras(tmp_path / "model.keras", keras.Model(z, values))
+    assert find_generator(str(tmp_path)).interface.value_range == (0.0, 255.0)

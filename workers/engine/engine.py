@@ -42,6 +42,14 @@ _ROUNDS = 4
 _MEASURE_S = 0.08
 #: A smaller batch is taken if it is within so much of the fastest: it pads less and stops sooner.
 _TIE = 0.99
+#: The first batch that is tried takes about so many multiplications and additions, or so many seconds.
+_FIRST_FLOP, _FIRST_S = 4e9, 0.25
+#: A batch of a large network takes at most about so long, seconds: a job that is cancelled ends after its batch.
+_LONGEST_BATCH_S = 1.0
+#: A job of so many batches or fewer is made faster than it would be measured how to make it fast.
+_FEW_BATCHES = 32
+#: Share of what samples span within which one counts as the same among other neighbours.
+_SAME = 1e-3
 #: Where a job goes faster than calibration by this factor, calibration was disturbed.
 _DISTURBED = 1.25
 
@@ -171,6 +179,8 @@ class EngineRoom:
         #: The latest that were asked for, least recently first.
         self._engines: OrderedDict[tuple[str, int, str], Engine] = OrderedDict()
         self._cache_dir, self._clock = cache_dir, clock
+        self._first_batch: int | None = None
+        self._reproducible: bool | None = None
 
     def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
         """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
@@ -194,22 +204,80 @@ class EngineRoom:
         calibration = self._kept_calibration()
         if calibration is not None:
             return self.engine(calibration.engine, calibration.batch)
-        try:
-            return self.engine("xla", BATCHES[0])
-        except GeneratorError:
-            return self.engine("tf", BATCHES[0])
+        return self._first_that_runs(self.first_batch())
 
-    def calibrate(self, precision: str = "float32") -> Calibration:
+    def calibrate(self, precision: str = "float32", *, batch: int = 0, samples: int = 0) -> Calibration:
         """The fastest engine and batch on this device, measured once and then kept in the cache.
 
-        What was measured on a busy machine is measured again once that is less so.
+        What was measured on a busy machine is measured again once that is less so. Where the one job that is to be
+        made names its `batch`, only that is tried; where it has so few `samples` that measuring would take longer than
+        it gains, nothing is measured that is not known already.
         """
         kept, load = self._kept_calibration(precision), _load()
+        if batch or (kept is None and 0 < samples <= _FEW_BATCHES * self.first_batch()):
+            engine = self._engine_for(precision, batch or self.first_batch(), kept, samples)
+            rate = _bare_rate(engine, *self._some_input(engine.batch), self._clock)
+            return Calibration(engine=engine.engine, batch=engine.batch, rate=round(rate, 1))
         if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
             return kept
         path, calibration = self._calibration_path(precision), replace(self._measure(precision), load=round(load, 2))
         keep(path, json.dumps(asdict(calibration)))
         return calibration
+
+    def first_batch(self) -> int:
+        """A batch that takes a fraction of a second, and so not too much memory: a power of two up to BATCHES[0]."""
+        if self._first_batch is None:
+            flop = self.generator.structure.flop
+            if flop is None:
+                # Nobody has counted what it computes: one sample tells.
+                engine = self._first_that_runs(1)
+                samples = _FIRST_S * _bare_rate(engine, *self._some_input(1), self._clock)
+            else:
+                samples = _FIRST_FLOP / max(1, flop)
+            self._first_batch = min(BATCHES[0], 1 << max(0, int(samples).bit_length() - 1))
+        return self._first_batch
+
+    def _engine_for(self, precision: str, batch: int, kept: Calibration | None, samples: int) -> Engine:
+        """The engine for batches of this size: the one that calibration chose, or the faster of both in a long job."""
+        if kept is not None:
+            return self.engine(kept.engine, batch, precision)
+        if samples > _FEW_BATCHES * batch:
+            rates = self._rates([(engine, batch) for engine in ENGINES], precision)
+            return self.engine(*max(rates, key=lambda key: rates[key]), precision)
+        return self._first_that_runs(batch, precision)
+
+    def _first_that_runs(self, batch: int, precision: str = "float32") -> Engine:
+        """XLA, else TensorFlow; with a smaller batch where that takes more memory than there is."""
+        while True:
+            for engine in ENGINES:
+                try:
+                    return self.engine(engine, batch, precision)
+                except GeneratorError as error:
+                    failed = error
+            if batch == 1:
+                raise failed
+            batch //= 2
+
+    def is_reproducible(self) -> bool:
+        """Whether a sample depends on its latent and label alone. Found once, by trying.
+
+        It does not where the network draws random numbers or changes itself, nor where it takes statistics over its
+        batch: the same latents then give other samples among other neighbours.
+        """
+        if self._reproducible is None:
+            engine = next(reversed(self._engines.values()), None) or self._first_that_runs(max(2, self.first_batch()))
+            if engine.batch == 1:
+                engine = self._first_that_runs(2)
+            self._reproducible = self._gives_the_same(engine)
+        return self._reproducible
+
+    def _gives_the_same(self, engine: Engine) -> bool:
+        latents, labels = self._some_input(engine.batch)
+        others, kept = latents.copy(), (engine.batch + 1) // 2
+        others[kept:] = 3 * others[kept:][::-1] + 1
+        answers = [engine.predict(each, labels).samples()[:kept] for each in (latents, latents, others)]
+        span = float(np.ptp(answers[0])) or 1.0
+        return all(bool(np.abs(answers[0] - each).max() <= _SAME * span) for each in answers[1:])
 
     def compare(self, engine: Engine, rate: float) -> None:
         """Hears how fast a job went. Where calibration said much less, the next worker measures again."""
@@ -227,12 +295,30 @@ class EngineRoom:
 
     def _measure(self, precision: str) -> Calibration:
         """First the engine, at a middling batch; then the batch."""
+        first = self.first_batch()
+        if first < BATCHES[0]:
+            return self._climb(first, precision)
         rates = self._rates([(engine, 256) for engine in ENGINES], precision)
         engine = max(rates, key=lambda key: rates[key])[0]
         rates = self._rates([(engine, batch) for batch in BATCHES], precision)
-        best = max(rates.values())
-        batch = next(batch for batch in BATCHES if rates[engine, batch] >= _TIE * best)
-        return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
+        return _best(rates)
+
+    def _climb(self, batch: int, precision: str) -> Calibration:
+        """For a large network: doubles the batch while that is not too long, nor too large for the memory."""
+        engine = self._first_that_runs(batch, precision)
+        batch = engine.batch
+        rates = self._rates([(name, batch) for name in ENGINES], precision)
+        name = max(rates, key=lambda key: rates[key])[0]
+        rates = {(name, batch): rates[name, batch]}
+        while 2 * batch / rates[name, batch] <= _LONGEST_BATCH_S and batch < BATCHES[-1]:
+            batch *= 2
+            try:
+                rates |= self._rates([(name, batch)], precision)
+            except GeneratorError:  # Out of memory, mostly.
+                break
+            if rates[name, batch] == 0.0:
+                break
+        return _best({key: rate for key, rate in rates.items() if rate})
 
     def _rates(self, candidates: list[tuple[str, int]], precision: str) -> dict[tuple[str, int], float]:
         """Samples per second of the bare forward pass, the best of several measurements that take turns."""
@@ -267,6 +353,13 @@ class EngineRoom:
         device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
         key = sha256(f"{self.generator.digest} {device}".encode()).hexdigest()[:24]
         return self._cache_dir / "calibrations" / f"{key}.json"
+
+
+def _best(rates: dict[tuple[str, int], float]) -> Calibration:
+    """The smallest batch that is about as fast as the fastest."""
+    best = max(rates.values())
+    engine, batch = next(key for key in sorted(rates, key=lambda key: key[1]) if rates[key] >= _TIE * best)
+    return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
 
 
 def _load() -> float:

@@ -298,7 +298,9 @@ class SliceWorker:
         """The engine that all slices of a job use; the first to ask decides."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
         if spec.precision not in self.calibrations:
-            self.calibrations[spec.precision] = self.rooms.calibrate(spec.precision)
+            self.calibrations[spec.precision] = self.rooms.calibrate(
+                spec.precision, batch=spec.batch, samples=spec.count
+            )
         calibration = self.calibrations[spec.precision]
         batch = spec.batch or min(calibration.batch, fitting)
         settled, batch = self.ledger.settle(job, calibration.engine, batch)
@@ -567,7 +569,7 @@ class _Slice:
         try:
             self._lease.check()
             if not state.failed and state.selection is None:
-                finish_dataset(self._destination, self._job)
+                finish_dataset(self._destination, self._job, reproducible=self._worker.rooms.is_reproducible())
             answer = self._patiently(lambda: self._ledger.finish(self._job, claim))
             self.ended = True
             log.info("job %s is %s", self._job, answer, extra=about(self._job))

@@ -74,6 +74,7 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
         largest_difference=largest,
         different=tuple(different),
         tolerance=tolerance,
+        reproducible=rooms.is_reproducible(),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.common.errors import LedgerError, NoisemillError
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
+from pipeline.datasets.receipts import NOT_REPRODUCIBLE
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig
 from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups
@@ -99,8 +100,10 @@ def _load(config: WorkerConfig) -> SliceWorker:
     from workers.engine.engine import EngineRoom
 
     rooms = EngineRoom(generator, device, settings.cache_dir)
-    calibration = rooms.calibrate()
+    calibration = rooms.calibrate(batch=config.batch, samples=config.samples)
     rooms.engine(calibration.engine, calibration.batch)
+    if not rooms.is_reproducible():
+        log.warning("generator %s: %s", generator.name, NOT_REPRODUCIBLE)
     ledger = Ledger(settings)
     info = WorkerInfo(
         id=os.environ[WORKER_ID_VARIABLE],

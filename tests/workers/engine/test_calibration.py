@@ -45,9 +45,22 @@ class TimedEngine:
 class Room(EngineRoom):
     """An engine room whose engines take given seconds a batch; XLA takes them twice unless it is missing."""
 
-    def __init__(self, folder: Path, seconds: dict[int, float], *, xla: bool = True, disturbed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: dict[int, float],
+        *,
+        xla: bool = True,
+        disturbed: int = 0,
+        flop: int | None = 1000,
+        most: int = 512,
+    ) -> None:
         self.folder, self.seconds, self.xla, self.disturbed = folder, seconds, xla, disturbed
+        #: Multiplications and additions per sample, and the largest batch that there is memory for.
+        self.flop, self.most = flop, most
         self.measured = 0
+        self._first_batch = None
+        self.tried: list[tuple[str, int]] = []
         self._clock = self.clock = Clock()
 
     @property
@@ -55,15 +68,21 @@ class Room(EngineRoom):
         class Interface:
             latent_dim, classes = 4, None
 
+        class Structure:
+            flop = self.flop
+
         class Generator:
-            interface = Interface
+            interface, structure = Interface, Structure
 
         return Generator
 
     def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
         self.measured += 1
+        self.tried.append((engine, batch))
         if engine == "xla" and not self.xla:
             raise GeneratorError("XLA does not take it")
+        if batch > self.most:
+            raise GeneratorError("out of memory")
         disturbed, self.disturbed = self.disturbed, 0
         seconds = self.seconds[batch] * (1 if engine == "xla" else 2)
         return TimedEngine(engine, batch, seconds, disturbed, self.clock)
@@ -147,3 +166,59 @@ def test_a_damaged_cache_is_measured_again(tmp_path: Path, load: dict[str, float
     (tmp_path / "calibration.json").write_text(text)
     assert isinstance(Room(tmp_path, SECONDS).calibrate(), Calibration)
     assert np.isfinite(Room(tmp_path, {}).calibrate().rate)
+
+
+#: A network that takes a quarter of a second a sample, however many are in a batch.
+LARGE = {batch: 0.25 * batch for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
+
+
+@pytest.mark.parametrize("flop", [30_000_000_000, None])
+def test_a_large_network_is_tried_with_small_batches_alone(
+    tmp_path: Path, load: dict[str, float], flop: int | None
+) -> None:
+    room = Room(tmp_path, LARGE, flop=flop)
+    calibration = room.calibrate()
+    assert (calibration.engine, calibration.batch) == ("xla", 1), "a larger one is not faster"
+    assert max(batch for _, batch in room.tried) <= 4, "no batch takes longer than a second"
+
+
+def test_a_large_network_that_gains_by_batches(tmp_path: Path, load: dict[str, float]) -> None:
+    seconds = {batch: 0.2 + 0.01 * batch for batch in LARGE}
+    calibration = Room(tmp_path, seconds, flop=4_000_000_000).calibrate()
+    assert calibration.batch == 32
+    assert seconds[calibration.batch] <= 1.0
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_what_is_too_large_for_the_memory_is_left_out(tmp_path: Path, load: dict[str, float], most: int) -> None:
+    seconds = dict.fromkeys(LARGE, 0.01)
+    calibration = Room(tmp_path, seconds, flop=500_000_000, most=most).calibrate()
+    assert calibration.batch == most
+
+
+def test_a_batch_that_the_job_names_is_the_only_one(tmp_path: Path, load: dict[str, float]) -> None:
+    room = Room(tmp_path, LARGE, flop=30_000_000_000)
+    calibration = room.calibrate(batch=8, samples=64)
+    assert (calibration.engine, calibration.batch) == ("xla", 8)
+    assert {batch for _, batch in room.tried} == {8}
+    assert not list(tmp_path.iterdir()), "it is not what is best for other jobs"
+
+
+def test_a_long_job_with_a_batch_of_its_own_gets_the_faster_engine(tmp_path: Path, load: dict[str, float]) -> None:
+    room = Room(tmp_path, SECONDS | {8: 0.001})
+    assert room.calibrate(batch=8, samples=100_000).engine == "xla"
+    assert set(room.tried) == {("xla", 8), ("tf", 8)}
+
+
+def test_few_samples_are_not_worth_measuring(tmp_path: Path, load: dict[str, float]) -> None:
+    room = Room(tmp_path, SECONDS)
+    calibration = room.calibrate(samples=1000)
+    assert (calibration.engine, calibration.batch) == ("xla", 64)
+    assert room.tried == [("xla", 64)]
+    Room(tmp_path, SECONDS).calibrate(samples=100_000)
+    assert Room(tmp_path, SECONDS).calibrate(samples=1000).batch == 256, "what is known is used"
+
+
+def test_a_generator_that_never_runs(tmp_path: Path, load: dict[str, float]) -> None:
+    with pytest.raises(GeneratorError, match="out of memory"):
+        Room(tmp_path, LARGE, most=0).calibrate(samples=10)

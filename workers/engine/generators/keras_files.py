@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.archive import read_config
-from pipeline.generators.hdf5 import StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
+from pipeline.generators.hdf5 import WAY_OUT, StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
 from workers.engine.generators.build import build_model, set_weights
 from workers.engine.generators.keras_model import keras_network
 from workers.engine.generators.network import Network, first_line
@@ -24,7 +25,7 @@ def load_keras(path: Path) -> Network:
     except Exception as error:  # Keras raises whatever its layers raise.
         if (stored := _in_the_table(path)) is not None:
             return _rebuilt(stored)
-        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(error)}") from error
+        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(path, error)}") from error
     if not getattr(model, "inputs", None):
         raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
     return keras_network(model)
@@ -56,7 +57,35 @@ def _rebuilt(stored: StoredModel) -> Network:
     return keras_network(model)
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
+    """Why Keras did not load a file, in one line with a way out."""
     if "Lambda" in str(error) or "safe_mode" in str(error):
         return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
+    if own := _own_classes(read_config(path)):
+        told = ", ".join(sorted(own)[:5])
+        return f"it has classes of its author's own ({told}), whose code is not here; where it was made, {WAY_OUT}"
+    if "could not be deserialized" in str(error) or "deserialize" in str(error):
+        return f"this Keras cannot read it; where it was made, {WAY_OUT}"
     return first_line(error)
+
+
+def _own_classes(description: Any) -> set[str]:
+    """Names of the classes in a description that are not Keras' own, or no more."""
+    import keras  # Loaded already.
+
+    found = set()
+    waiting = [description]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            name, module = each.get("class_name"), each.get("module")
+            # What is registered by its author has no module of its own.
+            foreign = module is None and each.get("registered_name")
+            foreign = foreign or (isinstance(module, str) and module.partition(".")[0] not in ("keras", "builtins"))
+            unknown = module == "keras.layers" and not hasattr(keras.layers, str(name))
+            if isinstance(name, str) and (foreign or unknown):
+                found.add(name[:60])
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+    return found

@@ -21,9 +21,17 @@ def keras_network(model: Any) -> Network:
         for name, tensor in zip(_output_names(model), model.outputs, strict=True)
     )
 
+    struct = getattr(model, "_inputs_struct", None)  # Not public; `inputs` is flat.
+    keys = list(struct) if isinstance(struct, dict) else None
+    by_key = {id(tensor): key for key, tensor in struct.items()} if isinstance(struct, dict) else {}
+    if keys is not None:
+        keys = [by_key.get(id(each), key) for each, key in zip(model.inputs, sorted(keys), strict=True)]
+
     def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         fed = [tensors[port.name] for port in inputs]
-        answer = model(fed[0] if len(fed) == 1 else fed, training=False)
+        # A model that was made of a dictionary of inputs wants one again.
+        named = dict(zip(keys, fed, strict=True)) if keys is not None else fed[0] if len(fed) == 1 else fed
+        answer = model(named, training=False)
         # A model may answer with a list or a dictionary, whatever its author liked.
         values = list(answer.values()) if isinstance(answer, dict) else _as_list(answer)
         names = list(answer) if isinstance(answer, dict) else [port.name for port in outputs]
