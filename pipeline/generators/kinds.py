@@ -53,7 +53,7 @@ def _file(path: Path, name: str, suffix: str) -> Path | None:
 
 
 #: Ends of names by which a file alone in a folder is known for a model.
-_ALONE = (".keras", ".h5", ".hdf5")
+_ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite")
 
 
 class KerasFile:
@@ -143,6 +143,26 @@ class SavedModel:
         return None
 
 
+class InterpretedFile:
+    """A file that another library interprets: ONNX, TensorFlow Lite."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find(self, path: Path) -> Path | None:
+        """A `.onnx` or `.tflite` file, or the only one in a folder."""
+        return _file(path, f"model.{self.name}", f".{self.name}")
+
+    def files(self, model: Path) -> list[Path]:
+        """The file, and what PyTorch writes beside one that is large."""
+        beside = (model.with_name(f"{model.name}{end}") for end in (".data", "_data"))
+        return [model, *(file for file in beside if file.is_file())]
+
+    def structure(self, model: Path) -> Structure | None:
+        """Only its library reads it."""
+        return None
+
+
 class Untrained:
     """A topology as TensorFlow.js writes it, and the seed that its weights are drawn from."""
 
@@ -168,7 +188,15 @@ _TRAINING_NOTE = "layers that the model calls with training=True (dropout) do no
 _SAVED_MODEL = "saved_model.pb"
 _UNTRAINED = "untrained.json"
 
-KINDS: tuple[Kind, ...] = (KerasFile(), Hdf5File(), TensorFlowJs(), SavedModel(), Untrained())
+KINDS: tuple[Kind, ...] = (
+    KerasFile(),
+    Hdf5File(),
+    TensorFlowJs(),
+    SavedModel(),
+    Untrained(),
+    InterpretedFile("onnx"),
+    InterpretedFile("tflite"),
+)
 
 
 def find_model(path: Path) -> tuple[Kind, Path] | None:
@@ -199,4 +227,4 @@ def size_bytes(kind: Kind, model: Path) -> int:
 
 def names_of_kinds() -> str:
     """For messages."""
-    return "a .keras file, a .h5 file, a TensorFlow.js model.json or a SavedModel folder"
+    return "a .keras file, a .h5, .onnx or .tflite file, a TensorFlow.js model.json or a SavedModel folder"

@@ -2,7 +2,7 @@
 
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
-keras_files, saved_model, tfjs, untrained      the loaders
+keras_files, saved_model, tfjs, untrained, interpreted      the loaders
 build        a Keras model from another's description of it
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator
+from workers.engine.generators.interpreted import load_onnx, load_tflite
 from workers.engine.generators.keras_files import load_hdf5, load_keras
 from workers.engine.generators.keras_model import lower_precision
 from workers.engine.generators.network import Network
@@ -30,6 +31,8 @@ _LOADERS: dict[str, Callable[[Path], Network]] = {
     "tfjs": load_tfjs,
     "saved_model": load_saved_model,
     "untrained": load_untrained,
+    "onnx": load_onnx,
+    "tflite": load_tflite,
 }
 
 

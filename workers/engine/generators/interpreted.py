@@ -1,0 +1,134 @@
+"""Generators that another library interprets on the CPU: ONNX by onnxruntime, TensorFlow Lite by its interpreter."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.structure import Port, Structure
+from workers.engine.generators.network import Network, first_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+#: ONNX's names of what can be fed and made.
+_ONNX_TYPES = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(int32)": "int32",
+    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(bool)": "bool",
+}  # fmt: skip
+
+#: Arrays of the inputs, in order, to those of the outputs; the first dimension is the batch.
+_Run = Callable[[list[NDArray[Any]]], list[NDArray[Any]]]
+
+
+def load_onnx(path: Path) -> Network:
+    """The network of an ONNX file. Raises GeneratorError."""
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError:
+        raise GeneratorError(
+            f"generator {path} is an ONNX file, which takes onnxruntime: pip install 'noisemill[onnx]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # What is wrong comes as an exception.
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # Whatever onnxruntime raises.
+        raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
+    told, made = session.get_inputs(), session.get_outputs()
+    names = [each.name for each in told]
+
+    def run(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        answers: list[NDArray[Any]] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return answers
+
+    inputs = tuple(_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in told)
+    # Images come as PyTorch has them, channels first.
+    outputs = tuple(
+        replace(port, channels_first=len(port.shape) == 3 and port.shape[0] in (1, 3, 4))
+        for port in (_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in made)
+    )
+    alone = any(type(each.shape[0]) is int for each in told)
+    return _network(inputs, outputs, _one_by_one(run) if alone else run, session)
+
+
+def load_tflite(path: Path) -> Network:
+    """The network of a TensorFlow Lite file. Raises GeneratorError."""
+    import tensorflow as tf
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # That it will move to a package of its own.
+            interpreter = tf.lite.Interpreter(str(path))
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
+    told, made = interpreter.get_input_details(), interpreter.get_output_details()
+    lock = threading.Lock()  # It keeps its tensors to itself: one batch at a time.
+
+    def run(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        with lock:
+            for each, array in zip(told, arrays, strict=True):
+                interpreter.resize_tensor_input(each["index"], array.shape)
+            interpreter.allocate_tensors()
+            for each, array in zip(told, arrays, strict=True):
+                interpreter.set_tensor(each["index"], array)
+            interpreter.invoke()
+            return [interpreter.get_tensor(each["index"]).copy() for each in made]
+
+    inputs = tuple(_tflite_port(path, each) for each in told)
+    outputs = tuple(_tflite_port(path, each) for each in made)
+    # A batch of 1 that was not meant to be another may be written into the middle of the network.
+    alone = any(list(each["shape_signature"])[:1] != [-1] for each in told)
+    return _network(inputs, outputs, _one_by_one(run) if alone else run, interpreter)
+
+
+def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, owner: Any) -> Network:
+    """A network whose arrays are computed outside TensorFlow."""
+
+    def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        import tensorflow as tf
+
+        def compute(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
+            return [np.ascontiguousarray(each) for each in run([np.asarray(array) for array in arrays])]
+
+        fed = [tensors[port.name] for port in inputs]
+        answers = tf.numpy_function(compute, fed, [tf.as_dtype(port.dtype) for port in outputs])
+        for port, answer in zip(outputs, answers, strict=True):
+            answer.set_shape((fed[0].shape[0], *port.shape))
+        return {port.name: answer for port, answer in zip(outputs, answers, strict=True)}
+
+    return Network(structure=Structure(inputs=inputs, outputs=outputs), call=call, owner=owner)
+
+
+def _one_by_one(run: _Run) -> _Run:
+    """For a network that was saved for a batch of one."""
+
+    def each_alone(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        answers = [run([array[row : row + 1] for array in arrays]) for row in range(len(arrays[0]))]
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+    return each_alone
+
+
+def _tflite_port(path: Path, told: Mapping[str, Any]) -> Port:
+    signature = [int(size) for size in told["shape_signature"]]
+    # The converter puts the signature's name before the tensor's.
+    name = str(told["name"]).rpartition("serving_default_")[2].removesuffix(":0")
+    return _port(path, name, [None if size < 0 else size for size in signature], np.dtype(told["dtype"]).name)
+
+
+def _port(path: Path, name: str, shape: list[Any], dtype: str | None) -> Port:
+    if dtype is None or not shape:
+        raise GeneratorError(f"generator {path}: {name!r} is neither numbers nor has it a dimension for the batch")
+    if type(shape[0]) is int and shape[0] != 1:
+        raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {shape[0]}: it must be open, or 1")
+    return Port(name=name, shape=tuple(size if type(size) is int else None for size in shape[1:]), dtype=dtype)
