@@ -3,11 +3,11 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults compat readers train bench lint fix types docs wheel clean
+.PHONY: help setup demo quick test test-all coverage faults compat readers train bench lint fix types docs wheel clean
 
 help:  ## this list
 	@echo 'make TARGET [PYTHON=python3.12]'; echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a download of 0.8 GB); the other targets start with it
 
@@ -15,11 +15,15 @@ setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a down
 # uv comes from the same pinned list as everything else; it trusts what the system trusts, as pip does.
 .venv/.ready: pyproject.toml requirements.txt
 	@$(RUN) pip --version >/dev/null 2>&1 || { \
-	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  if $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; \
+	  elif command -v uv >/dev/null; then \
+	    echo 'Making .venv with a Python that uv has or fetches'; uv venv --quiet --clear --seed --python '>=3.11,<3.14' .venv; \
+	  else \
 	    found=$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null || echo missing); \
 	    echo "noisemill needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$found. Try: make setup PYTHON=python3.12" >&2; \
-	    exit 1; }; \
-	  echo 'Making .venv'; $(PYTHON) -m venv --clear .venv; }
+	    exit 1; \
+	  fi; }
 	@echo 'Installing what requirements.txt pins (a download of 0.8 GB, most of it TensorFlow)'
 	@$(RUN) pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python -r requirements.txt
@@ -29,8 +33,17 @@ setup: .venv/.ready  ## .venv with everything pinned in requirements.txt (a down
 demo: setup  ## 10,000 pictures of clothes in demo/fashion; again: goes on where it stopped
 	$(BIN)/noisemill generate fashion demo/fashion --count 10k
 
-test: setup  ## all tests but the slow suites below
+quick: setup  ## units alone: seconds, no TensorFlow, no workers
+	$(RUN) pytest -q -n 2 --dist loadfile -m quick $(addprefix tests/,common fleet formats jobs spec workers)
+
+test: setup  ## what shows nearly every mistake, in minutes
+	$(RUN) pytest -n 2 --dist loadfile --durations=15 -m 'not long and not slow and not faults and not compat'
+
+test-all: setup  ## all tests but the suites below
 	$(RUN) pytest -n 2 --dist loadfile --durations=15
+
+coverage: setup  ## which lines the tests run
+	$(RUN) pytest -q -n 2 --dist loadfile --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
 
 faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 	$(RUN) pytest -m faults

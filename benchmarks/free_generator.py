@@ -67,6 +67,10 @@ class FreeRooms:
     def compare(self, engine: Any, rate: float) -> None:
         """Nothing was promised."""
 
+    def is_reproducible(self) -> bool:
+        """Its samples are always the same."""
+        return True
+
 
 def free_generator(shape: tuple[int, int, int]) -> Generator:
     """What a job is asked for with: the article's generator, as if its samples had this shape."""

@@ -19,6 +19,34 @@ hypothesis.settings.register_profile("noisemill", deadline=None)
 hypothesis.settings.load_profile("noisemill")
 
 
+#: Files that start many processes, and take most of the time: `make test` leaves them to `make test-all`.
+LONG = (
+    "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
+    "deploy/test_compose_runs.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
+    "end_to_end/test_mixed_fleets.py", "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py",
+    "faults/test_redis.py", "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_reproducible.py",
+    "generators/test_sampling.py", "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
+)  # fmt: skip
+#: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.
+QUICK = ("common", "fleet", "formats", "jobs", "spec", "workers")
+NOT_QUICK = {"s3", "plain_s3", "fleet", "lone_fleet", "here", "s3_environment", "redis_server"}
+NOT_QUICK_FILES = ("test_ledger_model", "test_ledger_losses", "test_ledger_at_once", "test_webhooks", "test_s3",
+                   "test_wheel", "test_scheduler", "test_scheduler_metrics", "test_hooks_end_to_end", "test_precision",
+                   "test_lease", "test_commands", "test_packages", "test_steward")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is long and what is quick."""
+    root = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
+        if path.as_posix() in LONG:
+            item.add_marker("long")
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if path.parts[0] in QUICK and path.stem not in NOT_QUICK_FILES and not fixtures & NOT_QUICK:
+            item.add_marker("quick")
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Valkey]:
     """A running Valkey on a Unix socket. Without one, tests skip; where CI is set they fail."""

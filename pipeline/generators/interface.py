@@ -174,7 +174,10 @@ def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port 
             whole = whole or (label.classes is not None and latent.classes is None)
             if told == [None, None] and (whole or any(word in label.name.lower() for word in _LABEL_WORDS)):
                 return latent, label
-        raise ValueError(f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label")
+        raise ValueError(
+            f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label, "
+            f'as in [latent] and below it input = "{names[0]}"'
+        )
     raise ValueError(f"it has the inputs {', '.join(names)}: a latent and a label are all that can be fed")
 
 

@@ -34,7 +34,7 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.schedules.schedule import Schedule
 from workers.scheduler.steward import Steward
-from workers.telemetry.logs import Repeated, set_up_logging
+from workers.telemetry.logs import set_up_logging, until_redis_answers
 from workers.telemetry.metrics_server import SchedulerCollector, serve
 
 log = logging.getLogger("noisemill")
@@ -43,8 +43,6 @@ log = logging.getLogger("noisemill")
 _LOOP_S = 1
 #: A scheduler that did not extend its lock for so long is taken for dead, seconds.
 _LOCK_S = 10
-#: Pause between tries to reach Redis, seconds.
-_RETRY_S = 1.0
 
 
 class _Entry(RedBeatSchedulerEntry):  # type: ignore[misc]  # RedBeat has no types.
@@ -171,20 +169,6 @@ def _application(settings: Settings, book: ScheduleBook, active: threading.Event
     return app
 
 
-def _wait_for_redis(ledger: Ledger) -> None:
-    repeated = Repeated(log)
-    while True:
-        try:
-            ledger.ping()
-        except LedgerError as error:
-            repeated.warn(LedgerError(f"the scheduler waits until Redis is back: {error}"))
-            time.sleep(_RETRY_S)
-        else:
-            if repeated.clear():
-                log.info("Redis is back")
-            return
-
-
 def run(config: SchedulerConfig) -> int:
     """Runs the scheduler until it is told to stop; answers the exit code."""
     set_up_logging(config.log_level, config.log_format)
@@ -194,7 +178,7 @@ def run(config: SchedulerConfig) -> int:
     book, active = ScheduleBook(settings), threading.Event()
     if config.metrics_port:
         serve(SchedulerCollector(book, active.is_set), settings.metrics_host, config.metrics_port)
-    _wait_for_redis(Ledger(settings))
+    until_redis_answers(Ledger(settings).ping, log, "the scheduler")
     service = Service(
         _application(settings, book, active),
         scheduler_cls=_BookScheduler,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import signals
 
-from pipeline.common.errors import one_line
+from pipeline.common.errors import LedgerError, one_line
+
+_Answer = TypeVar("_Answer")
+
+#: Pause before Redis, which did not answer, is asked again, seconds.
+_AGAIN_S = 1.0
 
 #: What a line may be about, beside its words: fields of their own in JSON.
 _FIELDS = ("job", "shard", "attempt")
@@ -79,6 +86,21 @@ class Repeated:
         """Forgets the last error, so that it would be logged again; answers whether there was one."""
         was, self._last = self._last, None
         return was is not None
+
+
+def until_redis_answers(call: Callable[[], _Answer], log: logging.Logger, what: str) -> _Answer:
+    """Calls until Redis answers, and returns the answer; says once that `what` waits, and when Redis is back."""
+    repeated = Repeated(log)
+    while True:
+        try:
+            answer = call()
+        except LedgerError as error:
+            repeated.warn(LedgerError(f"{what} waits until Redis is back: {error}"))
+            time.sleep(_AGAIN_S)
+        else:
+            if repeated.clear():
+                log.info("Redis is back")
+            return answer
 
 
 class _JsonFormatter(logging.Formatter):

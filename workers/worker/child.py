@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.common.errors import LedgerError, NoisemillError
+from pipeline.common.errors import NoisemillError
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
 from pipeline.datasets.receipts import NOT_REPRODUCIBLE
@@ -24,7 +24,7 @@ from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
 from workers.making.slices import SliceWorker
 from workers.telemetry import metrics
-from workers.telemetry.logs import Repeated
+from workers.telemetry.logs import Repeated, until_redis_answers
 from workers.worker.intake import messages_refused
 
 log = logging.getLogger("noisemill")
@@ -37,8 +37,6 @@ _LOADS = "loads"
 _MOST_LOADS = 3
 
 _ANNOUNCE_S = 5.0
-#: Pause before Redis, which did not answer, is asked again, seconds.
-_AGAIN_S = 1.0
 
 
 def new_worker_id() -> str:
@@ -127,7 +125,8 @@ def _load(config: WorkerConfig) -> SliceWorker:
         info.id, info.generator, info.digest[:19], rooms.device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
     metrics.started(info)
-    _release(ledger, info.id)
+    # What the process before this one held goes back.
+    until_redis_answers(lambda: ledger.release_worker(info.id), log, "the worker")
     # What TensorFlow and Keras consist of stays; to look through it for garbage would stop all threads for 0.15 s.
     gc.collect()
     gc.freeze()
@@ -141,17 +140,6 @@ def _load(config: WorkerConfig) -> SliceWorker:
         stop=threading.Event(),
         client=config.client,
     )
-
-
-def _release(ledger: Ledger, worker: str) -> None:
-    """Puts back what the process before this one held; waits for a Redis that is away just now."""
-    repeated = Repeated(log)
-    while True:
-        try:
-            return ledger.release_worker(worker)
-        except LedgerError as error:
-            repeated.warn(error)
-        time.sleep(_AGAIN_S)
 
 
 def _keep_announcing(worker: SliceWorker) -> None:
