@@ -44,11 +44,7 @@ class Kind(Protocol):
 
 def _file(path: Path, name: str, suffix: str) -> Path | None:
     if os.path.isdir(path):
-        if os.path.isfile(path / name):
-            return path / name
-        # Nobody has to rename a file: one alone of its kind is meant.
-        found = sorted(each for each in os.listdir(path) if each.endswith(suffix)) if suffix in _ALONE else []
-        return path / found[0] if len(found) == 1 and os.path.isfile(path / found[0]) else None
+        return path / name if os.path.isfile(path / name) else None
     return path if os.path.isfile(path) and path.name.endswith(suffix) else None
 
 
@@ -86,7 +82,7 @@ class Hdf5File:
     name = "hdf5"
 
     def find(self, path: Path) -> Path | None:
-        """A `.h5` or `.hdf5` file, or the only one in a folder."""
+        """A `.h5` or `.hdf5` file, or `model.h5` in a folder."""
         return next(filter(None, (_file(path, f"model{suffix}", suffix) for suffix in (".h5", ".hdf5"))), None)
 
     def files(self, model: Path) -> list[Path]:
@@ -150,7 +146,7 @@ class InterpretedFile:
         self.name = name
 
     def find(self, path: Path) -> Path | None:
-        """A `.onnx` or `.tflite` file, or the only one in a folder."""
+        """A `.onnx` or `.tflite` file, or the one called `model` in a folder."""
         return _file(path, f"model.{self.name}", f".{self.name}")
 
     def files(self, model: Path) -> list[Path]:
@@ -202,6 +198,10 @@ KINDS: tuple[Kind, ...] = (
 def find_model(path: Path) -> tuple[Kind, Path] | None:
     """The model at a path and its kind. Raises GeneratorError where a folder holds several."""
     found = [(kind, model) for kind in KINDS if (model := kind.find(path)) is not None]
+    if not found and os.path.isdir(path):
+        # Nobody has to rename a file: one alone of its kind is meant.
+        files = [path / name for name in sorted(os.listdir(path)) if name.endswith(_ALONE)]
+        found = [(kind, model) for file in files for kind in KINDS if (model := kind.find(file)) is not None]
     if len(found) > 1:
         names = ", ".join(str(model) for _, model in found)
         raise GeneratorError(f"generator {path} is several models: name one of {names}")

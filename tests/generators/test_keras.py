@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.common.errors import GeneratorError, NoisemillError
 from pipeline.generators import find_generator
+from tests.end_to_end.fleet import TINY
 from tests.generators.suite import CLOSE, Example, GeneratorSuite, noisemill, predict, save_keras
 
 RNG = np.random.default_rng(3)
@@ -321,3 +323,16 @@ def test_bytes_have_a_range(tmp_path: Path) -> None:
     values = keras.ops.cast(keras.layers.Dense(4, activation="sigmoid")(z) * 255, "uint8")
     save_keras(tmp_path / "model.keras", keras.Model(z, values))
     assert find_generator(str(tmp_path)).interface.value_range == (0.0, 255.0)
+
+
+def test_a_model_alone_in_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    shutil.copy(TINY, tmp_path / "mine.keras")
+    shutil.copy(Path(TINY).with_suffix(".toml"), tmp_path / "mine.toml")
+    assert find_generator(str(tmp_path)).model == tmp_path / "mine.keras"
+    shutil.copy(TINY, tmp_path / "other.keras")
+    with pytest.raises(GeneratorError, match=r"is several models: name one of .*mine.keras, .*other.keras"):
+        find_generator(str(tmp_path))
+    # What is called as it should be comes first.
+    shutil.copy(TINY, tmp_path / "model.keras")
+    shutil.copy(Path(TINY).with_suffix(".toml"), tmp_path / "model.toml")
+    assert find_generator(str(tmp_path)).model == tmp_path / "model.keras"
