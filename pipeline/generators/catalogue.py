@@ -40,7 +40,10 @@ def find_generator(reference: str) -> Generator:
     content = content_sha256(kind, model)
     structure = kind.structure(model) or _structure_by_tensorflow(kind, model, content)
     interface = interface_of(structure, sidecar, reference)
-    identity = json.dumps([content, asdict(interface)], sort_keys=True)
+    told = asdict(interface)
+    if not interface.constants:  # Younger than many a dataset, whose digest must stay.
+        del told["constants"]
+    identity = json.dumps([content, told], sort_keys=True)
     return Generator(
         reference=reference if builtin or is_remote(reference) else str(model.resolve()),
         kind=kind.name,

@@ -17,6 +17,9 @@
     channels = "first"                       # or "last"
     range = [-1.0, 1.0]
 
+    [inputs.truncation]                      # any other input: what it is fed, the same for all samples
+    constant = 0.5
+
 Everything may be left out that the model itself tells, and what is there must agree with it.
 """
 
@@ -29,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.errors import GeneratorError
+from pipeline.common.errors import GeneratorError, shown
 from pipeline.common.files import read_regular
 from pipeline.generators.structure import Port, Shape, Structure
 
@@ -69,6 +72,8 @@ class Interface:
     sample_shape: tuple[int, ...]
     #: Least and greatest value of the output; None where nothing declares them.
     value_range: tuple[float, float] | None
+    #: What other inputs are fed, the same for all samples: a number, or several in the order of the input's shape.
+    constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     @property
     def latent_dim(self) -> int:
@@ -84,18 +89,21 @@ class Sidecar:
     latent: dict[str, Any]
     label: dict[str, Any]
     output: dict[str, Any]
+    #: By the name of an input.
+    inputs: dict[str, dict[str, Any]]
 
 
 def read_sidecar(paths: Sequence[Path]) -> Sidecar:
     """The first of these files that exists; an empty one if none does. Raises GeneratorError."""
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        return Sidecar(summary="", latent={}, label={}, output={})
+        return Sidecar(summary="", latent={}, label={}, output={}, inputs={})
     try:
         data = tomllib.loads(read_regular(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise GeneratorError(f"{path} cannot be read: {error}") from None
     tables = {name: data.pop(name, {}) for name in _KEYS}
+    inputs = data.pop("inputs", {})
     summary = data.pop("summary", "")
     wrong = list(data)
     for name, table in tables.items():
@@ -106,9 +114,10 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
         raise GeneratorError(f"{path}: unknown {', '.join(wrong)}")
     try:
         _check_types(tables)
+        _check_inputs(inputs)
     except ValueError as error:
         raise GeneratorError(f"{path}: {error}") from None
-    return Sidecar(summary=str(summary), **tables)
+    return Sidecar(summary=str(summary), inputs=inputs, **tables)
 
 
 def _check_types(tables: dict[str, dict[str, Any]]) -> None:
@@ -132,13 +141,25 @@ def _check_types(tables: dict[str, dict[str, Any]]) -> None:
         raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
 
 
+def _check_inputs(inputs: Any) -> None:
+    if not isinstance(inputs, dict):
+        raise ValueError("inputs: write [inputs.NAME] and constant = ... below it")
+    for name, table in inputs.items():
+        if not isinstance(table, dict) or set(table) != {"constant"}:
+            raise ValueError(f"[inputs.{name}] takes constant, and nothing else")
+        values = table["constant"] if isinstance(table["constant"], list) else [table["constant"]]
+        if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ValueError(f"[inputs.{name}] constant {shown(table['constant'])} is no number and no list of numbers")
+
+
 def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface:
     """The interface of a model; `what` names the generator in errors.
 
     Raises GeneratorError where something is open, or the sidecar contradicts the model.
     """
     try:
-        latent, label = _tell_apart(structure.inputs, sidecar)
+        constants = _constants(structure.inputs, sidecar.inputs)
+        latent, label = _tell_apart(tuple(port for port in structure.inputs if port.name not in constants), sidecar)
         encoding, classes = _classes(label, sidecar.label)
         output = _output(structure.outputs, sidecar.output.get("name"))
         channels_first, sample_shape = _sample_shape(output, sidecar.output)
@@ -152,13 +173,38 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
             channels_first=channels_first,
             sample_shape=sample_shape,
             value_range=_value_range(output, sidecar.output.get("range")),
+            constants=tuple(sorted(constants.items())),
         )
     except (TypeError, ValueError) as error:
         raise GeneratorError(f"generator {what}: {error}") from None
 
 
+def _constants(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """What the sidecar has inputs fed, by their names."""
+    ports = {port.name: port for port in inputs}
+    constants = {}
+    for name, table in told.items():
+        if name not in ports:
+            raise ValueError(f"{SIDECAR} speaks of the input {name!r}, the model has {', '.join(ports)}")
+        value = table["constant"]
+        values = tuple(map(float, value)) if isinstance(value, list) else (float(value),)
+        size = math.prod(size or 1 for size in ports[name].shape)
+        if len(values) not in (1, size):
+            raise ValueError(f"[inputs.{name}] constant has {len(values)} numbers, the input takes {size}")
+        constants[name] = values
+    return constants
+
+
 def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
     """The latent's input and the label's: of two, the label's takes whole numbers, or is named so."""
+    if not inputs:
+        raise ValueError("all its inputs are constants: one has to take the latent")
+    for port in inputs:
+        if not port.batched:
+            raise ValueError(
+                f"the input {port.name!r} of shape {port.shape} has no open batch: export the model with one, or say in "
+                f"{SIDECAR}, [inputs.{port.name}] constant = ..., what all samples are fed"
+            )
     told = [sidecar.latent.get("input"), sidecar.label.get("input")]
     names = [port.name for port in inputs]
     for name in told:
@@ -178,7 +224,10 @@ def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port 
             f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label, "
             f'as in [latent] and below it input = "{names[0]}"'
         )
-    raise ValueError(f"it has the inputs {', '.join(names)}: a latent and a label are all that can be fed")
+    raise ValueError(
+        f"it has the inputs {', '.join(names)}: a latent and a label can be fed; say in {SIDECAR}, "
+        f"[inputs.{names[-1]}] constant = ..., what the others shall be"
+    )
 
 
 def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:

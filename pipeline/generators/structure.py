@@ -20,6 +20,8 @@ class Port:
     value_range: tuple[float, float] | None = None
     #: Whether the layer that makes it works with channels first; of outputs only.
     channels_first: bool = False
+    #: Whether its first dimension is the batch, which `shape` leaves out; of inputs only.
+    batched: bool = True
     #: How many whole numbers it tells apart, where it goes into an embedding; of inputs only.
     classes: int | None = None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
-from tests.generators.suite import Example, GeneratorSuite, predict
+from tests.generators.suite import CLOSE, Example, GeneratorSuite, predict
 
 RNG = np.random.default_rng(5)
 
@@ -202,3 +205,40 @@ def test_a_model_of_tensorflow_1_is_read(tmp_path):
         tf.saved_model.simple_save(session, str(tmp_path / "model"), {"z": z}, {"x": tf.tanh(z @ kernel)})
     generator = find_generator(str(tmp_path / "model"))
     assert (generator.interface.latent_dim, generator.interface.sample_shape) == (3, (4,))
+
+
+def test_inputs_that_are_the_same_for_all_samples(tmp_path: Path) -> None:
+    """A number without a batch, as BigGAN's truncation; and one for each sample, which is fed the same."""
+    import tensorflow as tf
+
+    weight = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+
+    class Truncated(tf.Module):  # type: ignore[misc]
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 3], tf.float32, name="z"),
+                tf.TensorSpec([], tf.float32, name="truncation"),
+                tf.TensorSpec([None, 2], tf.float32, name="style"),
+            ]
+        )
+        def __call__(self, z: Any, truncation: Any, style: Any) -> Any:
+            return {"image": truncation * z @ weight + tf.reduce_sum(style, axis=1, keepdims=True)}
+
+    module = Truncated()
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.__call__.get_concrete_function())
+    with pytest.raises(GeneratorError, match=r"'truncation' of shape \(\) has no open batch: .*\[inputs.truncation\]"):
+        find_generator(str(tmp_path / "model"))
+    sidecar = tmp_path / "model" / "generator.toml"
+    sidecar.write_text("[inputs.truncation]\nconstant = 0.5\n[inputs.style]\nconstant = [1, 0.25]\n")
+    latents = np.random.default_rng(2).standard_normal((6, 3)).astype(np.float32)
+    samples = predict(tmp_path / "model", latents)
+    assert np.abs(samples - (0.5 * latents @ weight + 1.25)).max() <= CLOSE
+    digest = find_generator(str(tmp_path / "model")).digest
+    sidecar.write_text(sidecar.read_text().replace("0.5", "0.7"))
+    assert find_generator(str(tmp_path / "model")).digest != digest, "it makes other samples"
+    own = "[inputs.truncation]\n"
+    bad = ("constant = 'x'", "mean = 1", "constant = [1, 2]")
+    for wrong in ("[inputs.nothing]\nconstant = 1", "inputs = 3", *(own + line for line in bad)):
+        sidecar.write_text(wrong + "\n")
+        with pytest.raises(GeneratorError):
+            find_generator(str(tmp_path / "model"))

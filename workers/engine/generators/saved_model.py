@@ -47,7 +47,7 @@ def load_saved_model(path: Path) -> Network:
     changing = ", ".join(sorted(operations & set(_CHANGING)))
     note = f"not reproducible: the model draws random numbers, or changes itself with each call ({changing})"
     structure = Structure(
-        inputs=tuple(_port(path, name, spec) for name, spec in sorted(inputs.items())),
+        inputs=tuple(_input(path, name, spec) for name, spec in sorted(inputs.items())),
         outputs=tuple(_port(path, name, spec) for name, spec in sorted(outputs.items())),
         parameters=sum(math.prod(variable.shape) for variable in function.variables),
         notes=(note,) if changing else (),
@@ -64,6 +64,13 @@ def _signature(path: Path, model: Any) -> Any:
         return next(iter(signatures.values()))
     told = f"the signatures {', '.join(sorted(signatures))}" if signatures else "no signature"
     raise GeneratorError(f"generator {path} has {told}: one named serving_default is needed")
+
+
+def _input(path: Path, name: str, spec: Any) -> Port:
+    """A port; one whose size is fixed, such as a number alone, is the same for all samples."""
+    if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
+        return Port(name=name, shape=tuple(spec.shape), dtype=spec.dtype.name, batched=False)
+    return _port(path, name, spec)
 
 
 def _port(path: Path, name: str, spec: Any) -> Port:

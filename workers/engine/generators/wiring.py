@@ -27,7 +27,8 @@ def wire(network: Network, generator: Generator) -> Forward:
     interface = generator.interface
     ports = {port.name: port for port in network.structure.inputs}
     outputs = [port.name for port in network.structure.outputs]
-    wanted = {interface.latent_input} | ({interface.label_input} if interface.label_input else set())
+    wanted = {interface.latent_input, *(name for name, _ in interface.constants)}
+    wanted |= {interface.label_input} if interface.label_input else set()
     if set(ports) != wanted or interface.output not in outputs:
         raise GeneratorError(
             f"generator {generator.reference} has the inputs {', '.join(ports)} and the outputs {', '.join(outputs)}; "
@@ -35,7 +36,7 @@ def wire(network: Network, generator: Generator) -> Forward:
         )
 
     def forward(latents: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
-        fed = _inputs(interface, ports, latents, labels)
+        fed = _inputs(interface, ports, latents, labels) | _constants(interface, ports, latents)
         samples = network.call({name: tf.cast(tensor, ports[name].dtype) for name, tensor in fed.items()})
         return _samples(interface, samples[interface.output])
 
@@ -59,6 +60,18 @@ def _inputs(
     if interface.label_input is None:
         return {interface.latent_input: tf.concat([latents, labels], axis=-1)}
     return {interface.latent_input: latents, interface.label_input: labels}
+
+
+def _constants(interface: Interface, ports: dict[str, Port], latents: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What other inputs are fed, by name."""
+    import tensorflow as tf  # Seconds; and the device must be pinned before.
+
+    fed = {}
+    for name, values in interface.constants:
+        shape = tuple(size or 1 for size in ports[name].shape)
+        tensor = tf.fill(shape, values[0]) if len(values) == 1 else tf.reshape(tf.constant(values), shape)
+        fed[name] = tf.broadcast_to(tensor, (tf.shape(latents)[0], *shape)) if ports[name].batched else tensor
+    return fed
 
 
 def _samples(interface: Interface, samples: tf.Tensor) -> tf.Tensor:
