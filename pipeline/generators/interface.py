@@ -202,8 +202,8 @@ def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port 
     for port in inputs:
         if not port.batched:
             raise ValueError(
-                f"the input {port.name!r} of shape {port.shape} has no open batch: export the model with one, or say in "
-                f"{SIDECAR}, [inputs.{port.name}] constant = ..., what all samples are fed"
+                f"the input {port.name!r} of shape {port.shape} has no open batch: export the model with one, or say "
+                f"in {SIDECAR}, [inputs.{port.name}] constant = ..., what all samples are fed"
             )
     told = [sidecar.latent.get("input"), sidecar.label.get("input")]
     names = [port.name for port in inputs]
