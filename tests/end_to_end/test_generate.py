@@ -157,10 +157,11 @@ def test_killed_it_leaves_no_process(here: Fleet) -> None:
     here.wait_until(lambda: (here.folder / "out/receipts").exists())
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
-    while any("noisemill" not in one for one in left_behind(here)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert [one for one in left_behind(here) if not one.startswith(here.environment["TMPDIR"])] == []
+
+    def processes() -> list[str]:
+        return [one for one in left_behind(here) if not one.startswith(here.environment["TMPDIR"])]
+
+    here.wait_until(lambda: not processes(), timeout_s=20)
     # Its temporary files go when the next one starts.
     assert left_behind(here) != []
     # The lease of the dead is no obstacle.
