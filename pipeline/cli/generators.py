@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from pipeline.cli.options import examples, json_option
-from pipeline.cli.output import print_json, print_table, size, warn
+from pipeline.cli.output import print_json, print_table, size, warn, write_file
+from pipeline.common.errors import UsageError
 from pipeline.generators import Generator, builtin_names, find_generator, remember
 
 
@@ -60,6 +61,32 @@ def inspect_command(reference: str, as_json: bool) -> None:
     ]
     for name, value in facts:
         click.echo(f"{name + ':':<10}{value}")
+
+
+@generators_command.command("init", epilog=examples("noisemill generators init my.keras"))
+@click.argument("path", metavar="PATH")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init_command(path: str, force: bool) -> None:
+    """Write a first generator.toml beside a model.
+
+    It holds what noisemill guesses, and questions as comments.
+    """
+
+    from pipeline.generators.catalogue import locate, sidecar_paths, structure_of
+    from pipeline.generators.kinds import content_sha256
+    from pipeline.generators.remote import is_remote
+    from pipeline.generators.sidecar_draft import draft_sidecar
+
+    if path in builtin_names() or is_remote(path):
+        raise UsageError(f"{path!r} is no file here: give the path of a model of yours")
+    kind, model = locate(path)
+    place = sidecar_paths(model)[0]
+    there = next((each for each in sidecar_paths(model) if each.exists()), None)
+    if there is not None and not force:
+        raise UsageError(f"{there} is there already: edit it, or replace it with --force")
+    text = draft_sidecar(structure_of(kind, model, content_sha256(kind, model)), model.name)
+    write_file(there or place, text.encode())
+    click.echo(there or place)
 
 
 def _number(value: int | None) -> str:

@@ -36,9 +36,9 @@ def find_generator(reference: str) -> Generator:
     """
     kind, model = locate(reference)
     builtin = reference in builtin_names()
-    sidecar = read_sidecar(_sidecar_paths(model))
+    sidecar = read_sidecar(sidecar_paths(model))
     content = content_sha256(kind, model)
-    structure = kind.structure(model) or _structure_by_tensorflow(kind, model, content)
+    structure = structure_of(kind, model, content)
     interface = interface_of(structure, sidecar, reference)
     told = asdict(interface)
     if not interface.constants:  # Younger than many a dataset, whose digest must stay.
@@ -56,6 +56,11 @@ def find_generator(reference: str) -> Generator:
         structure=structure,
         interface=interface,
     )
+
+
+def structure_of(kind: Kind, model: Path, content: str) -> Structure:
+    """What a model shows of itself. Raises GeneratorError where it cannot be understood."""
+    return kind.structure(model) or _structure_by_tensorflow(kind, model, content)
 
 
 def locate(reference: str) -> tuple[Kind, Path]:
@@ -100,7 +105,7 @@ def _name(place: str) -> str:
     return path.parent.name if path.stem in ("model", "untrained") else path.stem
 
 
-def _sidecar_paths(model: Path) -> list[Path]:
+def sidecar_paths(model: Path) -> list[Path]:
     """Where a sidecar may lie: `NAME.toml` beside NAME.keras, or `generator.toml` beside or inside the model."""
     if model.is_dir():
         return [model / SIDECAR, model.parent / f"{model.name}.toml"]

@@ -159,7 +159,7 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
     """
     try:
         constants = _constants(structure.inputs, sidecar.inputs)
-        latent, label = _tell_apart(tuple(port for port in structure.inputs if port.name not in constants), sidecar)
+        latent, label = tell_apart(tuple(port for port in structure.inputs if port.name not in constants), sidecar)
         encoding, classes = _classes(label, sidecar.label)
         output = _output(structure.outputs, sidecar.output.get("name"))
         channels_first, sample_shape = _sample_shape(output, sidecar.output)
@@ -195,7 +195,7 @@ def _constants(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> dic
     return constants
 
 
-def _tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
+def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
     """The latent's input and the label's: of two, the label's takes whole numbers, or is named so."""
     if not inputs:
         raise ValueError("all its inputs are constants: one has to take the latent")

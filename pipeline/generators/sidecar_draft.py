@@ -1,0 +1,103 @@
+"""A first `generator.toml` for a model: what can be guessed, and what has to be asked, as comments."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+from pipeline.generators.interface import Sidecar, tell_apart
+from pipeline.generators.structure import Port, Shape, Structure
+
+_NOTHING = Sidecar(summary="", latent={}, label={}, output={}, inputs={})
+
+
+def draft_sidecar(structure: Structure, what: str) -> str:
+    """The text of a `generator.toml` for a model that shows itself so; `what` names it.
+
+    It is valid as it stands, and says nothing that the model contradicts. Lines that begin with `#` are questions:
+    whoever knows the answer takes the `#` away.
+    """
+    return "\n".join(_lines(structure, what)) + "\n"
+
+
+def _lines(structure: Structure, what: str) -> Iterator[str]:
+    yield f"# Guesses about {json.dumps(what, ensure_ascii=False)}: correct what is wrong."
+    yield "# A line that begins with # is a question: answer it and take the # away, or leave it."
+    yield "# 'noisemill generators inspect' shows what came of it."
+    yield "#"
+    for kind, ports in (("input", structure.inputs), ("output", structure.outputs)):
+        for port in ports:
+            yield f"# {kind} {_quoted(port.name)}: {port.dtype} of {_shape(port.shape)}"
+    yield ""
+    yield '# summary = "one line for people"'
+    yield ""
+    latent, label = structure.inputs[0] if len(structure.inputs) == 1 else None, None
+    fed = tuple(port for port in structure.inputs if port.batched)
+    if len(fed) > 1:
+        with contextlib.suppress(ValueError):
+            latent, label = tell_apart(fed, _NOTHING)
+    yield from _latent(latent, fed)
+    yield from _label(label, latent, fed)
+    yield from _output(structure.outputs)
+    for port in structure.inputs:
+        if not port.batched:
+            yield f"# [inputs.{_quoted(port.name)}]  # it has no open batch: what are all samples fed?"
+            yield "# constant = 1.0"
+            yield ""
+
+
+def _latent(latent: Port | None, fed: tuple[Port, ...]) -> Iterator[str]:
+    if latent is None:
+        yield f"# [latent]  # which input takes the noise: {' or '.join(_quoted(port.name) for port in fed)}?"
+        yield f"# input = {_quoted(fed[0].name if fed else '')}"
+    else:
+        yield "[latent]"
+        yield f"input = {_quoted(latent.name)}"
+        if None in latent.shape:
+            yield f"# shape = {_open(latent.shape)}  # the model leaves it open: what shall it be?"
+    yield ""
+
+
+def _label(label: Port | None, latent: Port | None, fed: tuple[Port, ...]) -> Iterator[str]:
+    if label is not None:
+        width = label.shape[-1] if label.shape and label.shape[-1] != 1 else None
+        classes = width or label.classes
+        yield "[label]" if classes else "# [label]"
+        yield f"{'' if classes else '# '}input = {_quoted(label.name)}"
+        yield f'{"" if classes else "# "}encoding = "{"one_hot" if width else "integer"}"'
+        yield f"{'' if classes else '# '}classes = {classes or 10}  # {'' if classes else 'how many? '}or their names"
+    elif latent is None and len(fed) > 1:
+        yield "# [label]  # the other one, if it takes labels"
+        yield "# classes = 10  # how many, or their names"
+    else:
+        yield "# [label]  # does the latent end in a one-hot label? Then it is drawn without it:"
+        yield '# encoding = "concatenated"'
+        yield "# classes = 10  # how many, or their names"
+    yield ""
+
+
+def _output(outputs: tuple[Port, ...]) -> Iterator[str]:
+    port, several = outputs[0], len(outputs) > 1
+    yield "[output]"
+    if several:
+        yield f"name = {_quoted(port.name)}  # or {' or '.join(_quoted(each.name) for each in outputs[1:])}"
+    if None in port.shape:
+        yield f"# shape = {_open(port.shape)}  # the model leaves it open: what is a sample?"
+    elif len(port.shape) == 1:
+        yield "# shape = [28, 28, 1]  # is it a picture, written as one row?"
+    if port.value_range is None and port.dtype != "uint8":
+        yield "# range = [-1.0, 1.0]  # between which numbers do the values lie? Needed for uint8 and png"
+    yield ""
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _shape(shape: Shape) -> str:
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
+
+
+def _open(shape: Shape) -> str:
+    return "[" + ", ".join("64" if size is None else str(size) for size in shape) + "]"
