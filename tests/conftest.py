@@ -30,9 +30,9 @@ LONG = (
 #: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.
 QUICK = ("common", "fleet", "formats", "jobs", "spec", "workers")
 NOT_QUICK = {"s3", "plain_s3", "fleet", "lone_fleet", "here", "s3_environment", "redis_server"}
-NOT_QUICK_FILES = ("test_ledger_model", "test_ledger_losses", "test_ledger_at_once", "test_webhooks", "test_s3",
-                   "test_wheel", "test_scheduler", "test_scheduler_metrics", "test_hooks_end_to_end", "test_precision",
-                   "test_lease", "test_commands", "test_packages", "test_steward")  # fmt: skip
+NOT_QUICK_FILES = (
+    "test_ledger_at_once", "test_ledger_losses", "test_ledger_model", "test_precision", "test_webhooks",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -72,7 +72,7 @@ def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = N
         return 0
     if spec.sha256 != spec_sha256:
         raise DatasetError(f"{store.url} holds another job now: it is left alone")
-    with removal_lease(store, ledger).held(take_over=take_over):
+    with _lease(store, ledger).held(take_over=take_over):
         # First what says that it is whole, last what says whose it is.
         store.delete([shards.MANIFEST])
         store.sweep(older_than_s=0)
@@ -84,7 +84,7 @@ def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = N
     return len(names) + 2
 
 
-def removal_lease(store: Store, ledger: Ledger | None) -> Lease:
+def _lease(store: Store, ledger: Ledger | None) -> Lease:
     """The lease of a destination whose dataset is to be removed."""
     if ledger is not None:
         return destination_lease(store.url, "removal", ledger)

@@ -78,7 +78,6 @@ def read_keras_archive(path: Path) -> StoredModel:
     """The model in a `.keras` file. Raises NotUnderstoodError where the table of layers does not know all of it."""
     description = read_config(path)
     with zipfile.ZipFile(path) as archive:
-        metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
         weights = archive.read("model.weights.h5") if "model.weights.h5" in archive.namelist() else b""
     if not weights:
         raise NotUnderstoodError("its weights are no HDF5 file")
@@ -86,8 +85,9 @@ def read_keras_archive(path: Path) -> StoredModel:
     with _opened(path, weights) as file:
         structure, found = survey(architecture)
         places = dict(_by_class(path, architecture, found.weights, file))
-        keras = _major(str(metadata.get("keras_version", "")), "3")
-        return StoredModel(path=path, architecture=architecture, structure=structure, keras=keras, places=places)
+        return StoredModel(
+            path=path, architecture=architecture, structure=structure, keras=keras_of(path), places=places
+        )
 
 
 def keras_of(path: Path) -> int:

@@ -130,7 +130,6 @@ class Lease:
         patiently: bool = False,
         take_over: bool = False,
         notice: Callable[[str], None] | None = None,
-        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """Takes the lease, or renews it.
 
@@ -141,7 +140,7 @@ class Lease:
         while (held := self._try(take_over=take_over)) is not None:
             # One that grows no older, or changes hands, has somebody who sees to it.
             alive = last is not None and (held[0] != last[0] or held[1] < last[1])
-            if (alive and not patiently) or stopping():
+            if alive and not patiently:
                 raise self._busy(*held)
             if notice is not None and not told:
                 notice(f"{self._store.url} is being made by {held[0]}: waiting for its end")
@@ -209,9 +208,11 @@ class Lease:
             thread.join()
 
     @contextmanager
-    def held(self, **waiting: object) -> Iterator[None]:
-        """Takes it (`take`), keeps it through the block, and gives it back."""
-        self.take(**waiting)  # type: ignore[arg-type]
+    def held(
+        self, *, patiently: bool = False, take_over: bool = False, notice: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Takes it, as `take` does, keeps it through the block, and gives it back."""
+        self.take(patiently=patiently, take_over=take_over, notice=notice)
         try:
             with self.kept():
                 yield

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError
-from pipeline.generators.structure import Port, Structure
+from pipeline.generators.structure import Structure
 from pipeline.generators.tfjs_graph import GraphModel, range_of
-from workers.engine.generators.network import Network, first_line
+from workers.engine.generators.network import Network, first_line, port_of
 from workers.engine.generators.operations import check_graph
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def graph_network(path: Path, model: GraphModel, weights: Mapping[str, NDArray[A
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     nodes = {node["name"]: node for node in model.topology["node"]}
     structure = model.structure or Structure(
-        inputs=tuple(_port(path, name, tensors(tensor)) for name, tensor in model.inputs.items()),
+        inputs=tuple(port_of(path, name, tensors(tensor)) for name, tensor in model.inputs.items()),
         outputs=tuple(
-            _port(path, name, tensors(tensor), range_of(nodes, tensor)) for name, tensor in model.outputs.items()
+            port_of(path, name, tensors(tensor), range_of(nodes, tensor)) for name, tensor in model.outputs.items()
         ),
         parameters=sum(value.size for value in weights.values() if value.dtype.kind == "f"),
     )
@@ -107,11 +107,3 @@ def _unfuse(path: Path, node: Any, graph: Any) -> None:
             if kind == "LeakyRelu":
                 part.attr["alpha"].f = node.attr["leakyrelu_alpha"].f
         last = part.name
-
-
-def _port(path: Path, name: str, tensor: Any, value_range: tuple[float, float] | None = None) -> Port:
-    if tensor.shape.rank is None or tensor.shape.rank < 1:
-        raise GeneratorError(f"generator {path}: {name!r} has no dimension for the batch")
-    if tensor.shape[0] is not None:
-        raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {tensor.shape[0]}: it must be open")
-    return Port(name=name, shape=tuple(tensor.shape[1:]), dtype=tensor.dtype.name, value_range=value_range)

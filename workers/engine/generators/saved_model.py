@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Port, Structure
-from workers.engine.generators.network import Network, first_line
+from workers.engine.generators.network import Network, first_line, port_of
 from workers.engine.generators.operations import check_operations
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_saved_model(path: Path) -> Network:
     note = f"not reproducible: the model draws random numbers, or changes itself with each call ({changing})"
     structure = Structure(
         inputs=tuple(_input(path, name, spec) for name, spec in sorted(inputs.items())),
-        outputs=tuple(_port(path, name, spec) for name, spec in sorted(outputs.items())),
+        outputs=tuple(port_of(path, name, spec) for name, spec in sorted(outputs.items())),
         parameters=sum(math.prod(variable.shape) for variable in function.variables),
         notes=(note,) if changing else (),
     )
@@ -70,15 +70,7 @@ def _input(path: Path, name: str, spec: Any) -> Port:
     """A port; one whose size is fixed, such as a number alone, is the same for all samples."""
     if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
         return Port(name=name, shape=tuple(spec.shape), dtype=spec.dtype.name, batched=False)
-    return _port(path, name, spec)
-
-
-def _port(path: Path, name: str, spec: Any) -> Port:
-    if spec.shape.rank is None or spec.shape.rank < 1:
-        raise GeneratorError(f"generator {path}: {name!r} has no dimension for the batch")
-    if spec.shape[0] is not None:
-        raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {spec.shape[0]}: it must be open")
-    return Port(name=name, shape=tuple(spec.shape[1:]), dtype=spec.dtype.name)
+    return port_of(path, name, spec)
 
 
 def _operations(function: Any) -> Iterator[str]:
