@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from shlex import quote
@@ -16,6 +17,7 @@ from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.worker_info import WorkerInfo, roots_in_words
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.selection import Selection
@@ -117,7 +119,7 @@ def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
     able = sum(worker.may_write(handle.destination) for worker in holders)
     Wakeups(ledger.settings, ledger).send_missing(handle.id, spec.digest, priority, workers=max(1, able))
     if not able and handle.warning is None and ledger.job(handle.id).live:
-        handle.warning = _nobody_up(spec, handle.destination, some_hold_it=bool(holders))
+        handle.warning = _nobody_up(spec, handle.destination, holders)
 
 
 def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:
@@ -167,9 +169,10 @@ def is_live(ledger: Ledger, job_id: str) -> bool:
         return False
 
 
-def _nobody_up(spec: JobSpec, destination: str, *, some_hold_it: bool) -> str:
+def _nobody_up(spec: JobSpec, destination: str, holders: Sequence[WorkerInfo]) -> str:
     root = "" if destination.startswith("s3://") else f" --output-root {quote(os.path.dirname(destination))}"
     command = f"noisemill worker {quote(spec.generator)}{root}"
-    if some_hold_it:
-        return f"queued, but no worker that is up may write to {destination}: start one with\n  {command}"
+    if holders:
+        below = roots_in_words([root for worker in holders for root in worker.output_roots])
+        return f"queued, but no worker that is up may write to {destination} ({below}): start one with\n  {command}"
     return f"queued, but no worker holds {spec.generator_name!r}: start one with\n  {command}"

@@ -74,6 +74,17 @@ def output_allowed(destination: str, roots: Sequence[str]) -> bool:
     return any(destination == root or destination.startswith(root.rstrip("/") + "/") for root in candidates)
 
 
+def roots_in_words(roots: Sequence[str]) -> str:
+    """Where workers with these output roots do write, for messages.
+
+    A link that leads elsewhere on another machine shows here: destinations and roots are told without links.
+    """
+    several = sorted(set(roots))
+    return (
+        f"output roots: {', '.join(several[:3])}{', ...' if len(several) > 3 else ''}" if several else "no output root"
+    )
+
+
 def read_worker(text: str) -> WorkerInfo | None:
     """What a worker announced; None where it is none that a worker would write. A newer one's fields are left out."""
     try:

@@ -127,7 +127,21 @@ def test_submit_where_no_worker_may_write(run: Run, redis: Settings, tmp_path: P
     _announce(redis, tmp_path / "elsewhere")
     outcome = run("submit", TINY, tmp_path / "out", "-n", "100")
     assert outcome.code == 0
-    assert f"no worker that is up may write to {os.path.realpath(tmp_path / 'out')}" in outcome.err
+    warning = outcome.err.splitlines()[0]
+    assert f"no worker that is up may write to {os.path.realpath(tmp_path / 'out')}" in warning
+    assert f"(output roots: {os.path.realpath(tmp_path / 'elsewhere')})" in warning
+
+
+def test_submit_through_a_link_that_leads_elsewhere_for_the_worker(run: Run, redis: Settings, tmp_path: Path):
+    for node in ("here", "there"):
+        (tmp_path / node).mkdir()
+    (tmp_path / "scratch").symlink_to(tmp_path / "here")
+    _announce(redis, tmp_path / "there")  # Where its /scratch leads.
+    warning = run("submit", TINY, tmp_path / "scratch" / "out", "-n", "100").err.splitlines()[0]
+    assert (
+        f"{os.path.realpath(tmp_path / 'here' / 'out')} (output roots: {os.path.realpath(tmp_path / 'there')})"
+        in warning
+    )
 
 
 def test_submit_json(run: Run, redis: Settings, tmp_path: Path):

@@ -38,7 +38,7 @@ from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.job import LIVE_STATES
 from pipeline.jobs.ledger import Claim, Ledger
 from pipeline.jobs.queueing import destination_lease
-from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed
+from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed, roots_in_words
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import is_canonical, normalise, open_store
@@ -209,7 +209,10 @@ class SliceWorker:
         roots = self.info.output_roots
         if not (output_allowed(destination, roots) and output_allowed(place, roots)):
             through = "" if place == destination else f" (by a link it is {place})"
-            self._refuse(job, "destination", f"{destination}{through} is below no --output-root of this worker")
+            below = roots_in_words(roots)
+            self._refuse(
+                job, "destination", f"{destination}{through} is below no --output-root of this worker ({below})"
+            )
             time.sleep(_REFUSAL_S)
             return True
         self._check_fit(spec)
