@@ -60,6 +60,7 @@ class TestKeras2Image(GeneratorSuite):
             labels=None,
             samples=told["samples"],
             interface={"latent_shape": (6,), "value_range": (-1.0, 1.0)},
+            jumps=True,
         )
 
 
