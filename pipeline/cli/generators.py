@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -36,6 +37,8 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:
     """Tell a generator's inputs, output, classes and digest."""
+    from pipeline.spec.job_spec import settings_in_words
+
     found = remember(find_generator(reference)).as_json()
     if as_json:
         print_json(found)
@@ -46,7 +49,10 @@ def inspect_command(reference: str, as_json: bool) -> None:
         ("kind", found["kind"]),
         ("model", f"{found['model']} ({size(found['size_bytes'])})"),
         ("digest", found["digest"]),
-        ("latent", f"{found['latent_input']} {_shape(found['latent_shape'])}"),
+        ("latent", f"{_parts(found['latent_parts']) or found['latent_input']} {_shape(found['latent_shape'])}"),
+        *([("noise", _parts(found["noise_inputs"]))] if found["noise_inputs"] else []),
+        *([("attributes", _parts([found["attributes_input"]]))] if found["attributes_input"] else []),
+        *([("settings", settings_in_words(found["constants"]))] if found["constants"] else []),
         ("label", label),
         ("classes", ", ".join(found["classes"] or ()) or "none"),
         (
@@ -87,6 +93,10 @@ def init_command(path: str, force: bool) -> None:
     text = draft_sidecar(structure_of(kind, model, content_sha256(kind, model)), model.name)
     write_file(there or place, text.encode())
     click.echo(there or place)
+
+
+def _parts(inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    return " + ".join(f"{name} {_shape(shape)}" for name, shape in inputs)
 
 
 def _number(value: int | None) -> str:

@@ -101,6 +101,32 @@ class Seconds(click.ParamType[float, str]):
         return seconds
 
 
+class Setting(click.ParamType[tuple[str, tuple[float, ...]], str]):
+    """NAME=VALUE, or NAME=V1,V2,..."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[float, ...]]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, numbers = value.partition("=")
+        try:
+            if not name or not equals:
+                raise ValueError
+            return name, tuple(map(float, numbers.split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=NUMBER, or NAME=NUMBER,NUMBER,...", param, ctx)
+
+
+def _as_settings(
+    _ctx: click.Context, _param: click.Parameter, pairs: tuple[tuple[str, tuple[float, ...]], ...]
+) -> dict[str, tuple[float, ...]]:
+    """The last word on each."""
+    return dict(pairs)
+
+
 class Device(click.ParamType[str, str]):
     """auto, cpu, gpu or gpu:N; whether it is there, the worker finds out."""
 
@@ -160,17 +186,29 @@ _PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16."
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
 _option = click.option
 
+settings_option = click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    callback=_as_settings,
+    metavar="NAME=VALUE",
+    help="Another constant for an input.",
+)
+
 #: What a job is made of; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
     _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
     _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
     _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
     _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
-    _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; images: uint8]"),
+    _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; png: uint8]"),
     _option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]"),
     _option("--labels", metavar="PLAN", help=_LABELS_HELP),
     _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
     _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
+    _option("--attributes", metavar="PLAN", help="Where the generator takes some: FILE.npy or V,V"),
+    settings_option,
     _option(
         "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
     ),
@@ -179,7 +217,7 @@ job_options = together(
 )
 
 _SHARING_HELP = "Most workers that share the job at a time."
-_WEBHOOK_HELP = "Called when the job is done, has failed or was cancelled."
+_WEBHOOK_HELP = "Called when the job has ended."
 
 #: How a job is queued; the same for `submit` and `schedule add`.
 queueing_options = together(

@@ -96,6 +96,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 @click.option("--shards", "only", metavar="LIST", help="Make these shards alone: 17,20-25.")
 @generator_options
 @click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, where the recipe does not hold them.")
+@click.option("--attributes", metavar="FILE.npy", help="The attributes, where the recipe does not hold them.")
 @click.option("--labels", metavar="FILE", help="The labels of the dataset, where the recipe does not hold them.")
 @click.option("--workers", "--parallel", "workers", type=click.IntRange(1, MAX_WORKERS), help="Workers.  [default: 1]")
 @device_option
@@ -108,6 +109,7 @@ def reproduce_command(
     generator: str | None,
     trust_generator: bool,
     latents: str | None,
+    attributes: str | None,
     labels: str | None,
     workers: int | None,
     device: str,
@@ -137,6 +139,7 @@ def reproduce_command(
             generator=generator,
             trust_generator=trust_generator,
             latents=latents,
+            attributes=attributes,
             labels=labels,
             redis_url=redis_url,
             here=not queued,

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.generators import known_generator
-from pipeline.cli.options import FILE, examples, json_option, together
+from pipeline.cli.options import FILE, examples, json_option, settings_option, together
 from pipeline.cli.output import print_json, write_file
 from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
@@ -25,6 +25,8 @@ _draw_options = together(
     click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the job."),
     click.option("--label", metavar="K", help="Class, by number or name.  [default: the one of plan `balanced`]"),
     click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
+    click.option("--attributes", metavar="V,V,...", help="The generator's attributes."),
+    settings_option,
 )
 
 
@@ -52,6 +54,8 @@ def sample_command(
     seed: int,
     label: str | None,
     noise: str,
+    attributes: str | None,
+    settings: dict[str, tuple[float, ...]],
     output: Path | None,
     html: Path | None,
     as_json: bool,
@@ -66,7 +70,7 @@ def sample_command(
 
     found = known_generator(generator)
     encode = _encoder(output, (".png", ".npy", ".html")) if output is not None else None
-    drawn = draw(found, index, seed=seed, label=label, noise=noise)
+    drawn = draw(found, index, seed=seed, label=label, noise=noise, attributes=attributes, settings=settings)
     sample, name = drawn.samples[0], _class_name(found, drawn.labels)
     title = f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else "")
     if output is not None and encode is not None:
@@ -109,7 +113,12 @@ def sample_command(
     help="Write a strip (.png), or the samples (.npy, float32).",
 )
 def interpolate_command(
-    generator: str, first: int, last: int, steps: int, seed: int, label: str | None, noise: str, output: Path
+    generator: str,
+    first: int,
+    last: int,
+    steps: int,
+    output: Path,
+    **options: Any,
 ) -> None:
     """Draw the way from sample A to sample B of a job, along the sphere on which latents lie."""
     # numpy, which the help does not need.
@@ -117,7 +126,7 @@ def interpolate_command(
 
     found = known_generator(generator)
     encode = _encoder(output, (".png", ".npy"))
-    drawn = interpolate(found, first, last, steps, seed=seed, label=label, noise=noise)
+    drawn = interpolate(found, first, last, steps, **options)
     write_file(output, encode(drawn.samples, found, ""))
     click.echo(str(output))
 

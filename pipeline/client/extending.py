@@ -136,6 +136,10 @@ def _grown(dataset: Dataset, count: int) -> JobSpec:
         raise UsageError(
             f"{url} has latents of your own, {old.count:,} rows: more samples need more rows, so a new job"
         )
+    if count > old.count and (old.attributes or "").startswith("file:"):
+        raise UsageError(
+            f"{url} has attributes from a file, {old.count:,} rows: more samples need more rows, so a new job"
+        )
     kind = (old.labels or "").partition(":")[0]
     if count > old.count and kind in ("counts", "file"):
         told = "come from a file" if kind == "file" else f"are planned one by one ({old.labels})"

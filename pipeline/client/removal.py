@@ -21,8 +21,8 @@ from pipeline.stores.store import Store
 
 #: What noisemill writes beside shards and receipts. The manifest goes first, `job.json` last.
 _RECORDS = (
-    shards.SHARD_INDEX, shards.CARD, shards.PREVIEW, shards.REPORT, shards.SELECTION, shards.LATENTS, shards.LABELS,
-    shards.ORIGIN,
+    shards.SHARD_INDEX, shards.CARD, shards.PREVIEW, shards.REPORT, shards.SELECTION, shards.LATENTS,
+    shards.ATTRIBUTES, shards.LABELS, shards.ORIGIN,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from pipeline.generators import Generator, find_named_by_data
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
 from pipeline.jobs.queueing import destination_lease
-from pipeline.jobs.request import labels_upload, latents_upload
+from pipeline.jobs.request import labels_upload, rows_upload
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
 from pipeline.stores import open_store
@@ -99,6 +99,7 @@ def reproduce(
     generator: str | None = None,
     trust_generator: bool = False,
     latents: str | None = None,
+    attributes: str | None = None,
     labels: str | None = None,
     redis_url: str | None = None,
     here: bool = True,
@@ -110,15 +111,16 @@ def reproduce(
     """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
 
     Here and now with local `workers`, or (`here=False`) queued in Redis, and waited for. Engine and batch are the
-    recipe's. What lies at the destination of the same dataset, and is sound, is not made again. `latents` and `labels`
-    are the user's files that were too large for the recipe. Raises NoisemillError of the kind that tells what is wrong.
+    recipe's. What lies at the destination of the same dataset, and is sound, is not made again. `latents`, `attributes`
+    and `labels` are the user's files that were too large for the recipe. Raises NoisemillError of the kind that tells
+    what is wrong.
     """
     chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
     if chosen is not None and len(chosen) == len(recipe.spec.plan):
         chosen = None
     store = open_store(destination)
     fresh = read_spec(store) is None
-    uploads = _uploads(recipe, latents, labels) if fresh else []
+    uploads = _uploads(recipe, latents, attributes, labels) if fresh else []
     check_free(recipe.spec, store)
     found = _generator(recipe, generator, trust=trust_generator)
     spec = replace(recipe.spec, generator=found.reference)
@@ -177,10 +179,11 @@ def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generat
     return found
 
 
-def _uploads(recipe: Recipe, latents: str | None, labels: str | None) -> list[Upload]:
-    """The user's latents and labels: from the recipe, or from the files given. Raises UsageError."""
+def _uploads(recipe: Recipe, latents: str | None, attributes: str | None, labels: str | None) -> list[Upload]:
+    """The user's latents, attributes and labels: from the recipe, or from the files given. Raises UsageError."""
     brought = {
-        shards.LATENTS: latents and latents_upload(latents, recipe.spec.latent_shape),
+        shards.LATENTS: latents and rows_upload(shards.LATENTS, latents, recipe.spec.latent_dim),
+        shards.ATTRIBUTES: attributes and rows_upload(shards.ATTRIBUTES, attributes, recipe.spec.attributes_dim),
         shards.LABELS: labels and labels_upload(labels, recipe.spec.classes or ()),
     }
     uploads = []

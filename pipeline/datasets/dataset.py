@@ -178,6 +178,10 @@ class Dataset:
         """Latents, float32 of shape (count, *latent_shape)."""
         return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
 
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Latent, noise and attributes side by side, as the generator is fed them, float32, (count, row_dim)."""
+        return self._inputs.rows(first, count)
+
     def shards(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int32] | None]]:
         """Samples and labels of each shard that is there, in order."""
         for shard in self._readable():

@@ -109,6 +109,8 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "labels",
         "noise",
         "latents",
+        "attributes",
+        "settings",
         "batch",
     )
     different = [name for name in names if getattr(present, name) != getattr(wanted, name)]

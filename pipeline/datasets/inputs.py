@@ -1,7 +1,7 @@
-"""What goes into the generator for any range of samples: latents and labels.
+"""What goes into the generator for any range of samples: latents, noise, attributes and labels.
 
-They come from the seed and the label plan, or from files that the user brought and that lie at the
-destination (`latents.npy`, `labels.npy`), of which only the rows asked for are read.
+They come from the seed and the plans, or from files that the user brought and that lie at the
+destination (`latents.npy`, `attributes.npy`, `labels.npy`), of which only the rows asked for are read.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.common.files import NPY_ERRORS, first_line, read_npy_header
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import LabelPlan, label_plan
-from pipeline.spec.latents import latents, parse_noise
+from pipeline.spec.latents import latents, noise_rows, parse_noise
 from pipeline.stores.store import Store
 
 
 class Inputs:
-    """Latents and labels of one job."""
+    """What goes into the generator in one job."""
 
     def __init__(self, spec: JobSpec, store: Store) -> None:
         self._spec = spec
@@ -40,6 +40,22 @@ class Inputs:
         if self._spec.latents is None:
             return latents(self._spec.seed, first, count, self._spec.latent_dim, self._noise)
         return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Latent, noise and attributes of the same samples side by side, float32 of shape (count, row_dim)."""
+        spec = self._spec
+        columns = [self.latents(first, count)]
+        columns += [noise_rows(spec.seed, first, count, number, size) for number, size in enumerate(spec.noise_sizes)]
+        if spec.attributes is not None:
+            columns.append(self.attributes(first, count))
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+    def attributes(self, first: int, count: int) -> NDArray[np.float32]:
+        """Attributes of the same samples, float32 of shape (count, attributes_dim)."""
+        kind, _, rest = (self._spec.attributes or "all:").partition(":")
+        if kind == "file":
+            return read_rows(self._store, shards.ATTRIBUTES, first, count, "float32", (self._spec.attributes_dim,))
+        return np.tile(np.array([float(number) for number in rest.split(",") if number], np.float32), (count, 1))
 
     def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
         """Labels of the same samples, int32 of shape (count,); None for a generator without classes."""

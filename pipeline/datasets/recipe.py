@@ -8,7 +8,7 @@ JSON, written by `to_json`:
     generator   its name, digest, and where to get it
     made_by     engine, batch, device and versions, each way in which shards were made
     statistics  of all stored values
-    inputs      latents and labels that the user brought: size and hash; the bytes too where they are few
+    inputs      latents, attributes and labels that the user brought: size and hash; the bytes too where they are few
     shards      32 bytes a shard in base64: half of its SHA-256, and its sketch (`pipeline.datasets.sketch`) as float32
     sha256      over all of this, so that an edited or damaged recipe is known
 
@@ -176,7 +176,7 @@ def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
         spec=spec if generator is None else JobSpec(**{**spec.__dict__, "generator": generator}),
         made_by=manifest.made_by,
         statistics=manifest.statistics,
-        inputs={name: _input(dataset, name) for name in _input_names(spec)},
+        inputs={name: _input(dataset, name) for name in spec.brought_files()},
         fingerprints=np.array([_fingerprint(line) for line in lines], FINGERPRINT),
     )
 
@@ -199,11 +199,6 @@ def _fingerprint(line: dict[str, Any]) -> tuple[bytes, list[float]]:
 
 def _half(sha256: str) -> bytes:
     return bytes.fromhex(sha256)[:16]
-
-
-def _input_names(spec: JobSpec) -> list[str]:
-    labels = spec.labels is not None and spec.labels.startswith("file:")
-    return [shards.LATENTS] * (spec.latents is not None) + [shards.LABELS] * labels
 
 
 def _input(dataset: Dataset, name: str) -> Input:

@@ -210,13 +210,11 @@ def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
 
 
 def damaged_inputs(dataset: Dataset) -> list[str]:
-    """What is wrong with the latents and labels that the user brought, against the hashes in the spec."""
-    spec = dataset.spec
-    labels = spec.labels.removeprefix("file:") if spec.labels and spec.labels.startswith("file:") else None
+    """What is wrong with the files of latents, attributes and labels that the user brought, by their hashes."""
     problems = []
-    for name, sha256 in ((shards.LATENTS, spec.latents), (shards.LABELS, labels)):
+    for name, sha256 in dataset.spec.brought_files().items():
         try:
-            if sha256 is not None and _hash(dataset, name)[0] != sha256:
+            if _hash(dataset, name)[0] != sha256:
                 problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}; put the original back")
         except (DatasetError, OSError) as error:
             problems.append(str(error))

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.common.cache import keep
@@ -16,9 +16,10 @@ from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.common.settings import load_settings
 from pipeline.generators.generator import Generator
-from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
+from pipeline.generators.interface import hints, interface_of
 from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of_kinds, size_bytes
 from pipeline.generators.remote import fetch, is_remote
+from pipeline.generators.sidecar import SIDECAR, read_sidecar
 from pipeline.generators.structure import Structure, structure_from_json
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -38,11 +39,12 @@ def find_generator(reference: str) -> Generator:
     builtin = reference in builtin_names()
     sidecar = read_sidecar(sidecar_paths(model))
     content = content_sha256(kind, model)
-    structure = structure_of(kind, model, content)
+    structure = structure_of(kind, model, content, sidecar.signature)
     interface = interface_of(structure, sidecar, reference)
     told = asdict(interface)
-    if not interface.constants:  # Younger than many a dataset, whose digest must stay.
-        del told["constants"]
+    for name in ("constants", "latent_parts", "noise_inputs", "attributes_input", "signature"):
+        if not told[name]:  # Younger than many a dataset, whose digest must stay.
+            del told[name]
     identity = json.dumps([content, told], sort_keys=True)
     return Generator(
         reference=reference if builtin or is_remote(reference) else str(model.resolve()),
@@ -53,14 +55,16 @@ def find_generator(reference: str) -> Generator:
         content=content,
         digest="sha256:" + hashlib.sha256(identity.encode()).hexdigest(),
         size_bytes=size_bytes(kind, model),
-        structure=structure,
+        structure=replace(structure, notes=(*structure.notes, *hints(interface, sidecar))),
         interface=interface,
     )
 
 
-def structure_of(kind: Kind, model: Path, content: str) -> Structure:
-    """What a model shows of itself. Raises GeneratorError where it cannot be understood."""
-    return kind.structure(model) or _structure_by_tensorflow(kind, model, content)
+def structure_of(kind: Kind, model: Path, content: str, signature: str | None = None) -> Structure:
+    """What a model shows of itself, by one of its signatures. Raises GeneratorError where it cannot be understood."""
+    if signature is not None and kind.name != "saved_model":
+        raise GeneratorError(f"generator {model}: {SIDECAR} names a signature, which SavedModels alone have")
+    return kind.structure(model) or _structure_by_tensorflow(kind, model, content, signature)
 
 
 def locate(reference: str) -> tuple[Kind, Path]:
@@ -112,17 +116,18 @@ def sidecar_paths(model: Path) -> list[Path]:
     return [model.with_suffix(".toml"), model.parent / SIDECAR]
 
 
-def _structure_by_tensorflow(kind: Kind, model: Path, content: str) -> Structure:
-    """A model as TensorFlow sees it, kept in the cache by the model's hash.
+def _structure_by_tensorflow(kind: Kind, model: Path, content: str, signature: str | None) -> Structure:
+    """A model as TensorFlow sees it, kept in the cache by the model's hash and the signature.
 
     TensorFlow runs in a process of its own, so that this one never imports it.
     """
-    cached = load_settings().cache_dir / "structures" / f"{content}.json"
+    key = content if signature is None else hashlib.sha256(f"{content} {signature}".encode()).hexdigest()
+    cached = load_settings().cache_dir / "structures" / f"{key}.json"
     try:
         return structure_from_json(json.loads(cached.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not known yet, or written by another version.
-    command = python_command("workers.once.inspection", kind.name, str(model))
+    command = python_command("workers.once.inspection", kind.name, str(model), *filter(None, [signature]))
     with tempfile.TemporaryDirectory(prefix="noisemill-inspection-") as folder:
         environment = {**os.environ, "TMPDIR": folder}
         done = subprocess.run(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.generators.interface import Interface
+from pipeline.common.errors import UsageError, shown
+from pipeline.generators.interface import Constant, Interface, constant_of
 from pipeline.generators.structure import Structure
 
 
@@ -32,6 +35,27 @@ class Generator:
     size_bytes: int
     structure: Structure
     interface: Interface
+
+    def settings(self, told: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
+        """What inputs are fed in place of the generator's own constants, by name. Raises UsageError.
+
+        In order, and without what is the generator's own: the same settings are the same tuple.
+        """
+        own, ports = dict(self.interface.constants), {port.name: port for port in self.structure.inputs}
+        found = []
+        for name, value in sorted(told.items()):
+            if name not in own:
+                names = f"it has {', '.join(own)}" if own else "it has none"
+                raise UsageError(f"the generator has no setting {shown(name)}: {names}")
+            try:
+                numbers = constant_of(ports[name], value if isinstance(value, Sequence) else [value])
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"setting {shown(name)}: {error}") from None
+            if not all(map(math.isfinite, numbers)):
+                raise UsageError(f"setting {shown(name)} is not finite")
+            if set(numbers) != set(own[name]) or (len(set(numbers)) > 1 and numbers != own[name]):
+                found.append((name, numbers))
+        return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
         """For `--json` and for a worker's announcement."""

@@ -1,53 +1,30 @@
-"""What goes into a generator and what comes out: the model's own word, and `generator.toml` for the rest.
-
-    summary = "Hand-written digits"          # one line for people
-
-    [latent]
-    input = "z"                              # where the model has several inputs
-    shape = [100]                            # where the model leaves it open
-
-    [label]
-    input = "digit"
-    encoding = "integer"                     # or "one_hot", or "concatenated": one-hot, after the latent
-    classes = ["zero", "one", "two"]         # or their number
-
-    [output]
-    name = "image"                           # where the model has several outputs
-    shape = [28, 28, 1]                      # as many values, another shape: flat outputs of 784, say
-    channels = "first"                       # or "last"
-    range = [-1.0, 1.0]
-
-    [inputs.truncation]                      # any other input: what it is fed, the same for all samples
-    constant = 0.5
-
-Everything may be left out that the model itself tells, and what is there must agree with it.
-"""
+"""What goes into a generator and what comes out: the model's own word, and `generator.toml` for the rest."""
 
 from __future__ import annotations
 
 import math
-import tomllib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.common.errors import GeneratorError, shown
-from pipeline.common.files import read_regular
+from pipeline.common.errors import GeneratorError
+from pipeline.generators.sidecar import SIDECAR, Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
 
-SIDECAR = "generator.toml"
-
-#: How labels reach the model.
-ENCODINGS = ("integer", "one_hot", "concatenated")
-#: What may stand in which table.
-_KEYS = {
-    "latent": {"input", "shape"},
-    "label": {"input", "encoding", "classes"},
-    "output": {"name", "shape", "dtype", "channels", "range"},
-}
 #: Words in the name of an input that takes labels.
 _LABEL_WORDS = ("label", "class", "cond")
+#: Names of inputs of numbers that no label is fed to.
+_NOISE_NAME = re.compile(r"(^|[^a-z])(z|noise|latents?|variance|sigma|std|stddev|temperature)([^a-z]|$)", re.IGNORECASE)
+#: Numbers as which latents are often chosen: powers of two, and whole fifties.
+_ROUND = {2**power for power in range(4, 13)} | set(range(50, 1001, 50))
+#: Classes that most labelled data have.
+_USUAL_CLASSES = 10
+
+#: (name, shape) of an input.
+NamedShape = tuple[str, tuple[int, ...]]
+#: (name, numbers) of what an input is fed, the same for all samples: one number, or several in the shape's order.
+Constant = tuple[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,84 +49,36 @@ class Interface:
     sample_shape: tuple[int, ...]
     #: Least and greatest value of the output; None where nothing declares them.
     value_range: tuple[float, float] | None
-    #: What other inputs are fed, the same for all samples: a number, or several in the order of the input's shape.
-    constants: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    #: What other inputs are fed unless a job says otherwise (`--set`).
+    constants: tuple[Constant, ...] = ()
+    #: Where several inputs share the latent: how it is cut, the first one's part first. Empty where one takes it all.
+    latent_parts: tuple[NamedShape, ...] = ()
+    #: Inputs that are fed numbers of a normal distribution, from a stream of each sample's own.
+    noise_inputs: tuple[NamedShape, ...] = ()
+    #: The input that is fed a vector a sample, from the user (`--attributes`); None where none is.
+    attributes_input: NamedShape | None = None
+    #: Name of the SavedModel's signature that is called; None for the usual one.
+    signature: str | None = None
 
     @property
     def latent_dim(self) -> int:
         """Numbers per latent."""
         return math.prod(self.latent_shape)
 
+    @property
+    def noise_sizes(self) -> tuple[int, ...]:
+        """Numbers per sample of each input of noise."""
+        return tuple(math.prod(shape) for _, shape in self.noise_inputs)
 
-@dataclass(frozen=True, kw_only=True)
-class Sidecar:
-    """What `generator.toml` says."""
+    @property
+    def attributes_dim(self) -> int:
+        """Numbers per sample of the attributes; 0 where there are none."""
+        return math.prod(self.attributes_input[1]) if self.attributes_input else 0
 
-    summary: str
-    latent: dict[str, Any]
-    label: dict[str, Any]
-    output: dict[str, Any]
-    #: By the name of an input.
-    inputs: dict[str, dict[str, Any]]
-
-
-def read_sidecar(paths: Sequence[Path]) -> Sidecar:
-    """The first of these files that exists; an empty one if none does. Raises GeneratorError."""
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return Sidecar(summary="", latent={}, label={}, output={}, inputs={})
-    try:
-        data = tomllib.loads(read_regular(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise GeneratorError(f"{path} cannot be read: {error}") from None
-    tables = {name: data.pop(name, {}) for name in _KEYS}
-    inputs = data.pop("inputs", {})
-    summary = data.pop("summary", "")
-    wrong = list(data)
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise GeneratorError(f"{path}: {name} is {table!r}, write [{name}] and lines below it")
-        wrong += [f"{name}.{key}" for key in table if key not in _KEYS[name]]
-    if wrong:
-        raise GeneratorError(f"{path}: unknown {', '.join(wrong)}")
-    try:
-        _check_types(tables)
-        _check_inputs(inputs)
-    except ValueError as error:
-        raise GeneratorError(f"{path}: {error}") from None
-    return Sidecar(summary=str(summary), inputs=inputs, **tables)
-
-
-def _check_types(tables: dict[str, dict[str, Any]]) -> None:
-    for name, table in tables.items():
-        shape = table.get("shape", [])
-        sizes = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
-        if not sizes or math.prod(shape) >= 2**31:
-            raise ValueError(f"[{name}] shape {shape!r} is not a list of sizes")
-        for key in ("input", "name", "encoding"):
-            if not isinstance(table.get(key, ""), str):
-                raise ValueError(f"[{name}] {key} {table[key]!r} is not a name")
-    classes = tables["label"].get("classes", 1)
-    if not (isinstance(classes, list) or (type(classes) is int and classes > 0)):
-        raise ValueError(f"[label] classes {classes!r} is neither a number nor a list of names")
-    encoding = tables["label"].get("encoding", ENCODINGS[0])
-    if encoding not in ENCODINGS:
-        raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-    ends = tables["output"].get("range", [0, 1])
-    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-    if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
-        raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
-
-
-def _check_inputs(inputs: Any) -> None:
-    if not isinstance(inputs, dict):
-        raise ValueError("inputs: write [inputs.NAME] and constant = ... below it")
-    for name, table in inputs.items():
-        if not isinstance(table, dict) or set(table) != {"constant"}:
-            raise ValueError(f"[inputs.{name}] takes constant, and nothing else")
-        values = table["constant"] if isinstance(table["constant"], list) else [table["constant"]]
-        if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            raise ValueError(f"[inputs.{name}] constant {shown(table['constant'])} is no number and no list of numbers")
+    @property
+    def row_dim(self) -> int:
+        """Numbers per sample of all that differs from sample to sample but the label."""
+        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim
 
 
 def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface:
@@ -158,14 +87,21 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
     Raises GeneratorError where something is open, or the sidecar contradicts the model.
     """
     try:
-        constants = _constants(structure.inputs, sidecar.inputs)
-        latent, label = tell_apart(tuple(port for port in structure.inputs if port.name not in constants), sidecar)
+        told = _told_inputs(structure.inputs, sidecar.inputs)
+        others = tuple(port for port in structure.inputs if port.name not in sidecar.inputs)
+        if told.latents:
+            latents, label = _several_latents(told.latents, others, sidecar)
+        else:
+            latent, label = tell_apart(others, sidecar)
+            latents = [latent]
         encoding, classes = _classes(label, sidecar.label)
+        if len(latents) > 1 and classes and label is None:
+            raise ValueError("labels cannot be concatenated to a latent that several inputs share")
         output = _output(structure.outputs, sidecar.output.get("name"))
         channels_first, sample_shape = _sample_shape(output, sidecar.output)
         return Interface(
-            latent_input=latent.name,
-            latent_shape=_latent_shape(latent, sidecar.latent, len(classes or ()) if label is None else 0),
+            latent_input=latents[0].name,
+            latent_shape=_latent_shape(latents, sidecar.latent, len(classes or ()) if label is None else 0),
             label_input=label.name if label is not None else None,
             label_encoding=encoding,
             classes=classes,
@@ -173,32 +109,101 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
             channels_first=channels_first,
             sample_shape=sample_shape,
             value_range=_value_range(output, sidecar.output.get("range")),
-            constants=tuple(sorted(constants.items())),
+            constants=told.constants,
+            latent_parts=tuple(map(_named_shape, latents)) if len(latents) > 1 else (),
+            noise_inputs=tuple(map(_named_shape, told.noise)),
+            attributes_input=_named_shape(told.attributes) if told.attributes else None,
+            signature=sidecar.signature,
         )
     except (TypeError, ValueError) as error:
         raise GeneratorError(f"generator {what}: {error}") from None
 
 
-def _constants(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> dict[str, tuple[float, ...]]:
-    """What the sidecar has inputs fed, by their names."""
+@dataclass(frozen=True, kw_only=True)
+class _ToldInputs:
+    """What the sidecar's `[inputs]` say."""
+
+    constants: tuple[Constant, ...]
+    #: In the order of the file.
+    latents: tuple[Port, ...]
+    noise: tuple[Port, ...]
+    attributes: Port | None
+
+
+def _told_inputs(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> _ToldInputs:
     ports = {port.name: port for port in inputs}
-    constants = {}
     for name, table in told.items():
         if name not in ports:
             raise ValueError(f"{SIDECAR} speaks of the input {name!r}, the model has {', '.join(ports)}")
-        value = table["constant"]
-        values = tuple(map(float, value)) if isinstance(value, list) else (float(value),)
-        size = math.prod(size or 1 for size in ports[name].shape)
-        if len(values) not in (1, size):
-            raise ValueError(f"[inputs.{name}] constant has {len(values)} numbers, the input takes {size}")
-        constants[name] = values
-    return constants
+        if "kind" in table and not ports[name].batched:
+            raise ValueError(f"[inputs.{name}] kind: it has no open batch, so it can only be fed a constant")
+        if "kind" in table and "float" not in ports[name].dtype:
+            raise ValueError(f"[inputs.{name}] kind: it takes {ports[name].dtype}, and what it would be fed is float32")
+
+    def of_kind(kind: str) -> tuple[Port, ...]:
+        return tuple(ports[name] for name, table in told.items() if table.get("kind") == kind)
+
+    attributes = of_kind("attributes")
+    if len(attributes) > 1:
+        raise ValueError("of attributes there can be one input")
+    constants = {
+        name: constant_of(ports[name], table["constant"]) for name, table in told.items() if "constant" in table
+    }
+    return _ToldInputs(
+        constants=tuple(sorted(constants.items())),
+        latents=of_kind("latent"),
+        noise=of_kind("noise"),
+        attributes=attributes[0] if attributes else None,
+    )
+
+
+def constant_of(port: Port, value: float | Sequence[float]) -> tuple[float, ...]:
+    """The numbers that an input is fed for all samples: one, or as many as it takes. Raises ValueError."""
+    values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
+    size = math.prod(size or 1 for size in port.shape)
+    if len(values) not in (1, size):
+        raise ValueError(f"the constant of the input {port.name!r} has {len(values)} numbers, the input takes {size}")
+    return values
+
+
+def _several_latents(
+    told: tuple[Port, ...], others: tuple[Port, ...], sidecar: Sidecar
+) -> tuple[list[Port], Port | None]:
+    """The latents, the main one first, and the label's input."""
+    if not others:
+        latents, label = list(told), None
+    elif len(others) == 1 and (_is_label(others[0]) or sidecar.label.get("input") == others[0].name):
+        latents, label = list(told), _checked_label(others[0])
+    else:
+        latent, label = tell_apart(others, sidecar)
+        latents = [latent, *told]
+    main = sidecar.latent.get("input")
+    return sorted(latents, key=lambda port: port.name != main), label
+
+
+def _named_shape(port: Port) -> NamedShape:
+    return port.name, _settled(f"input {port.name!r}", port.shape, None)
+
+
+def _is_label(port: Port) -> bool:
+    named = any(word in port.name.lower() for word in _LABEL_WORDS)
+    return "int" in port.dtype or port.classes is not None or (named and _NOISE_NAME.search(port.name) is None)
+
+
+def _checked_label(port: Port) -> Port:
+    """The input that takes labels. Raises ValueError where its name says that it takes something else."""
+    if "float" in port.dtype and port.classes is None and _NOISE_NAME.search(port.name):
+        raise ValueError(
+            f"the input {port.name!r} takes numbers and its name speaks of noise, so no label is fed to it: "
+            f'say in {SIDECAR}, [inputs.{port.name}], kind = "latent" or "noise", or constant = ...'
+        )
+    return port
 
 
 def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
     """The latent's input and the label's: of two, the label's takes whole numbers, or is named so."""
     if not inputs:
-        raise ValueError("all its inputs are constants: one has to take the latent")
+        raise ValueError("none of its inputs is left for the latent")
     for port in inputs:
         if not port.batched:
             raise ValueError(
@@ -215,18 +220,16 @@ def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port |
     if len(inputs) == 2:
         for latent, label in (inputs, inputs[::-1]):
             if told[0] == latent.name or told[1] == label.name:
-                return latent, label
-            whole = "int" in label.dtype and "int" not in latent.dtype
-            whole = whole or (label.classes is not None and latent.classes is None)
-            if told == [None, None] and (whole or any(word in label.name.lower() for word in _LABEL_WORDS)):
+                return latent, _checked_label(label)
+            if told == [None, None] and _is_label(label) and not _is_label(latent):
                 return latent, label
         raise ValueError(
             f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label, "
-            f'as in [latent] and below it input = "{names[0]}"'
+            f'as in [latent] and below it input = "{names[0]}"; a second latent is [inputs.{names[1]}], kind = "latent"'
         )
     raise ValueError(
-        f"it has the inputs {', '.join(names)}: a latent and a label can be fed; say in {SIDECAR}, "
-        f"[inputs.{names[-1]}] constant = ..., what the others shall be"
+        f"it has the inputs {', '.join(names)}: a latent and a label are told apart; say in {SIDECAR}, "
+        f'[inputs.{names[-1]}], what the others are fed: constant = ..., or kind = "latent", "noise" or "attributes"'
     )
 
 
@@ -236,7 +239,7 @@ def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tupl
     width = label.shape[-1] if label is not None and label.shape and label.shape[-1] != 1 else None
     if label is None:
         if told and told.get("encoding") != "concatenated":
-            raise ValueError("the model has one input: its labels can only be concatenated to the latent")
+            raise ValueError("no input is left for labels: they can only be concatenated to the latent")
         if told and classes is None:
             raise ValueError(f"{SIDECAR}, [label]: classes are missing, a number or a list of names")
     encoding = told.get("encoding") or ("one_hot" if width is not None else "integer")
@@ -256,13 +259,32 @@ def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tupl
     return encoding, names
 
 
-def _latent_shape(latent: Port, told: dict[str, Any], concatenated: int) -> tuple[int, ...]:
+def _latent_shape(latents: list[Port], told: dict[str, Any], concatenated: int) -> tuple[int, ...]:
+    """Shape of one latent; of several, which are cut from one vector, that vector's."""
+    if len(latents) > 1:
+        total = sum(math.prod(_named_shape(port)[1]) for port in latents)
+        return _settled("latent of all its inputs", (total,), told.get("shape"))
+    latent = latents[0]
     shape: Shape = latent.shape
     if concatenated:
         if len(shape) != 1 or (shape[0] is not None and shape[0] <= concatenated):
             raise ValueError(f"the input {latent.name!r} of {shape} has no room for {concatenated} classes")
         shape = (None if shape[0] is None else shape[0] - concatenated,)
     return _settled(f"latent of {latent.name!r}", shape, told.get("shape"))
+
+
+def hints(interface: Interface, sidecar: Sidecar) -> list[str]:
+    """What a user may have overlooked, one line each."""
+    width = interface.latent_dim
+    is_vector = len(interface.latent_shape) == 1 and not interface.latent_parts
+    if interface.classes or sidecar.latent.get("shape") or not is_vector or width - _USUAL_CLASSES not in _ROUND:
+        return []
+    hint = (
+        f"its latent of {width} is {_USUAL_CLASSES} wider than {width - _USUAL_CLASSES}: "
+        f'if it ends in a one-hot label, say in {SIDECAR}, [label] encoding = "concatenated" and '
+        f"classes = {_USUAL_CLASSES}; if not, [latent] shape = [{width}]"
+    )
+    return [hint]
 
 
 def _settled(what: str, shape: Shape, told: Any) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError, WorkerError
 from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.generators import Generator
+from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec.labels import canonical_labels, label_plan
-from pipeline.spec.latents import latents, parse_noise
+from pipeline.spec.latents import latents, noise_rows, parse_noise
 
 #: Files of the folder through which both processes speak.
-REQUEST, LATENTS, LABELS, SAMPLES = "request.json", "latents.npy", "labels.npy", "samples.npy"
+REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samples.npy"
+
+_Settings = Mapping[str, float | Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +40,22 @@ class Drawn:
     labels: tuple[int, ...] | None
 
 
-def draw(generator: Generator, index: int, *, seed: int = 0, label: str | None = None, noise: str = "normal") -> Drawn:
-    """Sample `index` as a job with this seed makes it. Without `label`, of the class that `balanced` gives it."""
-    rows = _latents(generator, [index], seed, noise)
-    return _predicted(generator, rows, _labels(generator, index, seed, label, 1))
+def draw(
+    generator: Generator,
+    index: int,
+    *,
+    seed: int = 0,
+    label: str | None = None,
+    noise: str = "normal",
+    attributes: str | None = None,
+    settings: _Settings | None = None,
+) -> Drawn:
+    """Sample `index` as a job with this seed makes it. Without `label`, of the class that `balanced` gives it.
+
+    `attributes` and `settings` are those of `JobRequest`, but for a file of attributes.
+    """
+    rows = _rows(generator, _latents(generator, [index], seed, noise), seed, index, attributes)
+    return _predicted(generator, rows, _labels(generator, index, seed, label, 1), settings)
 
 
 def interpolate(
@@ -51,14 +67,18 @@ def interpolate(
     seed: int = 0,
     label: str | None = None,
     noise: str = "normal",
+    attributes: str | None = None,
+    settings: _Settings | None = None,
 ) -> Drawn:
     """`steps` samples on the way from sample `first` to sample `last`, both among them.
 
-    The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told.
+    The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told; so
+    is the noise beside the latent.
     """
     ends = _latents(generator, [first, last], seed, noise)
-    rows = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
-    return _predicted(generator, rows, _labels(generator, first, seed, label, steps))
+    way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
+    rows = _rows(generator, way, seed, first, attributes)
+    return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings)
 
 
 def slerp(a: NDArray[np.float32], b: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -87,6 +107,18 @@ def _latents(generator: Generator, indices: list[int], seed: int, noise: str) ->
     return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise)) for index in indices])
 
 
+def _rows(
+    generator: Generator, latent_rows: NDArray[np.float32], seed: int, index: int, attributes: str | None
+) -> NDArray[np.float32]:
+    """Latents, with the noise of sample `index` and the attributes beside them."""
+    count, columns = len(latent_rows), [latent_rows]
+    for number, size in enumerate(generator.interface.noise_sizes):
+        columns.append(np.repeat(noise_rows(seed, index, 1, number, size), count, axis=0))
+    numbers = attribute_numbers(generator, attributes)
+    columns += [np.tile(numbers, (count, 1))] if len(numbers) else []
+    return np.concatenate(columns, axis=1)
+
+
 def _labels(generator: Generator, index: int, seed: int, label: str | None, count: int) -> NDArray[np.int32] | None:
     classes = generator.interface.classes
     if classes is None:
@@ -97,11 +129,18 @@ def _labels(generator: Generator, index: int, seed: int, label: str | None, coun
     return np.repeat(label_plan(plan, classes=len(classes), seed=seed).labels(index, 1), count)
 
 
-def _predicted(generator: Generator, rows: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Drawn:
+def _predicted(
+    generator: Generator, rows: NDArray[np.float32], labels: NDArray[np.int32] | None, settings: _Settings | None
+) -> Drawn:
+    request = {
+        "generator": generator.reference,
+        "digest": generator.digest,
+        "settings": dict(generator.settings(settings or {})),
+    }
     with tempfile.TemporaryDirectory(prefix="noisemill-sample-") as name:
         folder = Path(name)
-        (folder / REQUEST).write_text(json.dumps({"generator": generator.reference, "digest": generator.digest}))
-        np.save(folder / LATENTS, rows)
+        (folder / REQUEST).write_text(json.dumps(request))
+        np.save(folder / ROWS, rows)
         if labels is not None:
             np.save(folder / LABELS, labels)
         command = python_command("workers.once.sample", name)

@@ -6,10 +6,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from pipeline.generators.interface import Sidecar, tell_apart
+from pipeline.generators.interface import tell_apart
+from pipeline.generators.sidecar import Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
 
-_NOTHING = Sidecar(summary="", latent={}, label={}, output={}, inputs={})
+_NOTHING = Sidecar()
 
 
 def draft_sidecar(structure: Structure, what: str) -> str:
@@ -68,9 +69,10 @@ def _label(label: Port | None, latent: Port | None, fed: tuple[Port, ...]) -> It
         yield f'{"" if classes else "# "}encoding = "{"one_hot" if width else "integer"}"'
         yield f"{'' if classes else '# '}classes = {classes or 10}  # {'' if classes else 'how many? '}or their names"
     elif latent is None and len(fed) > 1:
-        yield "# [label]  # the other one, if it takes labels"
+        more = f'[inputs.{_quoted(fed[-1].name)}] and kind = "latent"'
+        yield f"# [label]  # the other one, if it takes labels; if it is more of the latent, {more} in place of this"
         yield "# classes = 10  # how many, or their names"
-    else:
+    elif latent is not None and len(fed) == 1:
         yield "# [label]  # does the latent end in a one-hot label? Then it is drawn without it:"
         yield '# encoding = "concatenated"'
         yield "# classes = 10  # how many, or their names"

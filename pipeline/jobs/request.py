@@ -6,7 +6,8 @@ import difflib
 import io
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.common.files import NPY_ERRORS, first_line, open_regular, read_reg
 from pipeline.datasets.destination import Upload
 from pipeline.formats import format_named
 from pipeline.generators import Generator
+from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import canonical_labels, planned_count
@@ -42,6 +44,10 @@ class JobRequest:
     noise: str = "normal"
     #: An .npy file of latents, (count, latent_dim).
     latents: str | None = None
+    #: The generator's attributes: an .npy file, (count, attributes_dim), or numbers that are the same for all samples.
+    attributes: str | None = None
+    #: By name, numbers that inputs are fed in place of the generator's own constants.
+    settings: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     #: Samples per forward pass; 0 leaves it to calibration.
     batch: int = 0
     #: How the forward pass computes; see `pipeline.spec.job_spec.PRECISIONS`.
@@ -54,13 +60,15 @@ class JobRequest:
         if self.latents is not None:
             if self.noise != "normal":
                 raise UsageError("--noise and --latents exclude each other: latents of your own are taken as they are")
-            uploads.append(latents_upload(self.latents, interface.latent_shape))
+            uploads.append(rows_upload(shards.LATENTS, self.latents, interface.latent_dim))
         latents_sha256 = uploads[0].sha256 if uploads else None
-        count = self._count(_rows(uploads))
+        attributes, attributes_file = attributes_plan(generator, self.attributes)
+        uploads += [attributes_file] if attributes_file is not None else []
+        count = self._count(uploads)
         labels, label_upload = self._labels(interface.classes, count)
         if label_upload is not None:
             uploads.append(label_upload)
-        count = self._final_count(count, labels, _rows(uploads[-1:]) if label_upload else None)
+        count = self._final_count(count, labels, _rows(label_upload) if label_upload else None)
         chosen = format_named(self.format)
         dtype = chosen.default_dtype if self.dtype is None else self.dtype
         spec = JobSpec(
@@ -75,6 +83,10 @@ class JobRequest:
             labels=labels,
             noise=str(parse_noise(self.noise)),
             latents=latents_sha256,
+            noise_sizes=interface.noise_sizes,
+            attributes=attributes,
+            attributes_dim=interface.attributes_dim,
+            settings=generator.settings(self.settings),
             batch=self.batch,
             precision=self.precision,
             latent_shape=interface.latent_shape,
@@ -92,10 +104,18 @@ class JobRequest:
             raise UsageError("uint8 needs the value range of the generator: say it in generator.toml, [output] range")
         return spec, uploads
 
-    def _count(self, rows: int | None) -> int | None:
-        if rows is not None and self.count is not None and rows != self.count:
-            raise UsageError(f"count {self.count} is not the {rows} rows of {self.latents}: leave --count out")
-        return self.count if rows is None else rows
+    def _count(self, uploads: list[Upload]) -> int | None:
+        count, of = self.count, "count"
+        for upload in uploads:
+            name, rows = upload.name.removesuffix(".npy"), _rows(upload)
+            if count is not None and rows != count:
+                raise UsageError(
+                    f"{of} {count} is not the {rows} rows of {getattr(self, name)}: leave --count out"
+                    if of == "count"
+                    else f"{of} are {count:,}, {name} {rows:,}: they must be as many"
+                )
+            count, of = rows, name
+        return count
 
     def _labels(self, classes: tuple[str, ...] | None, count: int | None) -> tuple[str | None, Upload | None]:
         """The canonical plan, and the file behind it where it is one."""
@@ -124,23 +144,37 @@ def _sample_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * int(np.dtype(dtype).itemsize) if dtype in ("float32", "float16", "uint8") else 1
 
 
-def _rows(uploads: list[Upload]) -> int | None:
-    return int(np.load(io.BytesIO(uploads[0].data), mmap_mode=None).shape[0]) if uploads else None
+def _rows(upload: Upload) -> int:
+    return int(np.load(io.BytesIO(upload.data), mmap_mode=None).shape[0])
 
 
-def latents_upload(path: str, latent_shape: tuple[int, ...]) -> Upload:
-    """The user's latents as they lie at the destination: float32, (count, latent_dim). Raises UsageError."""
-    array = _load_npy(path, "latents")
+def rows_upload(name: str, path: str, dim: int) -> Upload:
+    """The user's latents or attributes as they lie at the destination: float32, (count, dim). Raises UsageError."""
+    what = name.removesuffix(".npy")
+    array = _load_npy(path, what)
     if not np.issubdtype(array.dtype, np.floating):
-        raise UsageError(f"latents {path} are {array.dtype}, not floating point")
-    wanted = math.prod(latent_shape)
-    if array.ndim < 2 or len(array) == 0 or math.prod(array.shape[1:]) != wanted:
-        raise UsageError(f"latents {path} have the shape {array.shape}, the generator takes (count, {wanted})")
+        raise UsageError(f"{what} {path} are {array.dtype}, not floating point")
+    if array.ndim < 2 or len(array) == 0 or math.prod(array.shape[1:]) != dim:
+        raise UsageError(f"{what} {path} have the shape {array.shape}, the generator takes (count, {dim})")
     with np.errstate(over="ignore"):
-        rows = array.reshape(len(array), wanted).astype(np.float32)
+        rows = array.reshape(len(array), dim).astype(np.float32)
     if not np.isfinite(rows).all():
-        raise UsageError(f"latents {path} hold NaN or infinity, or numbers too large for float32")
-    return _upload(shards.LATENTS, rows)
+        raise UsageError(f"{what} {path} hold NaN or infinity, or numbers too large for float32")
+    return _upload(name, rows)
+
+
+def attributes_plan(generator: Generator, told: str | None) -> tuple[str | None, Upload | None]:
+    """The canonical plan of attributes, and the file behind it where it is one. Raises UsageError."""
+    wanted = generator.interface.attributes_dim
+    if not wanted:
+        if told is not None:
+            raise UsageError(f"attributes {shown(told)}: this generator takes none")
+        return None, None
+    if told is not None and told.endswith(".npy"):
+        upload = rows_upload(shards.ATTRIBUTES, told, wanted)
+        return f"file:{upload.sha256}", upload
+    numbers = attribute_numbers(generator, told)
+    return "all:" + ",".join(repr(float(number)).removesuffix(".0") for number in numbers), None
 
 
 def labels_upload(path: str, classes: tuple[str, ...]) -> Upload:

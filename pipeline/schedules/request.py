@@ -41,9 +41,11 @@ def new_schedule(
     check_name(name)
     recurrence = parse_recurrence(cron, every, timezone, now)
     place = check_template(destination, recurrence, now)
-    chosen = {option: value for option, value in request.items() if value is not None}
+    chosen = {option: value for option, value in request.items() if value not in (None, {})}
     if "latents" in chosen:
         raise UsageError("--latents would make each run the same samples: give --seed, which runs count up from")
+    if os.path.isfile(str(chosen.get("attributes", ""))):
+        chosen["attributes"] = str(Path(chosen["attributes"]).resolve())  # Runs are asked for from another folder.
     found = find_generator(generator)
     JobRequest(**chosen).resolve(found)
     if os.path.isfile(str(chosen.get("labels", ""))):

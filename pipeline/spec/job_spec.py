@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.common.text import is_one_line
-from pipeline.spec.plan import MAX_SHARDS, Plan
+from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
 from pipeline.stores.records import parse_record
 
 #: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
@@ -75,6 +75,15 @@ class JobSpec:
     noise: str
     #: sha256 of `latents.npy` at the destination, where the user brought latents; None else.
     latents: str | None = None
+    #: Numbers per sample of each input of noise that the generator has beside the latent.
+    noise_sizes: tuple[int, ...] = ()
+    #: What the generator's attributes are: "all:0.5,1" is the same vector for all samples, "file:" and the sha256 of
+    #: `attributes.npy` at the destination; None for a generator without.
+    attributes: str | None = None
+    #: Numbers per sample of the attributes.
+    attributes_dim: int = 0
+    #: (name, numbers) of inputs that are fed something else than the generator's own constants.
+    settings: tuple[tuple[str, tuple[float, ...]], ...] = ()
     #: Samples per forward pass; 0 leaves it to the first slice.
     batch: int = 0
     #: How the forward pass computes: one of PRECISIONS.
@@ -92,6 +101,11 @@ class JobSpec:
     def latent_dim(self) -> int:
         """Numbers per latent."""
         return math.prod(self.latent_shape)
+
+    @property
+    def row_dim(self) -> int:
+        """Numbers per sample of latent, noise and attributes."""
+        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim
 
     @property
     def plan(self) -> Plan:
@@ -131,11 +145,18 @@ class JobSpec:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def brought_files(self) -> dict[str, str]:
+        """Files of latents, labels and attributes that the user brought, at the destination: name -> sha256."""
+        latents = f"file:{self.latents}" if self.latents is not None else ""
+        plans = {LATENTS: latents, ATTRIBUTES: self.attributes or "", LABELS: self.labels or ""}
+        return {name: plan.removeprefix("file:") for name, plan in plans.items() if plan.startswith("file:")}
+
     def _fields(self) -> dict[str, Any]:
-        """All fields; but float32, which was the only precision at first, goes without saying."""
+        """All fields, but for those younger than the first datasets that have their usual value."""
         told = asdict(self)
-        if self.precision == PRECISIONS[0]:
-            del told["precision"]
+        for name, usual in _YOUNGER.items():
+            if told[name] == usual:
+                del told[name]
         return told
 
     def job_id(self, destination: str) -> str:
@@ -162,13 +183,13 @@ class JobSpec:
         names = {field.name for field in fields(cls)}
         for problem, wrong in (
             ("has unknown fields", set(data) - names),
-            ("lacks fields", names - {"precision"} - set(data)),
+            ("lacks fields", names - set(_YOUNGER) - set(data)),
         ):
             if wrong:
                 raise DatasetError(f"{source} {problem}: {', '.join(sorted(wrong))}")
-        for name in ("latent_shape", "sample_shape", "value_range", "classes"):
-            if isinstance(data[name], list):
-                data[name] = tuple(data[name])
+        for name in ("latent_shape", "sample_shape", "value_range", "classes", "noise_sizes", "settings"):
+            if isinstance(data.get(name), list):
+                data[name] = _as_tuples(data[name])
         spec = cls(**data)
         try:
             spec.check()
@@ -190,7 +211,7 @@ class JobSpec:
             raise UsageError(
                 f"shard size {self.shard_size:,} is too large: a shard has at most {MAX_SHARD_SIZE:,} samples"
             )
-        if self.batch * max(self.latent_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
+        if self.batch * max(self.row_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
             raise UsageError(
                 f"batch {self.batch:,}: it would hold more than {_MOST_VALUES:,} values at a time, use a smaller one"
             )
@@ -232,12 +253,35 @@ class JobSpec:
             ("noise", _noise_text(self.noise), "a distribution"),
             ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
             ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
+            ("noise_sizes", _sizes(self.noise_sizes), "a list of sizes"),
+            ("attributes", _attributes(self.attributes, self.attributes_dim), "a plan of attributes"),
+            ("settings", _settings(self.settings), "a list of names and numbers"),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
             ("latent_shape", _shape(self.latent_shape), "a shape"),
             ("sample_shape", _shape(self.sample_shape), "a shape"),
             ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),
             ("classes", self.classes is None or _names(self.classes), "a list of names"),
         ]
+
+
+def settings_in_words(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
+    """As `truncation=0.7; size=64,64`."""
+    return "; ".join(f"{name}={','.join(f'{number:g}' for number in numbers)}" for name, numbers in settings)
+
+
+#: Fields that datasets made before them lack, and their usual values.
+_YOUNGER: dict[str, Any] = {
+    "precision": PRECISIONS[0],
+    "noise_sizes": (),
+    "attributes": None,
+    "attributes_dim": 0,
+    "settings": (),
+}
+
+
+def _as_tuples(value: Any) -> Any:
+    """A list of lists of ... as tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _whole(value: Any, least: int, most: int) -> bool:
@@ -273,6 +317,40 @@ def _plan_text(value: Any) -> bool:
 
 def _shape(value: Any) -> bool:
     return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and math.prod(value) < 2**31
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and sum(value) < 2**31
+
+
+def _attributes(plan: Any, dim: Any) -> bool:
+    if plan is None or not _whole(dim, 1, 2**24):
+        return plan is None and dim == 0
+    kind, _, rest = plan.partition(":") if isinstance(plan, str) else ("", "", "")
+    if kind == "file":
+        return _matches(r"[0-9a-f]{64}", rest)
+    return kind == "all" and _numbers(rest) is not None and len(_numbers(rest) or ()) == dim
+
+
+def _numbers(text: str) -> tuple[float, ...] | None:
+    """Numbers with commas between them; None where one is none, or is no float32."""
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        return None
+    return numbers if all(-_LARGEST <= number <= _LARGEST for number in numbers) else None
+
+
+def _settings(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and _text(pair[0])
+        and isinstance(pair[1], tuple)
+        and len(pair[1]) > 0
+        and all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in pair[1])
+        for pair in value
+    )
 
 
 def _range(value: Any) -> bool:

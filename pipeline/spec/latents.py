@@ -22,6 +22,7 @@ from pipeline.common.errors import UsageError
 BLOCK = 1024
 
 _LABEL_STREAM = 1
+_NOISE_STREAM = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,18 @@ def random_labels(seed: int, first: int, count: int, classes: int) -> NDArray[np
         stream = _stream(seed, block, _LABEL_STREAM)
         labels[outside] = stream.integers(0, classes, size=BLOCK, dtype=np.int32)[inside]
     return labels
+
+
+def noise_rows(seed: int, first: int, count: int, number: int, size: int) -> NDArray[np.float32]:
+    """What input of noise `number` is fed for samples `first` to `first + count - 1`, float32 of shape (count, size).
+
+    Standard normal, each sample's from a stream of its own: such inputs may take very many numbers.
+    """
+    _check_range(seed, first, count)
+    rows = np.empty((count, size), dtype=np.float32)
+    for row in range(count):
+        _stream(seed, first + row, _NOISE_STREAM, number).standard_normal(size, dtype=np.float32, out=rows[row])
+    return rows
 
 
 def _check_range(seed: int, first: int, count: int) -> None:

@@ -24,6 +24,7 @@ PREVIEW = "preview.png"
 REPORT = "report.html"
 SELECTION = "selection.json"
 LATENTS = "latents.npy"
+ATTRIBUTES = "attributes.npy"
 LABELS = "labels.npy"
 #: Where an exported dataset comes from; absent where a job made it.
 ORIGIN = "export.json"

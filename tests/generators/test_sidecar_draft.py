@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generators.interface import SIDECAR, interface_of, read_sidecar
+from pipeline.generators.interface import interface_of
+from pipeline.generators.sidecar import SIDECAR, read_sidecar
 from pipeline.generators.sidecar_draft import draft_sidecar
 from pipeline.generators.structure import Port, Structure
 

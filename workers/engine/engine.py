@@ -23,6 +23,7 @@ from pipeline.common.version import VERSION
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
+from pipeline.generators.interface import Constant
 from workers.engine.devices import Device, confirm_device
 from workers.engine.generators import Forward, load_generator
 from workers.engine.tensorflow_start import start_tensorflow
@@ -77,6 +78,7 @@ class Engine:
         engine: str,
         batch: int,
         precision: str = "float32",
+        settings: tuple[Constant, ...] = (),
     ) -> None:
         import keras
         import tensorflow as tf
@@ -86,15 +88,15 @@ class Engine:
         #: something else had, the other goes on; a GPU queues them itself.
         self.at_once = 2 if device.kind == "cpu" else 1
         self._allow_tf32 = tf.config.experimental.enable_tensor_float_32_execution
-        self._latent_dim = generator.interface.latent_dim
+        self._row_dim = generator.interface.row_dim
         self._conditional = generator.interface.classes is not None
         self._sample_shape = generator.interface.sample_shape
-        signature = [tf.TensorSpec((batch, self._latent_dim), tf.float32)]
+        signature = [tf.TensorSpec((batch, self._row_dim), tf.float32)]
         if self._conditional:
             signature.append(tf.TensorSpec((batch,), tf.int32))
 
-        def compiled(latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-            return tf.cast(forward(latents, labels), tf.float32)
+        def compiled(rows: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+            return tf.cast(forward(rows, labels, settings), tf.float32)
 
         self._function = tf.function(
             compiled,
@@ -119,26 +121,26 @@ class Engine:
         )
         self._warm_up()
 
-    def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
-        """Samples of up to `batch` latents, (n, latent_dim); what is missing to the batch is padded.
+    def predict(self, rows: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
+        """Samples of up to `batch` rows of latent, noise and attributes, (n, row_dim); what is missing is padded.
 
         May be called by several threads. On a GPU the answer may still be under way; `Prediction.samples` waits for it.
         """
-        count = len(latents)
+        count = len(rows)
         if count < self.batch:
-            latents = _padded(latents, self.batch)
+            rows = _padded(rows, self.batch)
             labels = None if labels is None else _padded(labels, self.batch)
-        arguments = (latents, labels) if self._conditional else (latents,)
+        arguments = (rows, labels) if self._conditional else (rows,)
         # One switch for the whole process, and jobs of every precision come by.
         self._allow_tf32(self.precision == "tf32")
         return Prediction(self._function(*arguments), count)
 
     def _warm_up(self) -> None:
         """Compiles, and checks that samples have the shape that the interface tells."""
-        latents = np.zeros((self.batch, self._latent_dim), np.float32)
+        rows = np.zeros((self.batch, self._row_dim), np.float32)
         labels = np.zeros(self.batch, np.int32) if self._conditional else None
         try:
-            shape = self.predict(latents, labels).samples().shape[1:]
+            shape = self.predict(rows, labels).samples().shape[1:]
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise GeneratorError(
@@ -177,34 +179,39 @@ class EngineRoom:
         self.generator, self.device = generator, confirm_device(device)
         self._forwards = {"float32": load_generator(generator)}
         #: The latest that were asked for, least recently first.
-        self._engines: OrderedDict[tuple[str, int, str], Engine] = OrderedDict()
+        self._engines: OrderedDict[tuple[str, int, str, tuple[Constant, ...]], Engine] = OrderedDict()
         self._cache_dir, self._clock = cache_dir, clock
         self._first_batch: int | None = None
         self._reproducible: bool | None = None
 
-    def engine(self, engine: str, batch: int, precision: str = "float32") -> Engine:
+    def engine(
+        self, engine: str, batch: int, precision: str = "float32", settings: tuple[Constant, ...] = ()
+    ) -> Engine:
         """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
-        key = (engine, batch, precision)
+        key = (engine, batch, precision, settings)
         if key not in self._engines:
             # Other layers, where layers compute in 16 bits; the same ones with TF32, which is the device's affair.
             policy = precision if precision.startswith("mixed") else "float32"
             if policy not in self._forwards:
                 self._forwards[policy] = load_generator(self.generator, policy)
-            self._engines[key] = Engine(self._forwards[policy], self.generator, self.device, engine, batch, precision)
+            self._engines[key] = Engine(
+                self._forwards[policy], self.generator, self.device, engine, batch, precision, settings
+            )
             if len(self._engines) > _KEPT_ENGINES:
                 self._engines.popitem(last=False)
         self._engines.move_to_end(key)
         return self._engines[key]
 
-    def quick_engine(self) -> Engine:
+    def quick_engine(self, settings: tuple[Constant, ...] = ()) -> Engine:
         """An engine without measuring: as calibration chose it, else one that agrees with it bit for bit mostly.
 
         XLA at any batch from 64 on makes the same bits (docs/decisions/0070-how-engines-agree.md).
         """
         calibration = self._kept_calibration()
         if calibration is not None:
-            return self.engine(calibration.engine, calibration.batch)
-        return self._first_that_runs(self.first_batch())
+            return self.engine(calibration.engine, calibration.batch, settings=settings)
+        engine = self._first_that_runs(self.first_batch())
+        return self.engine(engine.engine, engine.batch, settings=settings) if settings else engine
 
     def calibrate(self, precision: str = "float32", *, batch: int = 0, samples: int = 0) -> Calibration:
         """The fastest engine and batch on this device, measured once and then kept in the cache.
@@ -333,7 +340,7 @@ class EngineRoom:
     def _some_input(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
         """Latents, and labels where there are classes."""
         interface = self.generator.interface
-        latents = np.random.default_rng(0).standard_normal((count, interface.latent_dim), np.float32)
+        latents = np.random.default_rng(0).standard_normal((count, interface.row_dim), np.float32)
         if interface.classes is None:
             return latents, None
         return latents, (np.arange(count) % len(interface.classes)).astype(np.int32)

@@ -1,6 +1,6 @@
 """The mill: noise, predict, encode and write, overlapped, shard after shard.
 
-    feeder thread      claims shards, draws latents and labels of their batches
+    feeder thread      claims shards, draws the rows and labels of their batches
     calling thread     has batches predicted, on a CPU two at the same time
     examiner thread    takes samples to the host, checks them, turns them into what is stored, gathers statistics
     writer thread      encodes, hashes, writes
@@ -43,7 +43,7 @@ from workers.engine.engine import Engine, Prediction
 
 log = logging.getLogger("noisemill")
 
-#: Batches of latents that wait to be predicted.
+#: Batches of rows that wait to be predicted.
 _LATENTS_WAITING = 2
 #: Batches of samples, which are large, that wait between two stages; as many are in the hands of each.
 _SAMPLES_WAITING = 1
@@ -106,7 +106,7 @@ class _Batch:
 
     work: Work
     first: int
-    latents: NDArray[np.float32]
+    rows: NDArray[np.float32]
     labels: NDArray[np.int32] | None
     last: bool
 
@@ -258,13 +258,13 @@ class Mill:
                 return
             try:
                 with self.clock.busy("noise"):
-                    latents = self._inputs.latents(first, count)
+                    rows = self._inputs.rows(first, count)
                     labels = self._inputs.labels(first, count)
             except Exception as error:
                 work.trouble = error
                 yield _Batch(work, first, _NOTHING, None, last=True)
                 return
-            yield _Batch(work, first, latents, labels, last)
+            yield _Batch(work, first, rows, labels, last)
 
     # -- predict -----------------------------------------------------------------------------------
 
@@ -275,14 +275,14 @@ class Mill:
                 now = time.perf_counter()
                 if batches >= _ENOUGH_BATCHES:
                     self.rate = samples / (now - first)
-                first, samples, batches = min(first, now), samples + len(batch.latents), batches + 1
+                first, samples, batches = min(first, now), samples + len(batch.rows), batches + 1
                 self._to_examine.put(_Predicted(batch, predictors.submit(self._predict, batch)))
 
     def _predict(self, batch: _Batch) -> Prediction | None:
         if batch.work.trouble is not None or self._leaving():
             return None
         with self.clock.busy("predict"):
-            return self._engine.predict(batch.latents, batch.labels)
+            return self._engine.predict(batch.rows, batch.labels)
 
     # -- examiner ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import Any, TypeVar
@@ -282,6 +282,14 @@ class SliceWorker:
         told = (spec.latent_shape, spec.sample_shape, spec.classes)
         if told != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
             raise GeneratorError("the job's shapes or classes are not those of its generator")
+        generator = self.rooms.generator
+        interface = generator.interface
+        if (spec.noise_sizes, spec.attributes_dim) != (interface.noise_sizes, interface.attributes_dim):
+            raise GeneratorError("the job's noise or attributes are not those of its generator")
+        with suppress(UsageError):
+            if generator.settings(dict(spec.settings)) == spec.settings:
+                return
+        raise GeneratorError("the job's settings are not those of its generator")
 
     def _check_inputs(self, place: str) -> None:
         """Raises DatasetError where the user's own latents or labels are not those that the job was sent with."""
@@ -313,7 +321,7 @@ class SliceWorker:
             raise DamagedEntryError(job, str(error)) from None
         if settled not in ENGINES:
             raise DamagedEntryError(job, f"engine is {shown(settled)}")
-        engine = self.rooms.engine(settled, batch, spec.precision)
+        engine = self.rooms.engine(settled, batch, spec.precision, spec.settings)
         metrics.BATCH.set(engine.batch)
         return engine
 

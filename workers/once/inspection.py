@@ -1,4 +1,4 @@
-"""What a model shows of itself to TensorFlow, as JSON: `python -m workers.once.inspection KIND PATH`.
+"""What a model shows of itself to TensorFlow, as JSON: `python -m workers.once.inspection KIND PATH [SIGNATURE]`.
 
 Run as a process of its own by `pipeline.generators`, which never imports TensorFlow.
 """
@@ -17,13 +17,13 @@ from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
 
 
-def inspect(kind: str, path: str) -> Structure:
+def inspect(kind: str, path: str, signature: str | None = None) -> Structure:
     """Inputs, outputs and size of a model. Raises GeneratorError."""
     pin_device("cpu")
     start_tensorflow()
     from workers.engine.generators import load_network  # After the device is pinned.
 
-    return load_network(kind, Path(path)).structure
+    return load_network(kind, Path(path), signature).structure
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     with exit_on_error():
         # Of a model that nobody has looked at yet; it needs a place for TensorFlow's own temporary files.
         drop_rights(writable=[Path(tempfile.gettempdir())])
-        print(json.dumps(inspect(sys.argv[1], sys.argv[2]).as_json()))
+        print(json.dumps(inspect(*sys.argv[1:]).as_json()))
 
 
 if __name__ == "__main__":

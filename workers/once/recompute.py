@@ -57,9 +57,9 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
         receipt = dataset.receipt(shard)
         if receipt is None:
             raise DatasetError(f"shard {shard} has no receipt")
-        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch, precision)
+        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch, precision, dataset.spec.settings)
         count = min(engine.batch, receipt.first + receipt.count - start)
-        samples = engine.predict(_rows(dataset, start, count), dataset.labels(start, count)).samples()
+        samples = engine.predict(dataset.rows(start, count), dataset.labels(start, count)).samples()
         fresh = to_stored(samples, dataset.spec.dtype, dataset.spec.value_range)
         for index in members:
             stored = dataset.samples(index, 1)[0]
@@ -76,10 +76,6 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
         tolerance=tolerance,
         reproducible=rooms.is_reproducible(),
     )
-
-
-def _rows(dataset: Dataset, first: int, count: int) -> NDArray[np.float32]:
-    return dataset.latents(first, count).reshape(count, dataset.spec.latent_dim)
 
 
 def _by_batch(dataset: Dataset, indices: list[int]) -> dict[tuple[int, int], list[int]]:

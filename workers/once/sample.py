@@ -1,6 +1,6 @@
 """Predicts a few samples: `python -m workers.once.sample FOLDER`.
 
-Run as a process of its own by `pipeline.generators.sampling`, which leaves latents (and labels) in the folder.
+Run as a process of its own by `pipeline.generators.sampling`, which leaves rows (and labels) in the folder.
 Engine and batch are those of a job on this machine, so that the same bits come out.
 """
 
@@ -21,22 +21,21 @@ from workers.engine.devices import pin_device
 
 
 def sample(folder: Path) -> NDArray[np.float32]:
-    """The samples of the latents in a folder. Raises NoisemillError."""
+    """The samples of the rows in a folder. Raises NoisemillError."""
     request = json.loads((folder / sampling.REQUEST).read_text())
     generator = find_generator(request["generator"])
     if generator.digest != request["digest"]:
         raise GeneratorError(f"generator {generator.reference} changed just now: try again")
-    latents = np.load(folder / sampling.LATENTS)
+    rows = np.load(folder / sampling.ROWS)
     labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
     device = pin_device("auto")
     from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
-    engine = EngineRoom(generator, device, load_settings().cache_dir).quick_engine()
+    rooms = EngineRoom(generator, device, load_settings().cache_dir)
+    engine = rooms.quick_engine(generator.settings(request["settings"]))
     pieces = [
-        engine.predict(
-            latents[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch]
-        )
-        for first in range(0, len(latents), engine.batch)
+        engine.predict(rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch])
+        for first in range(0, len(rows), engine.batch)
     ]
     samples = np.concatenate([piece.samples() for piece in pieces])
     if not np.isfinite(samples).all():

@@ -190,10 +190,8 @@ class _Conversion:
         )
 
     def _bring_inputs(self) -> None:
-        """Latents and labels that the user brought belong to the job."""
-        spec = self._source.spec
-        brought = {shards.LATENTS: spec.latents is not None, shards.LABELS: (spec.labels or "").startswith("file:")}
-        for name in [name for name, there in brought.items() if there and not self._store.exists(name)]:
+        """Latents, attributes and labels that the user brought belong to the job."""
+        for name in [name for name in self._source.spec.brought_files() if not self._store.exists(name)]:
             draft = self._store.draft()
             try:
                 sink = draft.sink(name)

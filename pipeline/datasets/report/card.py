@@ -7,7 +7,7 @@ import time
 
 from pipeline.datasets.receipts import Manifest
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading
-from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.job_spec import JobSpec, settings_in_words
 
 _PROVENANCE = (
     "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
@@ -72,6 +72,8 @@ def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
         ("Samples", f"{spec.count:,} of shape {_shape(spec.sample_shape)}, {spec.dtype}, as {spec.format}"),
         ("Seed and noise", f"{spec.seed}, {'own latents' if spec.latents else spec.noise}"),
         ("Labels", spec.labels or "none"),
+        *([("Attributes", spec.attributes)] if spec.attributes else []),
+        *([("Settings", settings_in_words(spec.settings))] if spec.settings else []),
         ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
         ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
         ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),

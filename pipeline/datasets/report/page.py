@@ -18,6 +18,7 @@ from pipeline.datasets.report.findings import CLASSES, Findings, Rate
 from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation, picture_shape
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading, recipe
 from pipeline.datasets.stages import STAGES, verdict
+from pipeline.spec.job_spec import settings_in_words
 
 #: Forbids everything but what is inside: the page cannot ask anybody for anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -234,6 +235,8 @@ def _provenance(findings: Findings) -> str:
         ("Generator", escape(f"{spec.generator_name}, {spec.digest}")),
         ("Seed, noise", escape(f"{spec.seed}, {'latents of the user' if spec.latents else spec.noise}")),
         ("Labels", escape(spec.labels or "none")),
+        *([("Attributes", escape(spec.attributes))] if spec.attributes else []),
+        *([("Settings", escape(settings_in_words(spec.settings)))] if spec.settings else []),
         ("Job", escape(spec.sha256)),
         ("Shards", f"{findings.shards_made:,} of {len(spec.plan):,}, up to {spec.shard_size:,} samples each"),
     ]

@@ -37,6 +37,12 @@ def making(spec: JobSpec, destination: str) -> Snippet:
     options += [f"--layout {spec.layout}"] if spec.layout != "flat" else []
     options += [f"--latents {shlex.quote(destination + '/latents.npy')}"] if spec.latents else []
     options += [f"--noise {spec.noise}"] if not spec.latents and spec.noise != "normal" else []
+    if spec.attributes:
+        numbers = spec.attributes.removeprefix("all:")
+        brought = spec.attributes.startswith("file:")
+        options.append(f"--attributes {shlex.quote(destination + '/attributes.npy') if brought else numbers}")
+    for name, values in spec.settings:
+        options.append(f"--set {shlex.quote(name + '=' + ','.join(map(str, values)))}")
     options += [f"--batch {spec.batch}"] if spec.batch else []
     options += [f"--precision {spec.precision}"] if spec.precision != "float32" else []
     if spec.labels and spec.labels.startswith("file:"):

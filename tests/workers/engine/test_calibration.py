@@ -66,7 +66,7 @@ class Room(EngineRoom):
     @property
     def generator(self) -> Any:  # type: ignore[override]
         class Interface:
-            latent_dim, classes = 4, None
+            row_dim, classes = 4, None
 
         class Structure:
             flop = self.flop
@@ -76,7 +76,7 @@ class Room(EngineRoom):
 
         return Generator
 
-    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
         self.measured += 1
         self.tried.append((engine, batch))
         if engine == "xla" and not self.xla:

@@ -42,14 +42,16 @@ def load_generator(generator: Generator, policy: str = "float32") -> Forward:
     Raises GeneratorError if it cannot be loaded or is not what its interface says.
     """
     _check_memory(generator)
-    network = load_network(generator.kind, generator.model)
+    network = load_network(generator.kind, generator.model, generator.interface.signature)
     if policy != "float32":
         lower_precision(network, policy)
     return wire(network, generator)
 
 
-def load_network(kind: str, model: Path) -> Network:
-    """The model at a path, as it is. Raises GeneratorError."""
+def load_network(kind: str, model: Path, signature: str | None = None) -> Network:
+    """The model at a path, as it is; of a SavedModel the function of a signature. Raises GeneratorError."""
+    if signature is not None:
+        return load_saved_model(model, signature)
     return _LOADERS[kind](model)
 
 

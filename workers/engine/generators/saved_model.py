@@ -25,8 +25,8 @@ _CHANGING = (
 )  # fmt: skip
 
 
-def load_saved_model(path: Path) -> Network:
-    """The network of a SavedModel's signature. Raises GeneratorError."""
+def load_saved_model(path: Path, signature: str | None = None) -> Network:
+    """The network of a SavedModel's signature: of this name, or the usual one. Raises GeneratorError."""
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
     check_operations(path)  # First, since loading runs initialisers.
@@ -34,7 +34,7 @@ def load_saved_model(path: Path) -> Network:
         model = tf.saved_model.load(str(path))
     except Exception as error:  # Whatever TensorFlow raises.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
-    function = _signature(path, model)
+    function = _signature(path, model, signature)
     operations = set(_operations(function))
     inputs, outputs = function.structured_input_signature[1], function.structured_outputs
     if not isinstance(outputs, dict):
@@ -55,15 +55,17 @@ def load_saved_model(path: Path) -> Network:
     return Network(structure=structure, call=call, owner=model)
 
 
-def _signature(path: Path, model: Any) -> Any:
+def _signature(path: Path, model: Any, wanted: str | None) -> Any:
     signatures = dict(model.signatures)
-    for name in _SIGNATURES:
+    for name in _SIGNATURES if wanted is None else (wanted,):
         if name in signatures:
             return signatures[name]
-    if len(signatures) == 1:
+    if len(signatures) == 1 and wanted is None:
         return next(iter(signatures.values()))
-    told = f"the signatures {', '.join(sorted(signatures))}" if signatures else "no signature"
-    raise GeneratorError(f"generator {path} has {told}: one named serving_default is needed")
+    told = f"the signatures {', '.join(sorted(signatures))}"
+    if not signatures:
+        raise GeneratorError(f"generator {path} has no signature: export it with one, as model.export(...) does")
+    raise GeneratorError(f"generator {path} has {told}: say which one in generator.toml, signature = ...")
 
 
 def _input(path: Path, name: str, spec: Any) -> Port:

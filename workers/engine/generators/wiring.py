@@ -1,20 +1,23 @@
-"""From latents and labels to a network's inputs, and from its outputs to samples."""
+"""From the rows and labels of samples to a network's inputs, and from its outputs to samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator, Interface
+from pipeline.generators.interface import Constant, NamedShape
 from pipeline.generators.structure import Port
 from workers.engine.generators.network import Network
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Latents (batch, latent_dim) float32 and labels (batch,) int32, or None, to samples (batch, *sample_shape).
-Forward = Callable[["tf.Tensor", "tf.Tensor | None"], "tf.Tensor"]
+#: Rows (batch, row_dim) float32 of latent, noise and attributes, labels (batch,) int32, or None, and what inputs are
+#: fed in place of their constants, to samples (batch, *sample_shape).
+Forward = Callable[["tf.Tensor", "tf.Tensor | None", tuple[Constant, ...]], "tf.Tensor"]
 
 
 def wire(network: Network, generator: Generator) -> Forward:
@@ -27,7 +30,7 @@ def wire(network: Network, generator: Generator) -> Forward:
     interface = generator.interface
     ports = {port.name: port for port in network.structure.inputs}
     outputs = [port.name for port in network.structure.outputs]
-    wanted = {interface.latent_input, *(name for name, _ in interface.constants)}
+    wanted = {interface.latent_input, *(name for name, _ in (*interface.constants, *_columns(interface)))}
     wanted |= {interface.label_input} if interface.label_input else set()
     if set(ports) != wanted or interface.output not in outputs:
         raise GeneratorError(
@@ -35,42 +38,65 @@ def wire(network: Network, generator: Generator) -> Forward:
             f"its interface speaks of {', '.join(sorted(wanted))} and {interface.output}"
         )
 
-    def forward(latents: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
-        fed = _inputs(interface, ports, latents, labels) | _constants(interface, ports, latents)
+    def forward(rows: tf.Tensor, labels: tf.Tensor | None, settings: tuple[Constant, ...]) -> tf.Tensor:
+        constants = dict(interface.constants) | dict(settings)
+        fed = _inputs(interface, ports, rows, labels) | _constants(constants, ports, tf.shape(rows)[0])
         samples = network.call({name: tf.cast(tensor, ports[name].dtype) for name, tensor in fed.items()})
         return _samples(interface, samples[interface.output])
 
     return forward
 
 
-def _inputs(
-    interface: Interface, ports: dict[str, Port], latents: tf.Tensor, labels: tf.Tensor | None
-) -> dict[str, tf.Tensor]:
-    """Tensors for the network's inputs, by name."""
+def _columns(interface: Interface) -> Iterator[NamedShape]:
+    """The inputs that a row is cut for, in its order."""
+    yield from interface.latent_parts or ((interface.latent_input, interface.latent_shape),)
+    yield from interface.noise_inputs
+    if interface.attributes_input is not None:
+        yield interface.attributes_input
+
+
+def _cut(interface: Interface, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Tensors for the inputs that take rows, by name."""
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
-    if len(interface.latent_shape) != 1:
-        latents = tf.reshape(latents, (-1, *interface.latent_shape))
+    tensors, first = {}, 0
+    for name, shape in _columns(interface):
+        size = math.prod(shape)
+        columns = rows if size == interface.row_dim else rows[:, first : first + size]
+        tensors[name] = columns if len(shape) == 1 else tf.reshape(columns, (-1, *shape))
+        first += size
+    return tensors
+
+
+def _inputs(
+    interface: Interface, ports: dict[str, Port], rows: tf.Tensor, labels: tf.Tensor | None
+) -> dict[str, tf.Tensor]:
+    """Tensors for the network's inputs but the constant ones, by name."""
+    import tensorflow as tf  # Seconds; and the device must be pinned before.
+
+    tensors = _cut(interface, rows)
     if labels is None or interface.classes is None:
-        return {interface.latent_input: latents}
+        return tensors
     if interface.label_encoding != "integer":
         labels = tf.one_hot(labels, len(interface.classes))
     elif interface.label_input is not None and ports[interface.label_input].shape:
         labels = tf.reshape(labels, (-1, *(1 for _ in ports[interface.label_input].shape)))
     if interface.label_input is None:
-        return {interface.latent_input: tf.concat([latents, labels], axis=-1)}
-    return {interface.latent_input: latents, interface.label_input: labels}
+        return tensors | {interface.latent_input: tf.concat([tensors[interface.latent_input], labels], axis=-1)}
+    return tensors | {interface.label_input: labels}
 
 
-def _constants(interface: Interface, ports: dict[str, Port], latents: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What other inputs are fed, by name."""
+def _constants(
+    constants: dict[str, tuple[float, ...]], ports: dict[str, Port], count: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """What inputs are fed that are the same for all samples, by name."""
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
     fed = {}
-    for name, values in interface.constants:
+    for name, values in constants.items():
         shape = tuple(size or 1 for size in ports[name].shape)
         tensor = tf.fill(shape, values[0]) if len(values) == 1 else tf.reshape(tf.constant(values), shape)
-        fed[name] = tf.broadcast_to(tensor, (tf.shape(latents)[0], *shape)) if ports[name].batched else tensor
+        fed[name] = tf.broadcast_to(tensor, (count, *shape)) if ports[name].batched else tensor
     return fed
 
 

@@ -1,0 +1,35 @@
+"""Attributes as a user writes them: the same numbers for all samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.common.errors import UsageError, shown
+from pipeline.generators.generator import Generator
+
+
+def attribute_numbers(generator: Generator, told: str | None) -> NDArray[np.float32]:
+    """Numbers with commas between them as the generator's attributes, float32 of shape (attributes_dim,).
+
+    Raises UsageError where they are not as many as it takes, or are given to a generator that takes none.
+    """
+    wanted = generator.interface.attributes_dim
+    if told is None and not wanted:
+        return np.empty(0, np.float32)
+    if not wanted:
+        raise UsageError(f"attributes {shown(told)}: this generator takes none")
+    if told is None:
+        example = ",".join(["0"] * min(wanted, 4)) + (",..." if wanted > 4 else "")
+        raise UsageError(
+            f"the generator takes attributes, {wanted} numbers a sample: give --attributes FILE.npy, "
+            f"or the same numbers for all, as in --attributes {example}"
+        )
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.array([float(number) for number in told.split(",")], np.float32)
+    except ValueError:
+        raise UsageError(f"attributes {shown(told)} are neither an .npy file nor numbers with commas between") from None
+    if len(numbers) != wanted or not np.isfinite(numbers).all():
+        raise UsageError(f"attributes {shown(told)} are not the {wanted} numbers that the generator takes")
+    return numbers

@@ -1,0 +1,133 @@
+"""`generator.toml`: what its author says of a model that the model itself does not tell.
+
+    summary = "Hand-written digits"          # one line for people
+    signature = "generate"                   # of a SavedModel with several
+
+    [latent]
+    input = "z"                              # where the model has several inputs
+    shape = [100]                            # where the model leaves it open
+
+    [label]
+    input = "digit"
+    encoding = "integer"                     # or "one_hot", or "concatenated": one-hot, after the latent
+    classes = ["zero", "one", "two"]         # or their number
+
+    [output]
+    name = "image"                           # where the model has several outputs
+    shape = [28, 28, 1]                      # as many values, another shape: flat outputs of 784, say
+    channels = "first"                       # or "last"
+    range = [-1.0, 1.0]
+
+    [inputs.truncation]                      # any other input: what it is fed, the same for all samples,
+    constant = 0.5                           # unless a job says otherwise: --set truncation=0.7
+
+    [inputs.z2]
+    kind = "latent"                          # more of the latent; or "noise", numbers of a stream of each sample's
+                                             # own, or "attributes", a vector a sample: --attributes FILE.npy
+
+Everything may be left out that the model itself tells, and what is there must agree with it.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import GeneratorError, shown
+from pipeline.common.files import read_regular
+
+SIDECAR = "generator.toml"
+
+#: How labels reach the model.
+ENCODINGS = ("integer", "one_hot", "concatenated")
+#: What an input of `[inputs]` may be fed, besides a constant.
+INPUT_KINDS = ("latent", "noise", "attributes")
+#: What may stand in which table.
+_KEYS = {
+    "latent": {"input", "shape"},
+    "label": {"input", "encoding", "classes"},
+    "output": {"name", "shape", "dtype", "channels", "range"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What `generator.toml` says."""
+
+    summary: str = ""
+    #: Name of a SavedModel's signature; None takes the usual one.
+    signature: str | None = None
+    latent: dict[str, Any] = field(default_factory=dict)
+    label: dict[str, Any] = field(default_factory=dict)
+    output: dict[str, Any] = field(default_factory=dict)
+    #: By the name of an input.
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def read_sidecar(paths: Sequence[Path]) -> Sidecar:
+    """The first of these files that exists; an empty one if none does. Raises GeneratorError."""
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return Sidecar()
+    try:
+        data = tomllib.loads(read_regular(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise GeneratorError(f"{path} cannot be read: {error}") from None
+    tables = {name: data.pop(name, {}) for name in _KEYS}
+    inputs = data.pop("inputs", {})
+    summary, signature = data.pop("summary", ""), data.pop("signature", None)
+    wrong = list(data)
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise GeneratorError(f"{path}: {name} is {table!r}, write [{name}] and lines below it")
+        wrong += [f"{name}.{key}" for key in table if key not in _KEYS[name]]
+    if wrong:
+        raise GeneratorError(f"{path}: unknown {', '.join(wrong)}")
+    try:
+        if not isinstance(signature, str | None):
+            raise ValueError(f"signature {shown(signature)} is not a name")
+        _check_types(tables)
+        _check_inputs(inputs)
+    except ValueError as error:
+        raise GeneratorError(f"{path}: {error}") from None
+    return Sidecar(summary=str(summary), signature=signature, inputs=inputs, **tables)
+
+
+def _check_types(tables: dict[str, dict[str, Any]]) -> None:
+    for name, table in tables.items():
+        shape = table.get("shape", [])
+        sizes = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+        if not sizes or math.prod(shape) >= 2**31:
+            raise ValueError(f"[{name}] shape {shape!r} is not a list of sizes")
+        for key in ("input", "name", "encoding"):
+            if not isinstance(table.get(key, ""), str):
+                raise ValueError(f"[{name}] {key} {table[key]!r} is not a name")
+    classes = tables["label"].get("classes", 1)
+    if not (isinstance(classes, list) or (type(classes) is int and classes > 0)):
+        raise ValueError(f"[label] classes {classes!r} is neither a number nor a list of names")
+    encoding = tables["label"].get("encoding", ENCODINGS[0])
+    if encoding not in ENCODINGS:
+        raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
+    ends = tables["output"].get("range", [0, 1])
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+        raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
+
+
+def _check_inputs(inputs: Any) -> None:
+    if not isinstance(inputs, dict):
+        raise ValueError("inputs: write [inputs.NAME] and constant = ... below it")
+    for name, table in inputs.items():
+        if not isinstance(table, dict) or set(table) not in ({"constant"}, {"kind"}):
+            raise ValueError(f"[inputs.{name}] takes constant or kind, one of them and nothing else")
+        if "kind" in table:
+            if table["kind"] not in INPUT_KINDS:
+                raise ValueError(f"[inputs.{name}] kind {shown(table['kind'])} is not one of {', '.join(INPUT_KINDS)}")
+            continue
+        values = table["constant"] if isinstance(table["constant"], list) else [table["constant"]]
+        if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ValueError(f"[inputs.{name}] constant {shown(table['constant'])} is no number and no list of numbers")
