@@ -96,11 +96,12 @@ def preview_command(destination: str, output: Path | None) -> None:
     from rich.console import Console
 
     from pipeline.datasets.dataset import Dataset
-    from pipeline.datasets.report.preview import contact_sheet, is_image, terminal_sheet
+    from pipeline.datasets.report.preview import contact_sheet, terminal_sheet
+    from pipeline.formats.image import image_shape
 
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
-    if sheet is None and is_image(dataset.spec.sample_shape) and dataset.spec.format != "null":
+    if sheet is None and image_shape(dataset.spec.sample_shape) and dataset.spec.format != "null":
         raise UsageError(f"{dataset.url} holds no samples yet: look again when the first shard is done")
     if sheet is None:
         raise UsageError(

@@ -207,7 +207,7 @@ job_options = together(
     _option("--labels", metavar="PLAN", help=_LABELS_HELP),
     _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
     _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
-    _option("--attributes", metavar="PLAN", help="Where the generator takes some: FILE.npy or V,V"),
+    _option("--attributes", metavar="PLAN", help="Where there are some: FILE.npy or V,V"),
     settings_option,
     _option(
         "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."

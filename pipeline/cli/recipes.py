@@ -158,7 +158,8 @@ def reproduce_command(
 
 def _print(made: Reproduction) -> None:
     from pipeline.datasets.dataset import Dataset
-    from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL
+    from pipeline.datasets.receipts import NOT_REPRODUCIBLE
+    from pipeline.datasets.recipe import CLOSE, DIFFERENT, UNCOMPARABLE, VERDICTS
 
     counts = made.counts()
     # All of a few; of many those that are worth a look.
@@ -179,11 +180,13 @@ def _print(made: Reproduction) -> None:
     if len(told) > _MOST_ROWS:
         click.echo(f"and {len(told) - _MOST_ROWS:,} more; --json lists them all")
     part = f"shards {made.selection} of {made.of:,}" if made.selection else f"{made.of:,} shards"
-    verdicts = ", ".join(f"{counts[name]:,} {name}" for name in (IDENTICAL, CLOSE, DIFFERENT) if counts[name])
+    verdicts = ", ".join(f"{counts[name]:,} {name}" for name in VERDICTS if counts[name])
     click.echo(f"{made.destination}: {part}: {verdicts}")
     manifest = Dataset(made.destination).manifest()
     if manifest is not None:
         print_manifest_hash(manifest)
+    if counts[UNCOMPARABLE]:
+        click.echo(NOT_REPRODUCIBLE)
     if counts[CLOSE] or counts[DIFFERENT]:
         click.echo(f"tolerance: {made.tolerance:.1e} of full scale, root mean square over a shard")
         for condition in made.conditions:

@@ -16,7 +16,7 @@ from pipeline.datasets.destination import Upload, check_free, read_spec
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.mending import withdraw_damaged_shards
 from pipeline.datasets.receipts import EngineRecord
-from pipeline.datasets.recipe import CLOSE, DIFFERENT, IDENTICAL, MAX_BYTES, Recipe
+from pipeline.datasets.recipe import DIFFERENT, MAX_BYTES, UNCOMPARABLE, VERDICTS, Recipe
 from pipeline.generators import Generator, find_named_by_data
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger
@@ -34,7 +34,7 @@ class Compared:
     shard: int
     first: int
     count: int
-    #: "bit-equal", "within tolerance" or "different".
+    #: "bit-equal", "within tolerance", "different" or "not reproducible".
     verdict: str
     #: Root mean square difference as a share of full scale; None where it is unknown.
     difference: float | None
@@ -58,7 +58,7 @@ class Reproduction:
 
     @property
     def same(self) -> bool:
-        """Whether every shard is bit-equal or within tolerance."""
+        """Whether no shard is different that could be the same."""
         return not self.counts()[DIFFERENT]
 
     def counts(self) -> Counter[str]:
@@ -68,7 +68,10 @@ class Reproduction:
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         counts = self.counts()
-        told = {"same": self.same, "counts": {name: counts[name] for name in (IDENTICAL, CLOSE, DIFFERENT)}}
+        told = {
+            "same": self.same,
+            "counts": {name: counts[name] for name in VERDICTS if counts[name] or name != UNCOMPARABLE},
+        }
         return {**told, **asdict(self)}
 
 

@@ -8,6 +8,7 @@ JSON, written by `to_json`:
     generator   its name, digest, and where to get it
     made_by     engine, batch, device and versions, each way in which shards were made
     statistics  of all stored values
+    reproducible        false where the generator's samples are no function of their inputs; else left out
     inputs      latents, attributes and labels that the user brought: size and hash; the bytes too where they are few
     shards      32 bytes a shard in base64: half of its SHA-256, and its sketch (`pipeline.datasets.sketch`) as float32
     sha256      over all of this, so that an edited or damaged recipe is known
@@ -57,6 +58,9 @@ _LOW_PRECISION_TOLERANCE = 5e-3
 _STEP = {"float32": 0.0, "float16": 2**-11, "uint8": 1 / 255}
 
 IDENTICAL, CLOSE, DIFFERENT = "bit-equal", "within tolerance", "different"
+#: Differs, as the samples of a generator do that are no function of its inputs.
+UNCOMPARABLE = "not reproducible"
+VERDICTS = (IDENTICAL, CLOSE, DIFFERENT, UNCOMPARABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,8 @@ class Recipe:
     inputs: Mapping[str, Input]
     #: FINGERPRINT, (shards,).
     fingerprints: NDArray[np.void]
+    #: Whether samples are a function of their latents and labels alone.
+    reproducible: bool = True
 
     @property
     def where(self) -> str:
@@ -108,19 +114,20 @@ class Recipe:
         return high - low or 1.0
 
     def compare(self, receipt: Receipt) -> tuple[str, float | None]:
-        """Whether a shard is bit-equal, within tolerance or different, and by how much it differs.
+        """Whether a shard is bit-equal, within tolerance, different or not reproducible, and by how much it differs.
 
         That is the root mean square over its values, as a share of full scale; None where one of both has no sketch.
         """
         fingerprint = self.fingerprints[receipt.shard]
         if fingerprint["sha256"].tobytes() == _half(receipt.sha256):
             return IDENTICAL, 0.0
+        different = DIFFERENT if self.reproducible else UNCOMPARABLE
         old, new = fingerprint["sketch"].astype(np.float64).tolist(), receipt.statistics.sketch
         if not new or not all(map(math.isfinite, old)):
-            return DIFFERENT, None
+            return different, None
         values = receipt.count * math.prod(self.spec.sample_shape)
         share = difference(old, new, values) / self.full_scale
-        return (CLOSE if share <= self.tolerance else DIFFERENT), share
+        return (CLOSE if share <= self.tolerance else different), share
 
     def to_json(self) -> str:
         """The file."""
@@ -131,6 +138,7 @@ class Recipe:
             "generator": {"name": self.spec.generator_name, "digest": self.spec.digest, "where": self.where},
             "made_by": [asdict(record) for record in self.made_by],
             "statistics": asdict(self.statistics),
+            **({} if self.reproducible else {"reproducible": False}),
             "inputs": {name: _input_to_json(each) for name, each in self.inputs.items()},
             "shards": base64.b64encode(self.fingerprints.tobytes()).decode(),
         }
@@ -148,6 +156,7 @@ class Recipe:
                 made_by=tuple(engine_record(record) for record in body["made_by"]),
                 statistics=statistics_of(body["statistics"]),
                 inputs={name: _input_from_json(each) for name, each in body["inputs"].items()},
+                reproducible=body.get("reproducible", True) is True,
                 fingerprints=np.frombuffer(base64.b64decode(body["shards"], validate=True), FINGERPRINT),
             )
         except DatasetError:
@@ -177,6 +186,7 @@ def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
         made_by=manifest.made_by,
         statistics=manifest.statistics,
         inputs={name: _input(dataset, name) for name in spec.brought_files()},
+        reproducible=manifest.reproducible,
         fingerprints=np.array([_fingerprint(line) for line in lines], FINGERPRINT),
     )
 

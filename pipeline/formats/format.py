@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.common.files import NPY_ERRORS, first_line
+from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
@@ -142,10 +143,9 @@ def check_listed(format_: Format, sample: SampleType) -> None:
 
 def check_image(format_name: str, sample: SampleType) -> None:
     """Raises UsageError unless samples are images that PNG can hold."""
-    shape = sample.shape
-    if len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
-        wanted = "images of 1, 3 or 4 channels (height, width, channels)"
-        raise UsageError(f"{format_name} needs {wanted}: the samples are {shape}; use npy")
+    if image_shape(sample.shape) is None:
+        wanted = "images of 1, 3 or 4 channels (height, width, channels), or (height, width)"
+        raise UsageError(f"{format_name} needs {wanted}: the samples are {sample.shape}; use npy")
 
 
 def labels_of(labels: list[int], shard: Shard) -> Labels:

@@ -26,15 +26,26 @@ _CHANNELS_OF_MODE = {"L": 1, "RGB": 3, "RGBA": 4}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, Image.DecompressionBombError)
 
 
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Height, width and channels (1, 3 or 4) of samples of this shape; matrices are grey. None for what is no image."""
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and 0 not in shape:
+        return shape[0], shape[1], shape[2]
+    return (shape[0], shape[1], 1) if len(shape) == 2 and min(shape) > 1 else None
+
+
 def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
-    """PNG of each image, uint8 (n, height, width, channels) with 1, 3 or 4 channels.
+    """PNG of each image, uint8 (n, *shape), of a shape that `image_shape` knows.
 
     The same image always gives the same bytes, whatever its neighbours: no times, no text. Small ones are
     stored as they are, in the same bytes everywhere. Larger ones are compressed by as many threads as there
     are cores, in bytes that depend on `encoder_versions`: the threads begin at once, and `images` must stay
     as they are until the last file was taken.
     """
-    stored, compressed = _encoders(images.shape[1:])
+    shape = image_shape(images.shape[1:])
+    if shape is None:
+        raise ValueError(f"samples of {images.shape[1:]} are no images")
+    images = images.reshape(len(images), *shape)
+    stored, compressed = _encoders(shape)
     if stored.size_bytes <= MOST_STORED_BYTES:
         return iter(stored.encode(images))
     stretch = max(1, _STRETCH_BYTES // math.prod(images.shape[1:]))
@@ -48,7 +59,7 @@ def encoder_versions() -> dict[str, str]:
 
 
 @cache
-def _encoders(shape: tuple[int, ...]) -> tuple[StoredPng, CompressedPng]:
+def _encoders(shape: tuple[int, int, int]) -> tuple[StoredPng, CompressedPng]:
     return StoredPng(shape), CompressedPng(shape)
 
 
@@ -77,6 +88,6 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 def decode_image(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The image of this shape that `data` holds. Raises ValueError as `decode_png` does, or for another shape."""
     image = decode_png(data)
-    if image.shape != shape:
+    if image.shape != image_shape(shape):
         raise ValueError(f"the image is {image.shape}, not {shape}")
-    return image
+    return image.reshape(shape)

@@ -30,6 +30,10 @@ REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samp
 _Settings = Mapping[str, float | Sequence[float]]
 
 
+#: Samples by which a range of values is measured.
+MEASURED = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Samples, and the labels that they were made with."""
@@ -79,6 +83,15 @@ def interpolate(
     way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
     rows = _rows(generator, way, seed, first, attributes)
     return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings)
+
+
+def measured_range(generator: Generator) -> tuple[float, float]:
+    """Least and greatest value of MEASURED samples of all classes. Raises WorkerError where none can be made."""
+    interface = generator.interface
+    rows = latents(0, 0, MEASURED, interface.row_dim)
+    labels = None if interface.classes is None else (np.arange(MEASURED) % len(interface.classes)).astype(np.int32)
+    samples = _predicted(generator, rows, labels, None).samples
+    return float(samples.min()), float(samples.max())
 
 
 def slerp(a: NDArray[np.float32], b: NDArray[np.float32], shares: NDArray[np.float64]) -> NDArray[np.float32]:

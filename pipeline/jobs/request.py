@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.errors import UsageError, shown
+from pipeline.common.errors import NoisemillError, UsageError, shown
 from pipeline.common.files import NPY_ERRORS, first_line, open_regular, read_regular
 from pipeline.datasets.destination import Upload
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
+from pipeline.generators.sampling import MEASURED, measured_range
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import canonical_labels, planned_count
@@ -101,7 +102,10 @@ class JobRequest:
                 f"{spec.precision}: a SavedModel computes as it was saved; use a .keras or TensorFlow.js model"
             )
         if spec.dtype == "uint8" and spec.value_range is None:
-            raise UsageError("uint8 needs the value range of the generator: say it in generator.toml, [output] range")
+            raise UsageError(
+                "uint8 needs the value range of the generator: say it in generator.toml, [output] range"
+                + _measured(generator)
+            )
         return spec, uploads
 
     def _count(self, uploads: list[Upload]) -> int | None:
@@ -138,6 +142,19 @@ class JobRequest:
         if count is None:
             raise UsageError("how many samples? give --count, for example --count 10k")
         return count
+
+
+def _measured(generator: Generator) -> str:
+    """What a few samples say of the range: for a message, and never used without the user's word."""
+    try:
+        low, high = measured_range(generator)
+    except NoisemillError:
+        return ""
+    usual = ((-1, 1), (0, 1), (0, 255))
+    span = high - low
+    near = [ends for ends in usual if ends[0] <= low and high <= ends[1] and span > 0.4 * (ends[1] - ends[0])]
+    guess = f", so perhaps range = [{near[0][0]}, {near[0][1]}]" if near else ""
+    return f";\nof {MEASURED} samples the values lie from {low:.4g} to {high:.4g}{guess}"
 
 
 def _sample_bytes(shape: tuple[int, ...], dtype: str) -> int:

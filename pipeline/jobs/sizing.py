@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.formats.image import image_shape
 from pipeline.formats.png_file import MOST_STORED_BYTES, StoredPng
 from pipeline.jobs.worker_info import WorkerInfo
 from pipeline.spec.job_spec import JobSpec
@@ -62,7 +63,7 @@ def _size_bytes(spec: JobSpec) -> int:
         samples = spec.count * raw + _header_bytes(spec, spec.dtype, spec.sample_shape)
         labels = _LABEL_BYTES * spec.count + _header_bytes(spec, "int32", ())
         return samples if spec.classes is None else samples + labels
-    stored = StoredPng(spec.sample_shape).size_bytes
+    stored = StoredPng(image_shape(spec.sample_shape) or spec.sample_shape).size_bytes
     encoded = stored if stored <= MOST_STORED_BYTES else round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
     if spec.format == "tar":
         encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)

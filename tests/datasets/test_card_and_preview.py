@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.report.card import dataset_card
-from pipeline.datasets.report.preview import as_image, contact_sheet, is_image, terminal_sheet
+from pipeline.datasets.report.preview import as_image, contact_sheet, terminal_sheet
 from pipeline.formats import tar
 from pipeline.formats.image import decode_image
 from tests.datasets.test_dataset import FORMS
@@ -156,7 +156,14 @@ def test_no_sheet_where_there_are_no_images(tmp_path: Path) -> None:
     assert sheet_of(tmp_path / "1", sample_shape=(16,)) is None
     assert sheet_of(tmp_path / "2", sample_shape=(4, 4, 2)) is None
     assert sheet_of(tmp_path / "3", format="null") is None
-    assert not is_image((4, 4))
+
+
+def test_matrices_are_grey_pictures(tmp_path: Path) -> None:
+    plain, grey = sheet_of(tmp_path / "1", sample_shape=(4, 4, 1)), sheet_of(tmp_path / "2", sample_shape=(4, 4))
+    assert grey is not None
+    assert plain is not None
+    assert grey.mode == "L"
+    assert np.array_equal(np.asarray(grey), np.asarray(plain))
 
 
 def test_a_sample_as_a_picture() -> None:

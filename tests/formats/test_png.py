@@ -31,6 +31,7 @@ class TestPng(FormatSuite):
     name = "png"
     samples = (
         SampleType(shape=(6, 5, 1), dtype="uint8", class_names=None),
+        SampleType(shape=(6, 5), dtype="uint8", class_names=None),
         SampleType(shape=(1, 1, 4), dtype="uint8", class_names=None),
         FLAT,
         BY_CLASS,
@@ -38,7 +39,7 @@ class TestPng(FormatSuite):
     refused = (
         (SampleType(shape=(6, 5, 1), dtype="float32", class_names=None), "png stores uint8, not float32"),
         (SampleType(shape=(10,), dtype="uint8", class_names=None), r"1, 3 or 4 channels.*\(10,\); use npy"),
-        (SampleType(shape=(6, 5), dtype="uint8", class_names=None), "use npy"),
+        (SampleType(shape=(6, 1), dtype="uint8", class_names=None), "use npy"),
         (SampleType(shape=(6, 5, 2), dtype="uint8", class_names=None), "use npy"),
         (SampleType(shape=(0, 5, 1), dtype="uint8", class_names=None), "use npy"),
         (
@@ -52,7 +53,7 @@ class TestPng(FormatSuite):
     def read_otherwise(self, root: Path, sample: SampleType) -> tuple[Samples, Labels | None]:
         paths = sorted(root.rglob("*.png"), key=lambda path: path.name)
         assert [path.name for path in paths] == [f"{index:012d}.png" for index in range(21, 28)]
-        samples = np.stack([pixels(path) for path in paths])
+        samples = np.stack([pixels(path).reshape(sample.shape) for path in paths])
         if sample.class_names is None:
             return samples, None
         return samples, _labels_by_folder(root, paths) if sample.layout == "class" else _labels_by_metadata(paths)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.common.errors import GeneratorError, NoisemillError
+from pipeline.datasets.dataset import Dataset
 from pipeline.generators import find_generator
 from tests.end_to_end.fleet import TINY
 from tests.generators.suite import CLOSE, Example, GeneratorSuite, noisemill, predict, save_keras
@@ -336,3 +338,38 @@ def test_a_model_alone_in_a_folder_may_have_any_name(tmp_path: Path) -> None:
     shutil.copy(TINY, tmp_path / "model.keras")
     shutil.copy(Path(TINY).with_suffix(".toml"), tmp_path / "model.toml")
     assert find_generator(str(tmp_path)).model == tmp_path / "model.keras"
+
+
+def test_matrices_are_grey_images(tmp_path: Path) -> None:
+    import keras
+
+    z = keras.Input((6,))
+    flat = keras.layers.Dense(9 * 12, activation="sigmoid")(z)
+    save_keras(tmp_path / "grey" / "model.keras", keras.Model(z, keras.layers.Reshape((9, 12))(flat)))
+    grey = str(tmp_path / "grey")
+    noisemill("generate", grey, "plain", "--count", 20, "--dtype", "uint8", cwd=tmp_path)
+    plain = Dataset(str(tmp_path / "plain")).samples(0, 20)
+    assert plain.shape == (20, 9, 12)
+    for form in ("png", "tar"):
+        noisemill("generate", grey, form, "--count", 20, "--format", form, cwd=tmp_path)
+        assert np.array_equal(Dataset(str(tmp_path / form)).samples(0, 20), plain)
+    with Image.open(tmp_path / "png" / "shards" / "00000000" / "000000000003.png") as image:
+        assert (image.mode, image.size) == ("L", (12, 9))
+        assert np.array_equal(np.asarray(image), plain[3])
+    noisemill("verify", "png", "--recompute", 5, cwd=tmp_path)
+    noisemill("sample", grey, "--output", "one.png", cwd=tmp_path)
+    assert (tmp_path / "png" / "preview.png").exists()
+
+
+def test_a_range_that_nobody_tells_is_measured_and_offered(tmp_path: Path) -> None:
+    import keras
+
+    z = keras.Input((6,))
+    values = keras.layers.Softmax()(keras.layers.Dense(12)(z))
+    shifted = keras.layers.Reshape((3, 4, 1))(keras.layers.Dense(12, kernel_initializer="identity")(values))
+    save_keras(tmp_path / "open.keras", keras.Model(z, shifted))
+    done = noisemill("generate", "open.keras", "out", "--count", 5, "--format", "png", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "say it in generator.toml, [output] range;\nof 64 samples the values lie from 0." in done.stderr
+    assert "so perhaps range = [0, 1]" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -72,3 +72,15 @@ def test_a_manifest_says_so_only_where_it_is_so(tmp_path: Path) -> None:
     manifest = Manifest.from_json(text, "manifest.json")
     assert manifest.reproducible
     assert manifest.to_json().encode() == text
+
+
+def test_what_cannot_be_the_same_is_not_called_different(tmp_path: Path) -> None:
+    save(tmp_path / "model", "random numbers")
+    noisemill("generate", "model", "out", "--count", "150", "--shard-size", "100", cwd=tmp_path)
+    noisemill("recipe", "out", cwd=tmp_path)
+    made = noisemill("reproduce", "out.recipe.json", "again", cwd=tmp_path).stdout
+    assert "2 shards: 2 not reproducible" in made
+    assert NOT_REPRODUCIBLE in made
+    told = json.loads(noisemill("reproduce", "out.recipe.json", "third", "--json", cwd=tmp_path).stdout)
+    counts = {"bit-equal": 0, "within tolerance": 0, "different": 0, "not reproducible": 2}
+    assert (told["same"], told["counts"]) == (True, counts), told

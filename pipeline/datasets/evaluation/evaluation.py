@@ -13,7 +13,7 @@ from pipeline.common.errors import UsageError, WorkerError
 from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import FASHION_MNIST, load_real
-from pipeline.datasets.report.preview import is_image
+from pipeline.formats.image import image_shape
 
 #: What lines of progress begin with.
 PROGRESS = "progress: "
@@ -137,7 +137,7 @@ def _check(dataset: Dataset, limit: int) -> None:
     spec = dataset.spec
     if spec.classes is None:
         raise UsageError(f"{dataset.url} has no classes: evaluate compares what classifiers learn from them")
-    if spec.format == "null" or not is_image(spec.sample_shape):
+    if spec.format == "null" or image_shape(spec.sample_shape) is None:
         raise UsageError(f"{dataset.url} holds no images: samples are {spec.sample_shape}, {spec.format}")
     if spec.dtype != "uint8" and spec.value_range is None:
         raise UsageError(f"{dataset.url}: its generator declares no range of values, which images need")

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics, merged_statistics
-from pipeline.datasets.report.pictures import is_large, picture_shape, shrunk
+from pipeline.datasets.report.pictures import is_large, shrunk
 from pipeline.datasets.report.preview import class_members
+from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import JobSpec
 
 #: Samples that are looked at, at most so many and so many bytes as float32, from so many shards.
@@ -197,7 +198,7 @@ def _nearest(samples: NDArray[Any], indices: Sequence[int], scale: float) -> tup
 
 
 def _features(samples: NDArray[Any]) -> NDArray[np.float32]:
-    if picture_shape(samples.shape[1:]) is not None:
+    if image_shape(samples.shape[1:]) is not None:
         samples = shrunk(samples, 32)
     return samples.reshape(len(samples), -1)[:, :4096].astype(np.float32)
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.common.errors import UsageError
-from pipeline.datasets.report.preview import as_image, is_image
+from pipeline.datasets.report.preview import as_image
+from pipeline.formats.image import image_shape
 
 #: From dark to light.
 _SHADES = " .:-=+*#%@"
@@ -21,7 +22,7 @@ Range = tuple[float, float] | None
 
 def as_picture(sample: NDArray[np.float32], value_range: Range) -> Image.Image:
     """The sample as a picture. Raises UsageError where it is none."""
-    if not is_image(sample.shape):
+    if image_shape(sample.shape) is None:
         raise UsageError(f"samples of {sample.shape} are no images: use --output NAME.npy")
     return as_image(sample, value_range)
 
@@ -57,8 +58,8 @@ def html(sample: NDArray[np.float32], value_range: Range, title: str) -> str:
     """
     import plotly.graph_objects as go  # Heavy, and pictures and text do without.
 
-    plane = sample[:, :, 0] if is_image(sample.shape) and sample.shape[2] == 1 else sample
-    if is_image(plane.shape):
+    plane = sample[:, :, 0] if sample.shape[2:] == (1,) else sample
+    if plane.ndim == 3 and image_shape(plane.shape) is not None:
         trace: Any = go.Image(z=np.asarray(as_picture(plane, value_range).convert("RGB")))
     elif plane.ndim == 2:
         low, high = value_range or (None, None)

@@ -15,9 +15,10 @@ from pipeline.common.version import VERSION
 from pipeline.common.words import duration, rate, size
 from pipeline.datasets.report import charts
 from pipeline.datasets.report.findings import CLASSES, Findings, Rate
-from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation, picture_shape
+from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading, recipe
 from pipeline.datasets.stages import STAGES, verdict
+from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import settings_in_words
 
 #: Forbids everything but what is inside: the page cannot ask anybody for anything.
@@ -91,12 +92,12 @@ def _sheet(findings: Findings) -> str:
     if not len(findings.samples):
         return _section("Samples", "<p>None are there yet.</p>")
     shape = findings.spec.sample_shape
-    most = _CURVES if picture_shape(shape) is None else _LARGE_SHEET if is_large(shape) else _SHEET
+    most = _CURVES if image_shape(shape) is None else _LARGE_SHEET if is_large(shape) else _SHEET
     chosen = np.linspace(0, len(findings.samples) - 1, min(most, len(findings.samples))).astype(int)
     samples = findings.samples[chosen]
     told = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset; not picked."
     told = f'<p class="dim">{told}</p>'
-    if picture_shape(findings.spec.sample_shape) is None:
+    if image_shape(findings.spec.sample_shape) is None:
         return _section("Samples", _curves(findings, samples), told)
     return _section("Contact sheet", _picture(findings, samples, 16, "sheet", "Contact sheet"), told)
 
@@ -124,7 +125,7 @@ def _classes(findings: Findings) -> str:
     bars = charts.bars([(names[label], counts[label], f"{counts[label]:,}") for label in shown], "Samples per class")
     more = f"<p class='dim'>The first {CLASSES} of {len(names):,} classes.</p>" if len(names) > CLASSES else ""
     parts = [_section("Classes", bars, more)]
-    if findings.classes and picture_shape(findings.spec.sample_shape) is not None:
+    if findings.classes and image_shape(findings.spec.sample_shape) is not None:
         cards = "".join(
             f"<div><h3>{escape(names[label])}<span>{label}</span></h3>"
             f"{_picture(findings, samples, 10, 'grid', names[label])}</div>"
@@ -156,7 +157,7 @@ def _values(findings: Findings) -> str:
     chart = charts.columns(heights, ticks, titles, "Histogram of values", top=f"{max(counts) / total:.1%}")
     told = f"Values of {len(findings.samples):,} samples; heights are square roots, so that rare values can be seen."
     moments = ""
-    if picture_shape(findings.spec.sample_shape) is not None:
+    if image_shape(findings.spec.sample_shape) is not None:
         mean, deviation = mean_and_deviation(findings.samples, findings.full_scale)
         moments = (
             f'<div class="moments"><figure><img src="{mean}" alt="Mean"><figcaption>Mean</figcaption></figure>'
@@ -178,7 +179,7 @@ def _likeness(findings: Findings) -> str:
         for pair in findings.nearest:
             caption = f"{pair.first:,} and {pair.second:,}: {pair.distance:.3f}"
             both = findings.samples[[rows[pair.first], rows[pair.second]]]
-            if picture_shape(findings.spec.sample_shape) is not None:
+            if image_shape(findings.spec.sample_shape) is not None:
                 picture = _picture(findings, both, 2, "pair", caption)
             else:
                 picture = _curves(findings, both)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.datasets.report.preview import as_image
+from pipeline.formats.image import image_shape
 
 #: Pixels of a cell at most; larger samples are shrunk.
 CELL = 96
@@ -20,21 +21,14 @@ _LARGE = 64
 Range = tuple[float, float]
 
 
-def picture_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Height, width and channels of samples that can be shown as pictures: images, and matrices as grey ones."""
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
-        return shape[0], shape[1], shape[2]
-    return (shape[0], shape[1], 1) if len(shape) == 2 and min(shape) > 1 else None
-
-
 def is_large(shape: tuple[int, ...]) -> bool:
     """Whether pictures of this shape are shown smoothly, and fewer of them."""
-    return picture_shape(shape) is not None and max(shape[:2]) >= _LARGE
+    return image_shape(shape) is not None and max(shape[:2]) >= _LARGE
 
 
 def shrunk(samples: NDArray[Any], most: int) -> NDArray[np.float32]:
     """Pictures (n, h, w[, c]) averaged down to at most so many pixels a side, float32 (n, h', w', c)."""
-    shape = picture_shape(samples.shape[1:])
+    shape = image_shape(samples.shape[1:])
     assert shape is not None
     values = samples.reshape(len(samples), *shape)
     down, right = -(-shape[0] // most), -(-shape[1] // most)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.datasets.dataset import Dataset
+from pipeline.formats.image import image_shape
 from pipeline.formats.values import to_stored
 
 #: Pixels that a cell is at least, so that small images can be seen.
@@ -54,7 +55,7 @@ def contact_sheet(dataset: Dataset) -> bytes | None:
 def _rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
     """The rows of a sheet: name of the class, and samples of it; none where there is nothing to show."""
     spec = dataset.spec
-    made = [] if spec.format == "null" or not is_image(spec.sample_shape) else dataset.made()
+    made = [] if spec.format == "null" or image_shape(spec.sample_shape) is None else dataset.made()
     if not made:
         return []
     if spec.classes is None:
@@ -64,11 +65,6 @@ def _rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
     return [(spec.classes[label], members) for label, members in found.items() if members][:_MOST_CLASSES]
 
 
-def is_image(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are images: height, width and 1, 3 or 4 channels."""
-    return len(shape) == 3 and shape[2] in (1, 3, 4)
-
-
 def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> Image.Image:
     """A sample, as stored, as a picture. Without a declared range its own least and greatest value are taken."""
     if sample.dtype != np.uint8:
@@ -76,7 +72,7 @@ def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> I
         sample = np.nan_to_num(sample.astype(np.float32), posinf=0.0, neginf=0.0)
         low, high = value_range or (float(sample.min()), float(sample.max()))
         sample = to_stored(sample, "uint8", (low, high if high != low else low + 1))
-    return Image.fromarray(sample[:, :, 0] if sample.shape[2] == 1 else sample)
+    return Image.fromarray(sample[:, :, 0] if sample.shape[2:] == (1,) else sample)
 
 
 def indices_of(dataset: Dataset, made: Sequence[int]) -> Iterator[int]:
@@ -109,7 +105,7 @@ def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, 
     margin = margin if margin > 10 else _GAP
     width = margin + _COLUMNS * (size[0] + _GAP)
     # A sheet of grey pictures is grey: a third to compress.
-    mode = "L" if dataset.spec.sample_shape[2] == 1 else "RGB"
+    mode = "L" if dataset.spec.sample_shape[2:] in ((), (1,)) else "RGB"
     sheet = Image.new(mode, (width, _GAP + len(rows) * (size[1] + _GAP)), _BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     picture = _pictures(dataset, [index for _, indices in rows for index in indices])

@@ -109,8 +109,8 @@ def _png_flat(spec: JobSpec) -> list[Snippet]:
 
 
 def _png_class(spec: JobSpec) -> list[Snippet]:
-    height, width, channels = spec.sample_shape
-    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels]
+    height, width, *channels = spec.sample_shape
+    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels[0] if channels else 1]
     keras = (
         "import keras\n\n"
         "batches = keras.utils.image_dataset_from_directory(\n"

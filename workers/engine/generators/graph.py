@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Structure
 from pipeline.generators.tfjs_graph import GraphModel, range_of
-from workers.engine.generators.network import Network, first_line, port_of
+from workers.engine.generators.network import Network, first_line, fixed_batch, in_batches_of, port_of
 from workers.engine.generators.operations import check_graph
 
 if TYPE_CHECKING:
@@ -41,20 +41,25 @@ def graph_network(path: Path, model: GraphModel, weights: Mapping[str, NDArray[A
                                  [tensors(name) for name in model.outputs.values()])  # fmt: skip
     except Exception as error:  # Whatever TensorFlow raises.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
+    fed = {name: tensors(tensor) for name, tensor in model.inputs.items()}
+    made = {name: tensors(tensor) for name, tensor in model.outputs.items()}
+    batch = None if model.structure is not None else fixed_batch(fed, made)
     nodes = {node["name"]: node for node in model.topology["node"]}
     structure = model.structure or Structure(
-        inputs=tuple(port_of(path, name, tensors(tensor)) for name, tensor in model.inputs.items()),
+        inputs=tuple(port_of(path, name, tensor, batch=batch) for name, tensor in fed.items()),
         outputs=tuple(
-            port_of(path, name, tensors(tensor), range_of(nodes, tensor)) for name, tensor in model.outputs.items()
+            port_of(path, name, tensor, range_of(nodes, model.outputs[name]), batch) for name, tensor in made.items()
         ),
         parameters=sum(value.size for value in weights.values() if value.dtype.kind == "f"),
     )
 
-    def call(fed: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        answers = function(*(fed[port.name] for port in structure.inputs))
+    def call(arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        answers = function(*(arguments[port.name] for port in structure.inputs))
         return dict(zip(model.outputs, answers, strict=True))
 
-    return Network(structure=structure, call=call, owner=wrapped)
+    return Network(
+        structure=structure, call=call if batch is None else in_batches_of(batch, structure, call), owner=wrapped
+    )
 
 
 def _graph(path: Path, model: GraphModel, weights: Mapping[str, NDArray[Any]]) -> Any:

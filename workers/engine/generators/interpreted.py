@@ -56,8 +56,8 @@ def load_onnx(path: Path) -> Network:
         replace(port, channels_first=len(port.shape) == 3 and port.shape[0] in (1, 3, 4))
         for port in (_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in made)
     )
-    alone = any(type(each.shape[0]) is int for each in told)
-    return _network(inputs, outputs, _one_by_one(run) if alone else run, session)
+    sizes = {each.shape[0] for each in told if type(each.shape[0]) is int}
+    return _network(inputs, outputs, _in_batches_of(path, sizes, run) if sizes else run, session)
 
 
 def load_tflite(path: Path) -> Network:
@@ -86,9 +86,9 @@ def load_tflite(path: Path) -> Network:
 
     inputs = tuple(_tflite_port(path, each) for each in told)
     outputs = tuple(_tflite_port(path, each) for each in made)
-    # A batch of 1 that was not meant to be another may be written into the middle of the network.
-    alone = any(list(each["shape_signature"])[:1] != [-1] for each in told)
-    return _network(inputs, outputs, _one_by_one(run) if alone else run, interpreter)
+    # A batch that was not meant to be another may be written into the middle of the network.
+    sizes = {int(each["shape_signature"][0]) for each in told if each["shape_signature"][0] != -1}
+    return _network(inputs, outputs, _in_batches_of(path, sizes, run) if sizes else run, interpreter)
 
 
 def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, owner: Any) -> Network:
@@ -109,14 +109,26 @@ def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, own
     return Network(structure=Structure(inputs=inputs, outputs=outputs), call=call, owner=owner)
 
 
-def _one_by_one(run: _Run) -> _Run:
-    """For a network that was saved for a batch of one."""
+def _in_batches_of(path: Path, sizes: set[int], run: _Run) -> _Run:
+    """For a network that was saved for batches of one size: one after the other, the last padded."""
+    if len(sizes) > 1:
+        told = ", ".join(map(str, sorted(sizes)))
+        raise GeneratorError(f"generator {path}: its inputs have different fixed batches, {told}")
+    [size] = sizes
 
-    def each_alone(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        answers = [run([array[row : row + 1] for array in arrays]) for row in range(len(arrays[0]))]
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+    def each_in_turn(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        count = len(arrays[0])
+        answers = [run([_turn(array, first, size) for array in arrays]) for first in range(0, count, size)]
+        return [np.concatenate(parts)[:count] for parts in zip(*answers, strict=True)]
 
-    return each_alone
+    return each_in_turn
+
+
+def _turn(array: NDArray[Any], first: int, size: int) -> NDArray[Any]:
+    rows = array[first : first + size]
+    return (
+        np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)]) if len(rows) < size else rows
+    )
 
 
 def _tflite_port(path: Path, told: Mapping[str, Any]) -> Port:
@@ -129,6 +141,4 @@ def _tflite_port(path: Path, told: Mapping[str, Any]) -> Port:
 def _port(path: Path, name: str, shape: list[Any], dtype: str | None) -> Port:
     if dtype is None or not shape:
         raise GeneratorError(f"generator {path}: {name!r} is neither numbers nor has it a dimension for the batch")
-    if type(shape[0]) is int and shape[0] != 1:
-        raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {shape[0]}: it must be open, or 1")
     return Port(name=name, shape=tuple(size if type(size) is int else None for size in shape[1:]), dtype=dtype)

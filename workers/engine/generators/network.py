@@ -14,22 +14,64 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+#: Tensors of the inputs, by name, to those of the outputs, by name.
+Call = Callable[[Mapping[str, "tf.Tensor"]], Mapping[str, "tf.Tensor"]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A loaded model in inference mode."""
 
     structure: Structure
-    #: Tensors of the inputs, by name, to those of the outputs, by name.
-    call: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
+    call: Call
     #: What must live as long as the network does: the model that owns the weights.
     owner: Any = None
 
 
-def port_of(path: Path, name: str, spec: Any, value_range: tuple[float, float] | None = None) -> Port:
-    """A tensor, or the description of one, as a port. Raises GeneratorError unless its batch is open."""
+def fixed_batch(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int | None:
+    """The batch that a network was saved for, by the shapes of its tensors; None where it is open."""
+    sizes = {spec.shape[0] for spec in outputs.values() if spec.shape.rank}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if any(spec.shape.rank and spec.shape[0] == size for spec in inputs.values()) else None
+
+
+def in_batches_of(batch: int, structure: Structure, call: Call) -> Call:
+    """A network that was saved for batches of one size, for any: one after the other, the last padded."""
+    batched = {port.name for port in structure.inputs if port.batched}
+
+    def each_in_turn(tensors: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        import tensorflow as tf  # Loaded already.
+
+        [count] = {tensors[name].shape[0] for name in batched}
+        if count == batch:
+            return call(tensors)
+        turns = -(-count // batch)
+
+        def cut(rows: tf.Tensor) -> tf.Tensor:
+            padded = tf.pad(rows, [[0, turns * batch - count]] + [[0, 0]] * (rows.shape.rank - 1))
+            return tf.reshape(padded, (turns, batch, *rows.shape[1:]))
+
+        alike = {name: tensor for name, tensor in tensors.items() if name not in batched}
+        answers = tf.map_fn(
+            lambda turn: dict(call({**alike, **turn})),
+            {name: cut(tensors[name]) for name in batched},
+            fn_output_signature={port.name: tf.as_dtype(port.dtype) for port in structure.outputs},
+        )
+        return {
+            port.name: tf.reshape(answers[port.name], (turns * batch, *answers[port.name].shape[2:]))[:count]
+            for port in structure.outputs
+        }
+
+    return each_in_turn
+
+
+def port_of(
+    path: Path, name: str, spec: Any, value_range: tuple[float, float] | None = None, batch: int | None = None
+) -> Port:
+    """A tensor, or the description of one, as a port. Raises GeneratorError unless its batch is open, or this one."""
     if spec.shape.rank is None or spec.shape.rank < 1:
         raise GeneratorError(f"generator {path}: {name!r} has no dimension for the batch")
-    if spec.shape[0] is not None:
+    if spec.shape[0] not in (None, batch):
         raise GeneratorError(f"generator {path}: {name!r} has a fixed batch of {spec.shape[0]}: it must be open")
     return Port(name=name, shape=tuple(spec.shape[1:]), dtype=spec.dtype.name, value_range=value_range)
 

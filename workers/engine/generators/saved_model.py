@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Port, Structure
-from workers.engine.generators.network import Network, first_line, port_of
+from workers.engine.generators.network import Network, first_line, fixed_batch, in_batches_of, port_of
 from workers.engine.generators.operations import check_operations
 
 if TYPE_CHECKING:
@@ -44,15 +44,18 @@ def load_saved_model(path: Path, signature: str | None = None) -> Network:
         answer: Mapping[str, tf.Tensor] = function(**tensors)
         return answer
 
+    batch = fixed_batch(inputs, outputs)
     changing = ", ".join(sorted(operations & set(_CHANGING)))
     note = f"not reproducible: the model draws random numbers, or changes itself with each call ({changing})"
     structure = Structure(
-        inputs=tuple(_input(path, name, spec) for name, spec in sorted(inputs.items())),
-        outputs=tuple(port_of(path, name, spec) for name, spec in sorted(outputs.items())),
+        inputs=tuple(_input(path, name, spec, batch) for name, spec in sorted(inputs.items())),
+        outputs=tuple(port_of(path, name, spec, batch=batch) for name, spec in sorted(outputs.items())),
         parameters=sum(math.prod(variable.shape) for variable in function.variables),
         notes=(note,) if changing else (),
     )
-    return Network(structure=structure, call=call, owner=model)
+    return Network(
+        structure=structure, call=call if batch is None else in_batches_of(batch, structure, call), owner=model
+    )
 
 
 def _signature(path: Path, model: Any, wanted: str | None) -> Any:
@@ -68,8 +71,10 @@ def _signature(path: Path, model: Any, wanted: str | None) -> Any:
     raise GeneratorError(f"generator {path} has {told}: say which one in generator.toml, signature = ...")
 
 
-def _input(path: Path, name: str, spec: Any) -> Port:
+def _input(path: Path, name: str, spec: Any, batch: int | None) -> Port:
     """A port; one whose size is fixed, such as a number alone, is the same for all samples."""
+    if batch is not None and spec.shape.rank and spec.shape[0] == batch:
+        return port_of(path, name, spec, batch=batch)
     if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
         return Port(name=name, shape=tuple(spec.shape), dtype=spec.dtype.name, batched=False)
     return port_of(path, name, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.evaluation import PROGRESS, Evaluation
 from pipeline.datasets.evaluation.real_data import Labelled, load_real
+from pipeline.formats.image import image_shape
 from pipeline.formats.values import to_stored
 from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
@@ -40,7 +42,7 @@ def draw(dataset: Dataset, most: int) -> Labelled:
         assert own is not None
         if samples.dtype != np.uint8:
             samples = to_stored(samples.astype(np.float32), "uint8", spec.value_range)
-        images.append(samples)
+        images.append(samples.reshape(count, *(image_shape(spec.sample_shape) or spec.sample_shape)))
         labels.append(own)
         taken += count
     order = random.permutation(taken)
@@ -50,7 +52,9 @@ def draw(dataset: Dataset, most: int) -> Labelled:
 def run(request: dict[str, str | int]) -> Evaluation:
     """Carries out a request. Raises NoisemillError."""
     dataset = Dataset(str(request["destination"]))
-    real = load_real(Path(str(request["real"])), dataset.spec).limited(int(request["limit"]))
+    # Matrices are grey pictures, here as for PNG.
+    pictures = replace(dataset.spec, sample_shape=image_shape(dataset.spec.sample_shape) or dataset.spec.sample_shape)
+    real = load_real(Path(str(request["real"])), pictures).limited(int(request["limit"]))
     samples = draw(dataset, int(request["limit"]))
     pin_device("auto")
     _tell("TensorFlow is starting")
