@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.receipts import NOT_REPRODUCIBLE, Manifest
+from pipeline.datasets.recipe import Recipe
 from pipeline.generators import find_generator
 from tests.generators.suite import CPU, noisemill
 from workers.engine.engine import EngineRoom
@@ -75,12 +77,23 @@ def test_a_manifest_says_so_only_where_it_is_so(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_the_same_is_not_called_different(tmp_path: Path) -> None:
-    save(tmp_path / "model", "random numbers")
+    save(tmp_path / "model", "mean of the batch")
     noisemill("generate", "model", "out", "--count", "150", "--shard-size", "100", cwd=tmp_path)
     noisemill("recipe", "out", cwd=tmp_path)
-    made = noisemill("reproduce", "out.recipe.json", "again", cwd=tmp_path).stdout
+    path = tmp_path / "out.recipe.json"
+    recipe = Recipe.from_json(path.read_bytes(), "recipe")
+    assert not recipe.reproducible
+    # As if other neighbours had made other samples.
+    other = recipe.fingerprints.copy()
+    other["sha256"], other["sketch"] = b"\1" * 16, other["sketch"] + 9
+    path.write_text(replace(recipe, fingerprints=other).to_json())
+    made = noisemill("reproduce", path, "again", cwd=tmp_path).stdout
     assert "2 shards: 2 not reproducible" in made
     assert NOT_REPRODUCIBLE in made
-    told = json.loads(noisemill("reproduce", "out.recipe.json", "third", "--json", cwd=tmp_path).stdout)
+    told = json.loads(noisemill("reproduce", path, "again", "--json", cwd=tmp_path).stdout)
     counts = {"bit-equal": 0, "within tolerance": 0, "different": 0, "not reproducible": 2}
-    assert (told["same"], told["counts"]) == (True, counts), told
+    assert (told["same"], told["counts"]) == (True, counts)
+    path.write_text(replace(recipe, fingerprints=other, reproducible=True).to_json())
+    done = noisemill("reproduce", path, "again", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "2 different" in done.stdout
