@@ -34,16 +34,16 @@ demo: setup  ## 10,000 pictures of clothes in demo/fashion; again: goes on where
 	$(BIN)/noisemill generate fashion demo/fashion --count 10k
 
 quick: setup  ## units alone: seconds, no TensorFlow, no workers
-	$(RUN) pytest -q -n 2 --dist loadfile -m quick $(addprefix tests/,common fleet formats jobs spec workers)
+	$(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m quick $(addprefix tests/,common fleet formats jobs spec workers)
 
 test: setup  ## what shows nearly every mistake, in minutes
-	$(RUN) pytest -n 2 --dist loadfile --durations=15 -m 'not long and not slow and not faults and not compat'
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m 'not long and not slow and not faults and not compat'
 
 test-all: setup  ## all tests but the suites below
-	$(RUN) pytest -n 2 --dist loadfile --durations=15
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 coverage: setup  ## which lines the tests run
-	$(RUN) pytest -q -n 2 --dist loadfile --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
+	$(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
 
 faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 	$(RUN) pytest -m faults

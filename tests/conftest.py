@@ -36,7 +36,7 @@ NOT_QUICK_FILES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is long and what is quick."""
+    """Marks what is long and what is quick; what is long goes first, or one core would wait for it in the end."""
     root = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
@@ -45,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if path.parts[0] in QUICK and path.stem not in NOT_QUICK_FILES and not fixtures & NOT_QUICK:
             item.add_marker("quick")
+    items.sort(key=lambda item: not (item.get_closest_marker("long") or item.path.parent.name == "end_to_end"))
 
 
 @pytest.fixture(scope="session")
