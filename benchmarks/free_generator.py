@@ -57,8 +57,9 @@ class FreeRooms:
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.images: dict[int, NDArray[np.float32]] = {}
         self._shape = shape
+        self.generator = free_generator(shape)
 
-    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
         """A free engine."""
         if batch not in self.images:
             self.images[batch] = natural_images(_READY * batch, self._shape)

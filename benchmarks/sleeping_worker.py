@@ -63,8 +63,9 @@ class SleepingRooms:
     def __init__(self, sample_s: float) -> None:
         self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)
         self._sample_s = sample_s
+        self.generator = find_generator(GENERATOR)
 
-    def engine(self, engine: str, batch: int, precision: str = "float32") -> Any:
+    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
         """An engine that sleeps."""
         return SleepingEngine(self._images, batch, sample_s=self._sample_s)
 
