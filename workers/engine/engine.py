@@ -25,7 +25,7 @@ from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
 from pipeline.generators.interface import Constant
 from workers.engine.devices import Device, confirm_device
-from workers.engine.generators import Forward, load_generator
+from workers.engine.generators import Forward, load_generator, memory_bytes
 from workers.engine.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ BATCHES = (64, 128, 256, 512)
 
 #: Engines that a worker keeps: more than calibration compares, so that what it chooses is among them.
 _KEPT_ENGINES = 12
+
+#: Batches of samples that the mill holds at a time, between predicting and writing.
+_BATCHES_HELD = 6
 
 #: How often each candidate is measured, in turn with the others, and how long each time, seconds: on a machine that
 #: others use as well, what disturbs one measurement seldom disturbs all of them.
@@ -190,6 +193,7 @@ class EngineRoom:
         """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
         key = (engine, batch, precision, settings)
         if key not in self._engines:
+            self._check_memory(batch)
             # Other layers, where layers compute in 16 bits; the same ones with TF32, which is the device's affair.
             policy = precision if precision.startswith("mixed") else "float32"
             if policy not in self._forwards:
@@ -201,6 +205,18 @@ class EngineRoom:
                 self._engines.popitem(last=False)
         self._engines.move_to_end(key)
         return self._engines[key]
+
+    def _check_memory(self, batch: int) -> None:
+        """Refuses a batch whose samples could only end with this process killed. Raises GeneratorError."""
+        interface = self.generator.interface
+        sample_bytes = 4 * (interface.row_dim + math.prod(interface.sample_shape))
+        needed, memory = _BATCHES_HELD * batch * sample_bytes, memory_bytes()
+        if needed > memory:
+            most = memory // (_BATCHES_HELD * sample_bytes)
+            raise GeneratorError(
+                f"batches of {batch:,} samples take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of "
+                f"memory: use --batch {max(1, most)} or less"
+            )
 
     def quick_engine(self, settings: tuple[Constant, ...] = ()) -> Engine:
         """An engine without measuring: as calibration chose it, else one that agrees with it bit for bit mostly.

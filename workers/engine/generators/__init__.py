@@ -23,7 +23,7 @@ from workers.engine.generators.tfjs import load_tfjs
 from workers.engine.generators.untrained import load_untrained
 from workers.engine.generators.wiring import Forward, wire
 
-__all__ = ["Forward", "load_generator", "load_network"]
+__all__ = ["Forward", "load_generator", "load_network", "memory_bytes"]
 
 _LOADERS: dict[str, Callable[[Path], Network]] = {
     "keras": load_keras,
@@ -55,10 +55,15 @@ def load_network(kind: str, model: Path, signature: str | None = None) -> Networ
     return _LOADERS[kind](model)
 
 
+def memory_bytes() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _check_memory(generator: Generator) -> None:
     """Refuses at once what could only end with this process killed."""
     needed = max(4 * (generator.structure.parameters or 0), generator.size_bytes)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_bytes()
     if needed > memory:
         raise GeneratorError(
             f"generator {generator.reference} has {needed / 1e9:.1f} GB of weights, "
