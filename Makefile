@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
+# A file of tests stays on one core, and the order is that of tests/conftest.py.
+PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test test-all coverage faults compat readers train bench lint fix types docs wheel clean
@@ -34,16 +36,16 @@ demo: setup  ## 10,000 pictures of clothes in demo/fashion; again: goes on where
 	$(BIN)/noisemill generate fashion demo/fashion --count 10k
 
 quick: setup  ## units alone: seconds, no TensorFlow, no workers
-	$(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m quick $(addprefix tests/,common fleet formats jobs spec workers)
+	$(PYTEST) -q -m quick $(addprefix tests/,common fleet formats jobs spec workers)
 
 test: setup  ## what shows nearly every mistake, in minutes
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m 'not long and not slow and not faults and not compat'
+	$(PYTEST) --durations=15 -m 'not long and not slow and not faults and not compat'
 
 test-all: setup  ## all tests but the suites below
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(PYTEST) --durations=15
 
 coverage: setup  ## which lines the tests run
-	$(RUN) pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
+	$(PYTEST) -q --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
 
 faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 	$(RUN) pytest -m faults

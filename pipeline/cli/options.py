@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
+from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.common.errors import UsageError
 from pipeline.fleet.launch import DEVICE
 
@@ -115,7 +115,7 @@ class Setting(click.ParamType[tuple[str, tuple[float, ...]], str]):
         try:
             if not name or not equals:
                 raise ValueError
-            return name, tuple(map(float, numbers.split(",")))
+            return name, parse_numbers(numbers)
         except ValueError:
             self.fail(f"{value!r} is not NAME=NUMBER, or NAME=NUMBER,NUMBER,...", param, ctx)
 

@@ -50,3 +50,8 @@ def parse_count(text: str, what: str = "count") -> int:
     if not 1 <= value <= MAX_COUNT:
         raise UsageError(f"{what} {text!r} must be between 1 and {MAX_COUNT:,}")
     return value
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them: `0.5,1`. Raises ValueError where one is none."""
+    return tuple(map(float, text.split(",")))

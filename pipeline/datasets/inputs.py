@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.counts import parse_numbers
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.common.files import NPY_ERRORS, first_line, read_npy_header
 from pipeline.spec import plan as shards
@@ -44,18 +45,17 @@ class Inputs:
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
         """Latent, noise and attributes of the same samples side by side, float32 of shape (count, row_dim)."""
         spec = self._spec
-        columns = [self.latents(first, count)]
-        columns += [noise_rows(spec.seed, first, count, number, size) for number, size in enumerate(spec.noise_sizes)]
+        columns = [self.latents(first, count), *noise_rows(spec.seed, first, count, spec.noise_sizes)]
         if spec.attributes is not None:
-            columns.append(self.attributes(first, count))
+            columns.append(self._attributes(spec.attributes, first, count))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
-    def attributes(self, first: int, count: int) -> NDArray[np.float32]:
-        """Attributes of the same samples, float32 of shape (count, attributes_dim)."""
-        kind, _, rest = (self._spec.attributes or "all:").partition(":")
+    def _attributes(self, plan: str, first: int, count: int) -> NDArray[np.float32]:
+        """Attributes of the same samples by their plan, float32 of shape (count, attributes_dim)."""
+        kind, _, rest = plan.partition(":")
         if kind == "file":
             return read_rows(self._store, shards.ATTRIBUTES, first, count, "float32", (self._spec.attributes_dim,))
-        return np.tile(np.array([float(number) for number in rest.split(",") if number], np.float32), (count, 1))
+        return np.tile(np.array(parse_numbers(rest), np.float32), (count, 1))
 
     def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
         """Labels of the same samples, int32 of shape (count,); None for a generator without classes."""

@@ -134,7 +134,7 @@ class Recipe:
         body = {
             "recipe": RECIPE_VERSION,
             "noisemill": self.noisemill,
-            "job": asdict(self.spec),
+            "job": json.loads(self.spec.to_json()),
             "generator": {"name": self.spec.generator_name, "digest": self.spec.digest, "where": self.where},
             "made_by": [asdict(record) for record in self.made_by],
             "statistics": asdict(self.statistics),

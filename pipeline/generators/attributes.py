@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.counts import parse_numbers
 from pipeline.common.errors import UsageError, shown
 from pipeline.generators.generator import Generator
 
@@ -27,7 +28,7 @@ def attribute_numbers(generator: Generator, told: str | None) -> NDArray[np.floa
         )
     try:
         with np.errstate(over="ignore"):
-            numbers = np.array([float(number) for number in told.split(",")], np.float32)
+            numbers = np.array(parse_numbers(told), np.float32)
     except ValueError:
         raise UsageError(f"attributes {shown(told)} are neither an .npy file nor numbers with commas between") from None
     if len(numbers) != wanted or not np.isfinite(numbers).all():

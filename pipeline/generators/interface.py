@@ -186,8 +186,12 @@ def _named_shape(port: Port) -> NamedShape:
 
 
 def _is_label(port: Port) -> bool:
+    return "int" in port.dtype or port.classes is not None or _has_label_name(port)
+
+
+def _has_label_name(port: Port) -> bool:
     named = any(word in port.name.lower() for word in _LABEL_WORDS)
-    return "int" in port.dtype or port.classes is not None or (named and _NOISE_NAME.search(port.name) is None)
+    return named and _NOISE_NAME.search(port.name) is None
 
 
 def _checked_label(port: Port) -> Port:
@@ -221,7 +225,9 @@ def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port |
         for latent, label in (inputs, inputs[::-1]):
             if told[0] == latent.name or told[1] == label.name:
                 return latent, _checked_label(label)
-            if told == [None, None] and _is_label(label) and not _is_label(latent):
+            whole = "int" in label.dtype and "int" not in latent.dtype
+            whole = whole or (label.classes is not None and latent.classes is None)
+            if told == [None, None] and (whole or _has_label_name(label)):
                 return latent, label
         raise ValueError(
             f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label, "

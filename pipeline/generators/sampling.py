@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,6 @@ REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samp
 
 _Settings = Mapping[str, float | Sequence[float]]
 
-
 #: Samples by which a range of values is measured.
 MEASURED = 64
 
@@ -44,22 +44,20 @@ class Drawn:
     labels: tuple[int, ...] | None
 
 
-def draw(
-    generator: Generator,
-    index: int,
-    *,
-    seed: int = 0,
-    label: str | None = None,
-    noise: str = "normal",
-    attributes: str | None = None,
-    settings: _Settings | None = None,
-) -> Drawn:
-    """Sample `index` as a job with this seed makes it. Without `label`, of the class that `balanced` gives it.
+class DrawOptions(TypedDict, total=False):
+    """The options of `draw` and `interpolate`: those of `JobRequest`, but that attributes come from no file."""
 
-    `attributes` and `settings` are those of `JobRequest`, but for a file of attributes.
-    """
-    rows = _rows(generator, _latents(generator, [index], seed, noise), seed, index, attributes)
-    return _predicted(generator, rows, _labels(generator, index, seed, label, 1), settings)
+    seed: int
+    #: A class by number or name; without, the one that the plan `balanced` gives the sample.
+    label: str | None
+    noise: str
+    attributes: str | None
+    settings: _Settings | None
+
+
+def draw(generator: Generator, index: int, **options: Unpack[DrawOptions]) -> Drawn:
+    """Sample `index` as a job with this seed makes it: the way from it to itself, in one step."""
+    return interpolate(generator, index, index, 1, **options)
 
 
 def interpolate(
@@ -81,7 +79,11 @@ def interpolate(
     """
     ends = _latents(generator, [first, last], seed, noise)
     way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
-    rows = _rows(generator, way, seed, first, attributes)
+    noise_columns = [
+        np.repeat(columns, steps, axis=0) for columns in noise_rows(seed, first, 1, generator.interface.noise_sizes)
+    ]
+    told = np.tile(attribute_numbers(generator, attributes), (steps, 1))
+    rows = np.concatenate([way, *noise_columns, told], axis=1)
     return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings)
 
 
@@ -118,18 +120,6 @@ def _latents(generator: Generator, indices: list[int], seed: int, noise: str) ->
             raise UsageError(f"index {index} is not a whole number from 0 to {MAX_COUNT - 1:,}")
     dim = generator.interface.latent_dim
     return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise)) for index in indices])
-
-
-def _rows(
-    generator: Generator, latent_rows: NDArray[np.float32], seed: int, index: int, attributes: str | None
-) -> NDArray[np.float32]:
-    """Latents, with the noise of sample `index` and the attributes beside them."""
-    count, columns = len(latent_rows), [latent_rows]
-    for number, size in enumerate(generator.interface.noise_sizes):
-        columns.append(np.repeat(noise_rows(seed, index, 1, number, size), count, axis=0))
-    numbers = attribute_numbers(generator, attributes)
-    columns += [np.tile(numbers, (count, 1))] if len(numbers) else []
-    return np.concatenate(columns, axis=1)
 
 
 def _labels(generator: Generator, index: int, seed: int, label: str | None, count: int) -> NDArray[np.int32] | None:

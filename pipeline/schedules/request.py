@@ -44,13 +44,12 @@ def new_schedule(
     chosen = {option: value for option, value in request.items() if value not in (None, {})}
     if "latents" in chosen:
         raise UsageError("--latents would make each run the same samples: give --seed, which runs count up from")
-    if os.path.isfile(str(chosen.get("attributes", ""))):
-        chosen["attributes"] = str(Path(chosen["attributes"]).resolve())  # Runs are asked for from another folder.
     found = find_generator(generator)
     JobRequest(**chosen).resolve(found)
-    if os.path.isfile(str(chosen.get("labels", ""))):
-        # Runs are asked for elsewhere, from another folder.
-        chosen["labels"] = str(Path(chosen["labels"]).resolve())
+    for option in ("labels", "attributes"):
+        if os.path.isfile(str(chosen.get(option, ""))):
+            # Runs are asked for elsewhere, from another folder.
+            chosen[option] = str(Path(chosen[option]).resolve())
     return Schedule(
         name=name,
         generator=found.reference,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
+from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE, parse_numbers
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.common.text import is_one_line
 from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
@@ -329,16 +329,15 @@ def _attributes(plan: Any, dim: Any) -> bool:
     kind, _, rest = plan.partition(":") if isinstance(plan, str) else ("", "", "")
     if kind == "file":
         return _matches(r"[0-9a-f]{64}", rest)
-    return kind == "all" and _numbers(rest) is not None and len(_numbers(rest) or ()) == dim
-
-
-def _numbers(text: str) -> tuple[float, ...] | None:
-    """Numbers with commas between them; None where one is none, or is no float32."""
     try:
-        numbers = tuple(map(float, text.split(",")))
+        numbers = parse_numbers(rest)
     except ValueError:
-        return None
-    return numbers if all(-_LARGEST <= number <= _LARGEST for number in numbers) else None
+        return False
+    return kind == "all" and len(numbers) == dim and all(map(_is_float32, numbers))
+
+
+def _is_float32(number: Any) -> bool:
+    return type(number) in (int, float) and -_LARGEST <= number <= _LARGEST
 
 
 def _settings(value: Any) -> bool:
@@ -348,7 +347,7 @@ def _settings(value: Any) -> bool:
         and _text(pair[0])
         and isinstance(pair[1], tuple)
         and len(pair[1]) > 0
-        and all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in pair[1])
+        and all(map(_is_float32, pair[1]))
         for pair in value
     )
 

@@ -8,6 +8,7 @@ workers can change a latent.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -92,16 +93,17 @@ def random_labels(seed: int, first: int, count: int, classes: int) -> NDArray[np
     return labels
 
 
-def noise_rows(seed: int, first: int, count: int, number: int, size: int) -> NDArray[np.float32]:
-    """What input of noise `number` is fed for samples `first` to `first + count - 1`, float32 of shape (count, size).
+def noise_rows(seed: int, first: int, count: int, sizes: Sequence[int]) -> list[NDArray[np.float32]]:
+    """What inputs of noise are fed for samples `first` to `first + count - 1`, float32 of shape (count, size) each.
 
     Standard normal, each sample's from a stream of its own: such inputs may take very many numbers.
     """
     _check_range(seed, first, count)
-    rows = np.empty((count, size), dtype=np.float32)
-    for row in range(count):
-        _stream(seed, first + row, _NOISE_STREAM, number).standard_normal(size, dtype=np.float32, out=rows[row])
-    return rows
+    inputs = [np.empty((count, size), dtype=np.float32) for size in sizes]
+    for number, rows in enumerate(inputs):
+        for row in range(count):
+            _stream(seed, first + row, _NOISE_STREAM, number).standard_normal(dtype=np.float32, out=rows[row])
+    return inputs
 
 
 def _check_range(seed: int, first: int, count: int) -> None:

@@ -68,7 +68,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(
     seed: int, first: int, count: int, face: Any, labels: Any, truncation: float = 0.5, noise_of: int | None = None
 ) -> Any:
-    grain = noise_rows(seed, first if noise_of is None else noise_of, count, 0, 6)
+    grain = noise_rows(seed, first if noise_of is None else noise_of, count, [6])[0]
     rows = np.concatenate(
         [truncation * latents(seed, first, count, 4) @ WEIGHT + grain + np.tile(face, (1, 3))], axis=1
     )
@@ -231,6 +231,17 @@ def test_two_latents_of_a_keras_model(tmp_path: Path) -> None:
     assert np.abs(predict(folder, rows) - model.predict([rows[:, 2:], rows[:, :2]], verbose=0)).max() <= CLOSE
 
 
+def test_whole_numbers_are_the_label_whatever_the_other_is_called(tmp_path: Path) -> None:
+    import keras
+
+    inputs = [keras.Input((4,), name="conditioning"), keras.Input((1,), name="label", dtype="int32")]
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(3, 2)(inputs[1]))
+    joined = keras.layers.Concatenate()([inputs[0], embedded])
+    save_keras(tmp_path / "model.keras", keras.Model(inputs, keras.layers.Dense(5, activation="tanh")(joined)))
+    found = find_generator(str(tmp_path)).interface
+    assert (found.latent_input, found.label_input, found.classes) == ("conditioning", "label", ("0", "1", "2"))
+
+
 @pytest.mark.parametrize("name", ["noise_variance", "z2", "latent_b", "sigma"])
 def test_no_label_is_fed_to_what_takes_noise(tmp_path: Path, name: str) -> None:
     folder = two_inputs(tmp_path / "two", "image_noise", name, (8, 3))
@@ -256,10 +267,10 @@ def test_a_latent_that_may_end_in_a_label_is_told(tmp_path: Path) -> None:
 
 
 def test_noise_is_a_stream_of_each_samples_own() -> None:
-    whole = noise_rows(7, 0, 40, 1, 50)
-    assert np.array_equal(whole[13:20], noise_rows(7, 13, 7, 1, 50))
-    assert not np.array_equal(whole, noise_rows(7, 0, 40, 0, 50))
-    assert not np.array_equal(whole, noise_rows(8, 0, 40, 1, 50))
-    far = noise_rows(7, 2**40, 500, 0, 100)
+    first, whole = noise_rows(7, 0, 40, [50, 50])
+    assert np.array_equal(whole[13:20], noise_rows(7, 13, 7, [50, 50])[1])
+    assert not np.array_equal(whole, first)
+    assert not np.array_equal(whole, noise_rows(8, 0, 40, [50, 50])[1])
+    [far] = noise_rows(7, 2**40, 500, [100])
     assert abs(float(far.mean())) < 0.02
     assert abs(float(far.std()) - 1) < 0.02

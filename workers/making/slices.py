@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import Any, TypeVar
@@ -279,17 +279,19 @@ class SliceWorker:
 
     def _check_fit(self, spec: JobSpec) -> None:
         """Raises GeneratorError for a spec that says otherwise than the generator what goes in and comes out."""
+        generator = self.rooms.generator
         told = (spec.latent_shape, spec.sample_shape, spec.classes)
         if told != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
             raise GeneratorError("the job's shapes or classes are not those of its generator")
-        generator = self.rooms.generator
-        interface = generator.interface
-        if (spec.noise_sizes, spec.attributes_dim) != (interface.noise_sizes, interface.attributes_dim):
+        beside = (generator.interface.noise_sizes, generator.interface.attributes_dim)
+        if (spec.noise_sizes, spec.attributes_dim) != beside:
             raise GeneratorError("the job's noise or attributes are not those of its generator")
-        with suppress(UsageError):
-            if generator.settings(dict(spec.settings)) == spec.settings:
-                return
-        raise GeneratorError("the job's settings are not those of its generator")
+        try:
+            fits = generator.settings(dict(spec.settings)) == spec.settings
+        except UsageError:
+            fits = False
+        if not fits:
+            raise GeneratorError("the job's settings are not those of its generator")
 
     def _check_inputs(self, place: str) -> None:
         """Raises DatasetError where the user's own latents or labels are not those that the job was sent with."""

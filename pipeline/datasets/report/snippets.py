@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import JobSpec
 
 
@@ -109,8 +110,10 @@ def _png_flat(spec: JobSpec) -> list[Snippet]:
 
 
 def _png_class(spec: JobSpec) -> list[Snippet]:
-    height, width, *channels = spec.sample_shape
-    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels[0] if channels else 1]
+    shape = image_shape(spec.sample_shape)
+    assert shape is not None, "a PNG is an image"
+    height, width, channels = shape
+    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[channels]
     keras = (
         "import keras\n\n"
         "batches = keras.utils.image_dataset_from_directory(\n"

@@ -45,6 +45,12 @@ def test_a_dataset_compares_with_its_own_recipe(form: str, tmp_path: Path) -> No
     assert [again.compare(receipts[index]) for index in range(4)] == [("bit-equal", 0.0)] * 4
 
 
+def test_it_holds_the_job_as_it_lies_at_the_destination(folder: Path) -> None:
+    """Versions that do not know a field can read it where the field has its usual value."""
+    told = json.loads(recipe_of(Dataset(folder)).to_json())
+    assert told["job"] == json.loads((folder / "job.json").read_text())
+
+
 def test_it_stays_small(folder: Path) -> None:
     """32 bytes a shard are 43 characters; the rest does not grow."""
     made = recipe(folder)

@@ -57,9 +57,7 @@ def graph_network(path: Path, model: GraphModel, weights: Mapping[str, NDArray[A
         answers = function(*(arguments[port.name] for port in structure.inputs))
         return dict(zip(model.outputs, answers, strict=True))
 
-    return Network(
-        structure=structure, call=call if batch is None else in_batches_of(batch, structure, call), owner=wrapped
-    )
+    return Network(structure=structure, call=in_batches_of(batch, structure, call), owner=wrapped)
 
 
 def _graph(path: Path, model: GraphModel, weights: Mapping[str, NDArray[Any]]) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Port, Structure
-from workers.engine.generators.network import Network, first_line
+from workers.engine.generators.network import Network, first_line, in_batches_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -57,7 +57,7 @@ def load_onnx(path: Path) -> Network:
         for port in (_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in made)
     )
     sizes = {each.shape[0] for each in told if type(each.shape[0]) is int}
-    return _network(inputs, outputs, _in_batches_of(path, sizes, run) if sizes else run, session)
+    return _network(inputs, outputs, run, session, _one_batch(path, sizes))
 
 
 def load_tflite(path: Path) -> Network:
@@ -88,11 +88,20 @@ def load_tflite(path: Path) -> Network:
     outputs = tuple(_tflite_port(path, each) for each in made)
     # A batch that was not meant to be another may be written into the middle of the network.
     sizes = {int(each["shape_signature"][0]) for each in told if each["shape_signature"][0] != -1}
-    return _network(inputs, outputs, _in_batches_of(path, sizes, run) if sizes else run, interpreter)
+    return _network(inputs, outputs, run, interpreter, _one_batch(path, sizes))
 
 
-def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, owner: Any) -> Network:
-    """A network whose arrays are computed outside TensorFlow."""
+def _one_batch(path: Path, sizes: set[int]) -> int | None:
+    """The batch that a network was saved for, of the sizes that its inputs tell; None where it is open."""
+    if len(sizes) > 1:
+        told = ", ".join(map(str, sorted(sizes)))
+        raise GeneratorError(f"generator {path}: its inputs have different fixed batches, {told}")
+    return sizes.pop() if sizes else None
+
+
+def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, owner: Any, batch: int | None) -> Network:
+    """A network whose arrays are computed outside TensorFlow, in batches of this size where it is told."""
+    structure = Structure(inputs=inputs, outputs=outputs)
 
     def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         import tensorflow as tf
@@ -106,29 +115,7 @@ def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, own
             answer.set_shape((fed[0].shape[0], *port.shape))
         return {port.name: answer for port, answer in zip(outputs, answers, strict=True)}
 
-    return Network(structure=Structure(inputs=inputs, outputs=outputs), call=call, owner=owner)
-
-
-def _in_batches_of(path: Path, sizes: set[int], run: _Run) -> _Run:
-    """For a network that was saved for batches of one size: one after the other, the last padded."""
-    if len(sizes) > 1:
-        told = ", ".join(map(str, sorted(sizes)))
-        raise GeneratorError(f"generator {path}: its inputs have different fixed batches, {told}")
-    [size] = sizes
-
-    def each_in_turn(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        count = len(arrays[0])
-        answers = [run([_turn(array, first, size) for array in arrays]) for first in range(0, count, size)]
-        return [np.concatenate(parts)[:count] for parts in zip(*answers, strict=True)]
-
-    return each_in_turn
-
-
-def _turn(array: NDArray[Any], first: int, size: int) -> NDArray[Any]:
-    rows = array[first : first + size]
-    return (
-        np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)]) if len(rows) < size else rows
-    )
+    return Network(structure=structure, call=in_batches_of(batch, structure, call), owner=owner)
 
 
 def _tflite_port(path: Path, told: Mapping[str, Any]) -> Port:

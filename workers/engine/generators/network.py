@@ -35,8 +35,13 @@ def fixed_batch(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int | 
     return size if any(spec.shape.rank and spec.shape[0] == size for spec in inputs.values()) else None
 
 
-def in_batches_of(batch: int, structure: Structure, call: Call) -> Call:
-    """A network that was saved for batches of one size, for any: one after the other, the last padded."""
+def in_batches_of(batch: int | None, structure: Structure, call: Call) -> Call:
+    """A network that was saved for batches of one size, for any: one after the other, the last padded.
+
+    Where `batch` is None it takes any already.
+    """
+    if batch is None:
+        return call
     batched = {port.name for port in structure.inputs if port.batched}
 
     def each_in_turn(tensors: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:

@@ -53,9 +53,7 @@ def load_saved_model(path: Path, signature: str | None = None) -> Network:
         parameters=sum(math.prod(variable.shape) for variable in function.variables),
         notes=(note,) if changing else (),
     )
-    return Network(
-        structure=structure, call=call if batch is None else in_batches_of(batch, structure, call), owner=model
-    )
+    return Network(structure=structure, call=in_batches_of(batch, structure, call), owner=model)
 
 
 def _signature(path: Path, model: Any, wanted: str | None) -> Any:
