@@ -1,39 +1,41 @@
--- The ledger's every change, each one atomic and safe to repeat.
+-- All changes to the ledger. Each operation is atomic and safe to repeat.
 --
 -- KEYS[1]  the job's hash; the job's other keys are this name with a suffix
 -- KEYS[2]  the set of live jobs
--- KEYS[3]  the hash of webhooks to be called: call -> what its job ended as; its suffix :due says when (milliseconds)
--- ARGV[1]  operation, the rest are its arguments
+-- KEYS[3]  the hash of webhooks to be called: call -> how its job ended; the sorted set with the suffix :due has the
+--          time of each call (milliseconds)
+-- ARGV[1]  operation; the rest are its arguments
 --
 --   <job>            hash: spec, destination, state, counters, times
 --   <job>:done       bitmap: shards that are done
---   <job>:leases     sorted set: shard -> expiry (server's milliseconds)
+--   <job>:leases     sorted set: shard -> expiry (milliseconds, server's clock)
 --   <job>:holders    hash: shard -> fence|worker
 --   <job>:retry      sorted set: shard -> not before (milliseconds)
---   <job>:attempts   hash: shard -> claims so far, but for those that a lost worker took with it;
---                    shard:lost -> how many those were; shard:by -> worker|worker|..., who failed it;
---                    shard:astray -> 1 where it was found in nobody's hands: it may have been made
+--   <job>:attempts   hash: shard -> claims so far, not counting those lost with their worker;
+--                    shard:lost -> the number lost with their worker; shard:by -> worker|worker|..., who failed it;
+--                    shard:astray -> 1 if `mend` found it unassigned: it may have been made already
 --   <job>:errors     hash: shard -> last error
 --   <job>:failed     hash: shard -> error of a shard that was given up
 --   <job>:progress   hash: shard -> samples made under its lease
 --   <job>:wakeups    hash: token -> sent|taken|sent_at|held_until|holder
 --
--- Redis does not take back what a script has written before one of its commands is refused (an ACL, a full disk), and
--- keys can be lost (an eviction policy, a failover). So writes stand in an order in which each prefix does no harm: a
--- shard gets its new place before it leaves the old one, and counts come last. What went wrong all the same is mended
--- by `mend`: every shard is done, given up, leased, waiting for another attempt or not begun.
+-- Redis does not roll back a script when one of its commands is refused (an ACL, a full disk), and keys can be lost (an
+-- eviction policy, a failover). So writes are ordered such that stopping after any of them is harmless: a shard is
+-- added to its new place before it is removed from the old one, and counters are updated last. `mend` repairs the
+-- rest. Its invariant: every shard is done, given up, leased, waiting for another attempt or not begun.
 --
--- Times come from the server, so that no worker's clock matters. A fence is a number that grows with
--- every claim: what an old holder says after its lease went to another is recognised by it.
+-- Times come from the server, so no worker's clock matters. A fence is a number that grows with every claim. A call by
+-- an old holder, whose lease went to another worker, is recognized by its fence.
 
 local job, live, webhooks = KEYS[1], KEYS[2], KEYS[3]
--- Errors, and crashes of the process that made a shard. A worker that is lost whole seldom is the shard's fault.
+-- Attempts are failures and crashes of the worker's process. Losses are workers that vanished, which is seldom the
+-- shard's fault.
 local MAX_ATTEMPTS, MAX_LOSSES = 3, 5
--- Shards that wait for another attempt, of which a worker looks for one that it has not failed itself.
+-- Waiting shards among which a worker looks for one that it has not failed itself.
 local MOST_LOOKED_AT = 20
 local FINALISE = '-1'
 local SUFFIXES = {':done', ':leases', ':holders', ':retry', ':attempts', ':errors', ':failed', ':progress', ':wakeups'}
--- Who asked for the job and who is told of its end: a resume keeps both.
+-- The schedule that submitted the job and the webhook that is called at its end: a resume keeps both.
 local KEPT = {'schedule', 'webhook'}
 local TOLD = {
   'id', 'destination', 'generator', 'digest', 'schedule', 'webhook', 'count', 'samples_done', 'shards', 'shards_done',
@@ -69,7 +71,7 @@ local function is_live(state)
   return state == 'queued' or state == 'running'
 end
 
--- Notes what the job has ended as, for the workers that call webhooks: in the same step, so that none is lost.
+-- Records how the job ended, for the workers that call webhooks. In the same script call, so that none is lost.
 local function note_webhook(state)
   if not field('webhook') then return end
   local now = text(now_ms())
@@ -128,7 +130,7 @@ local function contains(list, wanted)
   return false
 end
 
--- Puts a shard back after an attempt, or gives it up after the last. `lost`: with its worker, whatever the reason.
+-- Puts a shard back after an attempt, or gives it up after the last one. `lost`: its worker vanished.
 local function put_back(shard, worker, message, delay_ms, lost)
   if shard == FINALISE or redis.call('GETBIT', job .. ':done', shard) == 1 then
     release(shard)
@@ -169,7 +171,7 @@ local function expire_leases()
   end
 end
 
--- Whether a worker has failed a shard, and one that has not is at work on this job.
+-- Whether this worker has failed the shard and another, which has not, is working on this job.
 local function is_for_others(shard, worker)
   local by = redis.call('HGET', job .. ':attempts', shard .. ':by')
   if not by or not contains(by, worker) then return false end
@@ -181,7 +183,7 @@ local function is_for_others(shard, worker)
   return false
 end
 
--- The next shard that is to be tried again, or nil. It stays where it is.
+-- The next shard to try again, or nil. It is not removed from the set.
 local function next_retry(worker)
   local due = redis.call('ZRANGEBYSCORE', job .. ':retry', '-inf', text(now_ms()), 'LIMIT', 0, MOST_LOOKED_AT)
   for _, shard in ipairs(due) do
@@ -190,7 +192,8 @@ local function next_retry(worker)
   return nil
 end
 
--- The next shard that was never claimed, or nil; the cursor stays before it. The bitmap knows what a resume found done.
+-- The next shard that was never claimed, or nil; the cursor is not moved past it. Skips shards that are done already,
+-- which a resume has marked in the bitmap.
 local function next_fresh()
   local cursor, shards = number('cursor'), number('shards')
   while cursor < shards do
@@ -206,8 +209,8 @@ local function next_fresh()
   return nil
 end
 
--- Shards that are done, of all or of the first so many. A user who may not count them has the counter, which is right
--- but where Redis has lost something.
+-- The number of shards that are done, of all or of the first `first`. A user whose ACL lacks BITCOUNT gets the counter,
+-- which is right unless Redis has lost keys.
 local function count_done(first)
   local count
   if first then count = redis.pcall('BITCOUNT', job .. ':done', 0, first - 1, 'BIT')
@@ -230,8 +233,8 @@ end
 
 local operations = {}
 
--- begin(field, value, ...): enters a job that is not live yet; answers 'new', or the state of a live one.
--- Of two clients that enter it at the same time the later counts: the field 'entry' tells them apart.
+-- begin(field, value, ...): adds a job that is not live; returns 'new', or the state of a live job.
+-- If two clients add it at the same time, the later one wins: the field 'entry' tells them apart.
 function operations.begin(arguments)
   if redis.call('TYPE', job).ok ~= 'hash' then redis.call('DEL', job) end
   local state = field('state')
@@ -250,7 +253,7 @@ local function is_entered_by(entry)
   return field('state') == 'preparing' and field('entry') == entry
 end
 
--- mark_done(entry, shard, samples, ...): what a resume found at the destination.
+-- mark_done(entry, shard, samples, ...): shards that a resume found at the destination.
 function operations.mark_done(arguments)
   if not is_entered_by(arguments[1]) then return 0 end
   for position = 2, #arguments, 2 do
@@ -263,16 +266,17 @@ function operations.mark_done(arguments)
   return number('shards_done')
 end
 
--- want(entry, shard, ...): the shards that are to be made, of a job whose cursor stands at the end: a selection.
+-- want(entry, shard, ...): the selected shards of a job that makes a selection only; its cursor is at the end.
 function operations.want(arguments)
   if not is_entered_by(arguments[1]) then return 0 end
-  -- The retries' score is a time; a shard's index is one that is past, and keeps the order.
+  -- The score of a retry is a time. A shard's index is a time in the past, and keeps the order.
   for position = 2, #arguments do redis.call('ZADD', job .. ':retry', arguments[position], arguments[position]) end
   redis.call('EXPIRE', job .. ':retry', PREPARATION_S)
   return #arguments - 1
 end
 
--- open(entry, state): the job may be worked on from now ('queued'), or is whole already ('done'); 'stale'
+-- open(entry, state): workers may start on the job ('queued'), or it is complete already ('done'); 'stale' if another
+-- client has added it since.
 function operations.open(arguments)
   if not is_entered_by(arguments[1]) then return 'stale' end
   redis.call('PERSIST', job)
@@ -283,7 +287,7 @@ function operations.open(arguments)
   return arguments[2]
 end
 
--- settle(engine, batch): the first slice decides for all; answers what is settled.
+-- settle(engine, batch): the first slice decides for all; returns the engine and batch of the job.
 function operations.settle(arguments)
   redis.call('HSETNX', job, 'engine', arguments[1])
   if redis.call('HSETNX', job, 'batch', arguments[2]) == 0 and field('batch') == '0' then
@@ -311,7 +315,7 @@ function operations.claim(arguments)
   return {'finalise', lease(FINALISE, worker, ttl_ms)}
 end
 
--- renew(ttl_ms, token, holder, shard, fence, samples, ...): {state, lost shard, ...}; an empty token has no wake-up
+-- renew(ttl_ms, token, holder, shard, fence, samples, ...): {state, lost shard, ...}; an empty token: no wake-up
 function operations.renew(arguments)
   local ttl_ms, token, holder = tonumber(arguments[1]), arguments[2], arguments[3]
   local answer = {field('state') or 'unknown'}
@@ -368,7 +372,7 @@ function operations.fail(arguments)
   return put_back(shard, holder_of(shard), arguments[3], tonumber(arguments[4]), false)
 end
 
--- give_back(shard, fence): the holder leaves before it is done; this was no attempt.
+-- give_back(shard, fence): the holder leaves before the shard is done; it does not count as an attempt.
 function operations.give_back(arguments)
   local shard, fence = arguments[1], arguments[2]
   if not is_live(field('state') or '') or not holds(shard, fence) then return 'stale' end
@@ -394,8 +398,8 @@ function operations.abandon(arguments)
 end
 
 -- hold(shard, fence, message, patience_ms): 'held' | 'failed' | 'stale'
--- The job's store fails, which is no shard's fault: the shard goes back, and this was no attempt. Once the store has
--- failed for patience_ms, and no shard was committed since, the job has failed. An empty shard is none.
+-- The job's store fails, which is not the shard's fault: the shard is put back, and this does not count as an attempt.
+-- The job fails once the store has failed for patience_ms without a shard being committed. `shard` may be empty.
 function operations.hold(arguments)
   local shard, fence, message, patience_ms = arguments[1], arguments[2], arguments[3], tonumber(arguments[4])
   if not is_live(field('state') or '') then return 'stale' end
@@ -410,8 +414,8 @@ function operations.hold(arguments)
   return 'failed'
 end
 
--- complain(message): why a worker leaves a live job to others; forgotten when a shard is committed, and not
--- worth telling while others make it.
+-- complain(message): why a worker leaves a live job to others. Ignored while any shard is leased; deleted when a shard
+-- is committed.
 function operations.complain(arguments)
   if is_live(field('state') or '') and redis.call('ZCARD', job .. ':leases') == 0 then redis.call('HSET', job, 'error', arguments[1]) end
   return field('state') or 'unknown'
@@ -425,7 +429,7 @@ function operations.cancel()
   return 'cancelled'
 end
 
--- forget(): deletes a job that is not live; 'forgotten', or the state of a live one, or 'unknown'
+-- forget(): deletes a job that is not live: 'forgotten', or the state of a live job, or 'unknown'
 function operations.forget()
   local state = field('state')
   if not state or is_live(state) then return state or 'unknown' end
@@ -434,8 +438,8 @@ function operations.forget()
   return 'forgotten'
 end
 
--- wakeups(workers, grace_ms): {token, serial, ...}, those that must be sent; they count as sent from now.
--- A wake-up counts as lost when it was sent longer than grace_ms ago and nobody took it.
+-- wakeups(workers, grace_ms): {token, serial, ...}, those to send; they count as sent from now.
+-- A wake-up counts as lost if it was sent more than grace_ms ago and no worker has taken it.
 function operations.wakeups(arguments)
   local grace_ms = tonumber(arguments[2])
   if not is_live(field('state') or '') then return {} end
@@ -473,7 +477,7 @@ function operations.take(arguments)
   return 'taken'
 end
 
--- put_down(token, holder, again): the slice is over; answers the serial to send again, or '0'.
+-- put_down(token, holder, again): the slice is over; returns the serial to send again, or '0'.
 function operations.put_down(arguments)
   local token, holder, again = arguments[1], arguments[2], arguments[3]
   local entry = redis.call('HGET', job .. ':wakeups', token)
@@ -486,7 +490,7 @@ function operations.put_down(arguments)
   return again == '1' and parts[1] or '0'
 end
 
--- release_worker(worker): a worker's new process gives back what its dead one held.
+-- release_worker(worker): a worker's new process gives back what its dead process held.
 function operations.release_worker(arguments)
   local worker = arguments[1]
   local holders = redis.call('HGETALL', job .. ':holders')
@@ -508,7 +512,7 @@ function operations.release_worker(arguments)
   return 'released'
 end
 
--- The shards that a selection names, as a function of a shard's index; of no selection, all.
+-- A function that returns whether a shard is in the job's selection; without a selection, every shard is.
 local function selected()
   local selection = field('selection')
   if not selection then return function() return true end end
@@ -525,7 +529,7 @@ local function selected()
   end
 end
 
--- Counts anew what is done, from the bitmap.
+-- Corrects the counters from the bitmap.
 local function recount(spec)
   local shards = count_done()
   local last = math.ceil(spec.count / spec.shard_size) - 1
@@ -537,9 +541,9 @@ local function recount(spec)
 end
 
 -- mend(id, ttl_ms, from): {state, mended, next}
--- Restores what must hold of a live job: it is in the set of live ones, its counts are right, and every shard is done,
--- given up, leased, waiting for another attempt or not begun. Looks at MOST_MENDED shards, from `from` on; 'next' is
--- where to go on, or -1.
+-- Restores the invariants of a live job: it is in the set of live jobs, its counters are right, and every shard is
+-- done, given up, leased, waiting for another attempt or not begun. Checks MOST_MENDED shards, beginning with `from`;
+-- 'next' is where to continue, or -1.
 local MOST_MENDED = 20000
 function operations.mend(arguments)
   local id, ttl_ms, from = arguments[1], tonumber(arguments[2]), tonumber(arguments[3])
@@ -573,7 +577,7 @@ function operations.mend(arguments)
         and not redis.call('ZSCORE', job .. ':leases', shard) and not redis.call('ZSCORE', job .. ':retry', shard) then
       mended = mended + 1
       if redis.call('HEXISTS', job .. ':holders', shard) == 1 then
-        -- Whoever holds it renews this, or else it expires.
+        -- Its holder renews this lease; if it is gone, the lease expires.
         redis.call('ZADD', job .. ':leases', text(now_ms() + ttl_ms), shard)
       else
         redis.call('HSET', job .. ':attempts', shard .. ':astray', '1')
@@ -584,12 +588,12 @@ function operations.mend(arguments)
   return {state, text(mended), upto < all and text(upto) or '-1'}
 end
 
--- turn(what, interval_ms): 1 for the first who asks within an interval, 0 for the others. Of no job.
+-- turn(what, interval_ms): 1 for the first caller within an interval, 0 for the others. Belongs to no job.
 function operations.turn(arguments)
   return redis.call('SET', live .. ':' .. arguments[1], 'taken', 'NX', 'PX', arguments[2]) and 1 or 0
 end
 
--- identity(proposal): what tells this ledger from all others; the first proposal counts. Of no job.
+-- identity(proposal): a unique id of this ledger; the first proposal wins. Belongs to no job.
 function operations.identity(arguments)
   redis.call('SET', live .. ':ledger', arguments[1], 'NX')
   return redis.call('GET', live .. ':ledger')

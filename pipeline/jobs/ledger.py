@@ -1,7 +1,7 @@
 """The live state of jobs in Redis: shards, leases, wake-ups, progress; and which workers are up.
 
-Every change is one call of `ledger.lua`, which is atomic and safe to repeat. The destination is the
-truth about what has been made; the ledger can be lost whole and made again from there.
+Every change is one call of `ledger.lua`, which is atomic and safe to repeat. The destination, not the ledger, records
+which shards have been made: a ledger that is lost can be rebuilt from the destinations.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from pipeline.spec.selection import Selection
 if TYPE_CHECKING:
     from pipeline.spec.job_spec import JobSpec
 
-#: A worker that has not announced itself for so long is gone, seconds.
+#: A worker that has not announced itself for this long is gone, seconds.
 WORKER_TTL_S = 20
 
 _Item = TypeVar("_Item")
 
-#: Of so many jobs, the latest, it is looked whether they are live and not listed as such.
+#: How many of the latest jobs `mend_lists` checks.
 _LATEST = 1000
 
 _LUA = Path(__file__).with_name("ledger.lua")
 
-#: What enters a job: refused, whole, by a Redis that is full. What carries it out goes on there, and needs next to
-#: nothing (docs/decisions/0030-a-full-redis.md).
+#: Operations that add a job: a full Redis refuses them. The others are allowed then, and need hardly any memory
+#: (docs/decisions/0030-a-full-redis.md).
 _GROWING = ("begin", "mark_done")
 
-#: The oldest version of the protocol that knows scripts with flags.
+#: The oldest version that supports scripts with flags.
 _OLDEST_REDIS = 7
 
 
@@ -56,24 +56,26 @@ class Claim:
 
     #: Shard index; -1 for the last step (manifest, card, preview).
     shard: int
-    #: Grows with every claim: tells an old holder from a new one.
+    #: A number that grows with every claim, and so distinguishes an old holder from the new one.
     fence: str
-    #: How often the shard was claimed so far, from 1; 0 for the last step.
+    #: The number of claims of this shard so far, from 1; 0 for the last step.
     attempt: int
 
 
 @dataclass
 class Renewal:
-    """What a renewal of leases answered."""
+    """The result of renewing leases."""
 
+    #: The job's state, or "unknown".
     state: str
+    #: Shards whose lease went to another worker.
     lost: set[int] = field(default_factory=set)
 
 
 class Ledger:
     """The ledger behind one Redis URL. Safe to share between threads.
 
-    Every method raises LedgerError when Redis cannot be reached or refuses.
+    Every method raises LedgerError if Redis cannot be reached or refuses a command.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,14 +104,14 @@ class Ledger:
         webhook: str | None = None,
         only: Selection | None = None,
     ) -> bool:
-        """Enters a job, with the shards (index, samples) that lie at the destination already.
+        """Adds a job. Returns False if it is live already, or if another client has begun to add it since.
 
-        Answers False where the job is live, or another client is entering it since. At most `parallel` workers share
-        it (0: any number). Engine and batch are those that an earlier run settled, or None and 0. `whole` says
-        that the manifest lies there too: the job is done as it is. `schedule` names what asked for it; `webhook` is the
-        URL that hears of its end. A job that is entered again keeps those it had.
+        `done` are the shards (index, samples) that are at the destination already. At most `parallel` workers share
+        the job (0: any number). Engine and batch are those of an earlier run, or None and 0. `whole`: the manifest is
+        there too, so the job is done. `schedule` is the name of the schedule that submitted it, `webhook` the URL that
+        is called at its end; a job that is added again keeps its earlier ones.
 
-        Of a selection `only`, `done` are among it, and the others are not made; its last step makes no manifest.
+        `only` limits the job to a selection of shards, which includes `done`; its last step writes no manifest.
         """
         fields: dict[str, str | int] = {
             "id": job_id,
@@ -143,20 +145,20 @@ class Ledger:
             return bool(self._call(job_id, "open", entry, "done" if whole else "queued") != "stale")
 
     def cancel(self, job_id: str) -> str:
-        """Cancels a live job; answers the state that it is in now. Raises UnknownJobError."""
+        """Cancels a live job; returns its state now. Raises UnknownJobError."""
         with self._talk():
             return self._known(job_id, str(self._call(job_id, "cancel")))
 
     def complain(self, job_id: str, message: str) -> None:
-        """Says why a worker leaves a live job to others.
+        """Records why a worker leaves a live job to others.
 
-        Forgotten when a shard is committed; not heard while others make one.
+        Ignored while any shard is leased; deleted when a shard is committed.
         """
         with self._talk():
             self._call(job_id, "complain", message)
 
     def forget(self, job_id: str) -> str:
-        """Deletes what is known of a job that has ended: "forgotten", or the state of a live one.
+        """Deletes the entry of a job that has ended. Returns "forgotten", or the state of a live job.
 
         Raises UnknownJobError.
         """
@@ -167,24 +169,24 @@ class Ledger:
         return answer
 
     def abandon(self, job_id: str, message: str) -> None:
-        """Ends a job that cannot be carried out at all."""
+        """Fails a job that cannot be carried out at all."""
         with self._talk():
             self._call(job_id, "abandon", message)
 
     def hold(self, job_id: str, message: str, *, patience_s: float, claim: Claim | None = None) -> str:
-        """Says that the job's store fails: held, or failed once it has done nothing else for `patience_s` seconds.
+        """Holds the job because its store fails. Returns "held", "failed" or "stale".
 
-        A claim is given back, and does not count as an attempt; "stale" where it is another's. The next shard that
-        is committed ends it.
+        The job fails once the store has failed for `patience_s` seconds without a shard being committed; the next
+        commit ends the hold. A claim is given back and does not count as an attempt; "stale": it is another worker's.
         """
         shard, fence = (claim.shard, claim.fence) if claim else ("", "")
         with self._talk():
             return str(self._call(job_id, "hold", shard, fence, message[:2000], round(patience_s * 1000)))
 
     def mend(self, job_id: str) -> int:
-        """Restores what must hold of a job that is live; answers how many of its shards were in nobody's hands.
+        """Restores the invariants of a live job; returns the number of shards that were unassigned.
 
-        Redis may have lost keys (an eviction policy, a failover) or have refused a script half-way (an ACL, a disk).
+        Redis may have lost keys (an eviction policy, a failover) or refused a script half-way (an ACL, a full disk).
         """
         mended, position = 0, 0
         while position >= 0:
@@ -194,9 +196,9 @@ class Ledger:
         return mended
 
     def mend_lists(self) -> None:
-        """Restores what must hold between jobs: live ones are listed as jobs and as live, webhooks wait to be called.
+        """Restores the invariants between jobs: live jobs are listed as jobs and as live, and webhooks have a due time.
 
-        Of jobs that have ended, those that the list of jobs has lost stay lost: nothing depends on them.
+        Jobs that have ended and are missing from the list of jobs stay lost: nothing depends on them.
         """
         with self._talk():
             latest = [str(job_id) for job_id in self._redis.zrevrange(self._key("jobs"), 0, _LATEST - 1)]
@@ -212,7 +214,7 @@ class Ledger:
             self._add_missing("webhooks:due", map(str, self._redis.hkeys(self._key("webhooks"))), self.now() * 1000)
 
     def _add_missing(self, name: str, members: Iterable[str], score: float) -> None:
-        """Adds to a sorted set what it lacks. Writes nothing where it lacks nothing, as a full Redis refuses to."""
+        """Adds missing members to a sorted set. Writes nothing if none is missing: a full Redis refuses writes."""
         wanted = list(members)
         with self._redis.pipeline(transaction=False) as batch:
             for member in wanted:
@@ -223,12 +225,12 @@ class Ledger:
             self._redis.zadd(self._key(name), dict.fromkeys(missing, score), nx=True)
 
     def identity(self) -> str:
-        """What tells this ledger from all others: the holder of leases of destinations."""
+        """The unique id of this ledger, which is the holder of its destinations' leases."""
         with self._talk():
             return str(self._call("", "identity", uuid.uuid4().hex))
 
     def takes_turn(self, what: str, interval_s: float) -> bool:
-        """Whether it is this caller's turn to do something that one of all workers does in each interval."""
+        """Whether the caller is the one worker that does this task in the current interval."""
         with self._talk():
             return bool(self._call("", "turn", what, max(1, round(interval_s * 1000))))
 
@@ -243,7 +245,7 @@ class Ledger:
 
     def spec(self, job_id: str) -> tuple[JobSpec, str]:
         """The job's spec and destination. Raises UnknownJobError."""
-        from pipeline.spec.job_spec import JobSpec  # Brings numpy, which 'status' can do without.
+        from pipeline.spec.job_spec import JobSpec  # Imports numpy, which 'status' does not need.
 
         with self._talk():
             text, destination = self._redis.hmget(self._job_key(job_id), "spec", "destination")
@@ -252,7 +254,7 @@ class Ledger:
         return JobSpec.from_json(text, source=f"the ledger's entry of job {job_id}"), str(destination)
 
     def jobs(self, latest: int = 0) -> list[Job]:
-        """All jobs that the ledger knows, the latest first; only so many where a number is given."""
+        """All jobs in the ledger, the latest first; at most `latest` of them, if that is not 0."""
         with self._talk():
             ids = self._redis.zrevrange(self._key("jobs"), 0, latest - 1)
         found = []
@@ -267,17 +269,17 @@ class Ledger:
         return found
 
     def job_count(self) -> int:
-        """How many jobs the ledger knows; reads none of them."""
+        """The number of jobs in the ledger; reads none of them."""
         with self._talk():
             return self._redis.zcard(self._key("jobs"))
 
     def live_jobs(self) -> list[str]:
-        """Ids of the jobs that can be worked on."""
+        """Ids of the jobs that are queued or running."""
         with self._talk():
             return sorted(str(job_id) for job_id in self._redis.smembers(self._key("live")))
 
     def find_job(self, text: str) -> str:
-        """The id that begins with `text`. Raises UnknownJobError if none does, or several do."""
+        """The id that begins with `text`. Raises UnknownJobError if none or several do."""
         with self._talk():
             ids = [str(job_id) for job_id in self._redis.zrevrange(self._key("jobs"), 0, -1)]
         if text in ids:
@@ -295,7 +297,7 @@ class Ledger:
     # -- shards, as workers see them ---------------------------------------------------------------
 
     def settle(self, job_id: str, engine: str, batch: int) -> tuple[str, int]:
-        """Engine and batch of this job: those given, unless an earlier slice settled others."""
+        """The job's engine and batch: those given, unless an earlier slice has set others."""
         with self._talk():
             settled_engine, settled_batch = self._call(job_id, "settle", engine, batch)
         try:
@@ -309,7 +311,7 @@ class Ledger:
     def claim(self, job_id: str, worker: str) -> Claim | Literal["wait", "stop"]:
         """The next shard for a worker, or the job's last step.
 
-        "wait": all that is left is in other hands. "stop": the job is not live any more.
+        "wait": other workers hold all shards that are left. "stop": the job is no longer live.
         """
         with self._talk():
             answer = self._call(job_id, "claim", worker, self._lease_ms)
@@ -339,7 +341,7 @@ class Ledger:
     def commit(
         self, job_id: str, claim: Claim, *, samples: int, size_bytes: int, stage_seconds: Mapping[str, float]
     ) -> str:
-        """Says that a shard lies at the destination with its receipt: done, already, stale or stop."""
+        """Records that a shard is at the destination with its receipt. Returns "done", "already", "stale" or "stop"."""
         counters: list[str | float] = []
         for stage, seconds in stage_seconds.items():
             counters += [f"seconds_{stage}", round(seconds, 6)]
@@ -347,17 +349,17 @@ class Ledger:
             return str(self._call(job_id, "commit", claim.shard, claim.fence, samples, size_bytes, *counters))
 
     def fail(self, job_id: str, claim: Claim, message: str, *, delay_s: float) -> str:
-        """Says that an attempt failed: retry (not before the delay), failed (given up) or stale."""
+        """Records a failed attempt. Returns "retry" (after the delay), "failed" (given up) or "stale"."""
         with self._talk():
             return str(self._call(job_id, "fail", claim.shard, claim.fence, message[:2000], round(delay_s * 1000)))
 
     def give_back(self, job_id: str, claim: Claim) -> None:
-        """Gives a claim back untouched; it does not count as an attempt."""
+        """Gives a claim back; it does not count as an attempt."""
         with self._talk():
             self._call(job_id, "give_back", claim.shard, claim.fence)
 
     def finish(self, job_id: str, claim: Claim) -> str:
-        """Ends a job whose last step was made: done, failed (shards were given up) or stale."""
+        """Ends a job after its last step. Returns "done", "failed" (shards were given up) or "stale"."""
         with self._talk():
             return str(self._call(job_id, "finish", claim.fence))
 
@@ -370,12 +372,12 @@ class Ledger:
         return [(int(token), int(serial)) for token, serial in zip(flat[::2], flat[1::2], strict=True)]
 
     def take_wakeup(self, job_id: str, token: int, serial: int, holder: str) -> bool:
-        """Takes a token's lease; False where somebody holds it, the message is stale or the job over."""
+        """Takes a token's lease. Returns False if another holds it, the message is stale or the job has ended."""
         with self._talk():
             return bool(self._call(job_id, "take", token, serial, holder, self._lease_ms) == "taken")
 
     def put_down_wakeup(self, job_id: str, token: int, holder: str, *, again: bool) -> int | None:
-        """Ends a slice; answers the serial under which the wake-up is to be sent again, if it is."""
+        """Ends a slice; returns the serial with which to send the wake-up again, or None."""
         with self._talk():
             serial = int(self._call(job_id, "put_down", token, holder, "1" if again else "0"))
         return serial or None
@@ -383,26 +385,26 @@ class Ledger:
     # -- workers -----------------------------------------------------------------------------------
 
     def announce(self, worker: WorkerInfo) -> bool:
-        """Says that a worker is up; to be repeated well within WORKER_TTL_S. Answers whether it was not listed."""
+        """Lists a worker as up; to be repeated well within WORKER_TTL_S. Returns whether it was not listed before."""
         with self._talk(), self._redis.pipeline(transaction=False) as batch:
             batch.set(self._key(f"worker:{worker.id}"), json.dumps(asdict(worker)), ex=WORKER_TTL_S)
             batch.zadd(self._key("workers"), {worker.id: worker.started_at})
             return bool(batch.execute()[1])
 
     def withdraw(self, worker_id: str) -> None:
-        """Says that a worker has left."""
+        """Removes a worker from the list."""
         with self._talk():
             self._redis.delete(self._key(f"worker:{worker_id}"))
             self._redis.zrem(self._key("workers"), worker_id)
 
     def release_worker(self, worker_id: str) -> None:
-        """Puts back what a worker's process held when it died."""
+        """Puts back the shards and wake-ups that a worker's process held when it died."""
         for job_id in self.live_jobs():
             with self._talk():
                 self._call(job_id, "release_worker", worker_id)
 
     def workers(self, digest: str | None = None) -> list[WorkerInfo]:
-        """Workers that are up, the oldest first; those that hold one generator where `digest` is given."""
+        """Workers that are up, the oldest first; with `digest`, those that hold that generator."""
         with self._talk():
             ids = [str(worker_id) for worker_id in self._redis.zrange(self._key("workers"), 0, -1)]
             texts: list[Any] = self._redis.mget([self._key(f"worker:{worker_id}") for worker_id in ids]) if ids else []
@@ -413,7 +415,7 @@ class Ledger:
         return [worker for worker in found if worker is not None and digest in (None, worker.digest)]
 
     def server_info(self) -> dict[str, Any]:
-        """What the server tells of itself, its memory and its persistence (Redis's INFO)."""
+        """The sections server, memory and persistence of Redis's INFO."""
         with self._talk():
             return {
                 name: value
@@ -435,14 +437,14 @@ class Ledger:
         return f"{name} {info.get('valkey_version') or info['redis_version']}"
 
     def now(self) -> float:
-        """Unix time by the server's clock, which leases go by."""
+        """Unix time by the server's clock, by which leases expire."""
         with self._talk():
             answer: Any = self._redis.time()
         seconds, microseconds = answer
         return float(seconds) + float(microseconds) / 1e6
 
     def queue_length(self, keys: Sequence[str]) -> int:
-        """Messages that wait in Celery's lists of these names."""
+        """The number of messages in Celery's lists with these names."""
         with self._talk(), self._redis.pipeline(transaction=False) as batch:
             for key in keys:
                 batch.llen(key)
@@ -483,14 +485,14 @@ class Ledger:
 
 
 def open_ledger(redis_url: str | None) -> Ledger:
-    """The ledger of a flag, else of the environment, once it has answered. Raises LedgerError."""
+    """The ledger at `redis_url`, else at that of the environment, after a ping. Raises LedgerError."""
     ledger = Ledger(load_settings(redis_url=redis_url))
     ledger.ping()
     return ledger
 
 
 def _batched(items: Iterable[_Item], size: int) -> Iterator[tuple[_Item, ...]]:
-    """So many at a time. (Python 3.12 has it in itertools.)"""
+    """Tuples of up to `size` items. (Python 3.12 has it in itertools.)"""
     rest = iter(items)
     while batch := tuple(islice(rest, size)):
         yield batch

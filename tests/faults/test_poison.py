@@ -106,10 +106,10 @@ def test_what_nobody_foresaw_fails_the_job_once(fleet: Fleet, at: str) -> None:
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(2))
     watched = fleet.watch(job)
     assert watched.returncode == 1
-    assert "not foreseen, RuntimeError: nobody foresaw" in watched.stderr
+    assert "unexpected error: RuntimeError: nobody foresaw" in watched.stderr
     assert "Traceback" not in watched.stderr
     time.sleep(3)  # The reconciler looks every half second.
-    assert ill.said().count("was not foreseen") == 1
+    assert ill.said().count("unexpected error") == 1
     assert ill.said().count("Traceback (most recent call last)") == 1
     assert fleet.json("status", job)["state"] == "failed"
     assert ill.stop() == 0

@@ -1,4 +1,4 @@
-"""The compiled predict: one fixed batch shape, warmed up; and the calibration that chooses it."""
+"""Engines, forward passes compiled for one batch size, and the calibration that chooses the fastest."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ if TYPE_CHECKING:
 ENGINES = ("xla", "tf")
 BATCHES = (64, 128, 256, 512)
 
-#: Engines that a worker keeps: more than calibration compares, so that what it chooses is among them.
+#: The number of engines that a worker keeps: more than calibration compares, so that its choice is among them.
 _KEPT_ENGINES = 12
 
-#: Batches of samples that the mill holds at a time, between predicting and writing.
+#: Batches of samples that the mill holds at once, between prediction and writing.
 _BATCHES_HELD = 6
 
-#: How often each candidate is measured, in turn with the others, and how long each time, seconds: on a machine that
-#: others use as well, what disturbs one measurement seldom disturbs all of them.
+#: How often each candidate is measured, in turn with the others, and the duration of each measurement, seconds. On a
+#: shared machine other load seldom disturbs all measurements of one candidate.
 _ROUNDS = 4
 _MEASURE_S = 0.08
-#: A smaller batch is taken if it is within so much of the fastest: it pads less and stops sooner.
+#: The smallest batch whose rate is at least this share of the fastest is chosen: it pads less and stops sooner.
 _TIE = 0.99
-#: The first batch that is tried takes about so many multiplications and additions, or so many seconds.
+#: Work of the first batch that is tried: multiplications and additions, or seconds if those were not counted.
 _FIRST_FLOP, _FIRST_S = 4e9, 0.25
-#: A batch of a large network takes at most about so long, seconds: a job that is cancelled ends after its batch.
+#: Longest duration of a batch of a large network, seconds: a cancelled job ends only after its batch.
 _LONGEST_BATCH_S = 1.0
-#: A job of so many batches or fewer is made faster than it would be measured how to make it fast.
+#: A job of this many batches or fewer takes less time than calibration would.
 _FEW_BATCHES = 32
-#: Share of what samples span within which one counts as the same among other neighbours.
+#: Largest difference at which two samples count as the same, as a share of the range that samples span.
 _SAME = 1e-3
-#: Where a job goes faster than calibration by this factor, calibration was disturbed.
+#: If a job is faster than its calibration by this factor, other load disturbed the calibration.
 _DISTURBED = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a device does best with a generator."""
+    """The fastest engine and batch of a generator on a device."""
 
     engine: str
     batch: int
     #: Samples per second of the bare forward pass.
     rate: float
-    #: Processes that wanted a core, per core, when it was measured; more than 1 is a busy machine.
+    #: Load average per core when it was measured; more than 1 is a busy machine.
     load: float = 0.0
 
 
@@ -87,8 +87,8 @@ class Engine:
         import tensorflow as tf
 
         self.engine, self.batch, self.precision = engine, batch, precision
-        #: Batches that are best computed at the same time. Where one waits for the last of its threads, whose core
-        #: something else had, the other goes on; a GPU queues them itself.
+        #: Batches to compute at the same time. On a CPU, while one waits for its last thread, the other continues; a
+        #: GPU queues them itself.
         self.at_once = 2 if device.kind == "cpu" else 1
         self._allow_tf32 = tf.config.experimental.enable_tensor_float_32_execution
         self._row_dim = generator.interface.row_dim
@@ -105,7 +105,7 @@ class Engine:
             compiled,
             input_signature=signature,
             jit_compile=engine == "xla",
-            # Nothing here branches on tensors; and what AutoGraph puts into the temporary folder, workers leave there.
+            # Not needed, as nothing here branches on tensors; and it leaves files in the temporary folder.
             autograph=False,
         )
         self.record = EngineRecord(
@@ -125,21 +125,21 @@ class Engine:
         self._warm_up()
 
     def predict(self, rows: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
-        """Samples of up to `batch` rows of latent, noise and attributes, (n, row_dim); what is missing is padded.
+        """Samples of up to `batch` rows of latent, noise and attributes, (n, row_dim); fewer rows are padded.
 
-        May be called by several threads. On a GPU the answer may still be under way; `Prediction.samples` waits for it.
+        May be called by several threads. On a GPU it returns before the samples are ready; `Prediction.samples` waits.
         """
         count = len(rows)
         if count < self.batch:
             rows = _padded(rows, self.batch)
             labels = None if labels is None else _padded(labels, self.batch)
         arguments = (rows, labels) if self._conditional else (rows,)
-        # One switch for the whole process, and jobs of every precision come by.
+        # The switch belongs to the whole process, whose jobs may have different precisions.
         self._allow_tf32(self.precision == "tf32")
         return Prediction(self._function(*arguments), count)
 
     def _warm_up(self) -> None:
-        """Compiles, and checks that samples have the shape that the interface tells."""
+        """Compiles, and checks that samples have the shape of the interface. Raises GeneratorError."""
         rows = np.zeros((self.batch, self._row_dim), np.float32)
         labels = np.zeros(self.batch, np.int32) if self._conditional else None
         try:
@@ -151,7 +151,7 @@ class Engine:
             ) from error
         if shape != self._sample_shape:
             raise GeneratorError(
-                f"the generator makes samples of {shape}, its interface speaks of {self._sample_shape}"
+                f"the generator makes samples of {shape}, but its interface declares {self._sample_shape}"
             )
 
 
@@ -169,7 +169,7 @@ class Prediction:
 
 
 class EngineRoom:
-    """A loaded generator and its engines: each is compiled when it is first asked for, and kept while it is used."""
+    """A loaded generator and its engines. Each is compiled on first use; the most recently used are kept."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class EngineRoom:
         start_tensorflow()
         self.generator, self.device = generator, confirm_device(device)
         self._forwards = {"float32": load_generator(generator)}
-        #: The latest that were asked for, least recently first.
+        #: The least recently used first.
         self._engines: OrderedDict[tuple[str, int, str, tuple[Constant, ...]], Engine] = OrderedDict()
         self._cache_dir, self._clock = cache_dir, clock
         self._first_batch: int | None = None
@@ -190,11 +190,11 @@ class EngineRoom:
     def engine(
         self, engine: str, batch: int, precision: str = "float32", settings: tuple[Constant, ...] = ()
     ) -> Engine:
-        """The engine for batches of this size, warmed up. Raises GeneratorError where the generator cannot run so."""
+        """The engine for batches of this size, warmed up. Raises GeneratorError if it cannot run the generator."""
         key = (engine, batch, precision, settings)
         if key not in self._engines:
             self._check_memory(batch)
-            # Other layers, where layers compute in 16 bits; the same ones with TF32, which is the device's affair.
+            # Computing in 16 bits needs other layers. TF32 does not: the device applies it to the same ones.
             policy = precision if precision.startswith("mixed") else "float32"
             if policy not in self._forwards:
                 self._forwards[policy] = load_generator(self.generator, policy)
@@ -207,7 +207,7 @@ class EngineRoom:
         return self._engines[key]
 
     def _check_memory(self, batch: int) -> None:
-        """Refuses a batch whose samples could only end with this process killed. Raises GeneratorError."""
+        """Raises GeneratorError for a batch whose samples do not fit into memory: the kernel would kill the process."""
         interface = self.generator.interface
         sample_bytes = 4 * (interface.row_dim + math.prod(interface.sample_shape))
         needed, memory = _BATCHES_HELD * batch * sample_bytes, memory_bytes()
@@ -219,9 +219,9 @@ class EngineRoom:
             )
 
     def quick_engine(self, settings: tuple[Constant, ...] = ()) -> Engine:
-        """An engine without measuring: as calibration chose it, else one that agrees with it bit for bit mostly.
+        """An engine without calibrating: the one calibrated earlier, else one that mostly agrees with it bit for bit.
 
-        XLA at any batch from 64 on makes the same bits (docs/decisions/0070-how-engines-agree.md).
+        XLA makes the same bits at any batch from 64 on (docs/decisions/0070-how-engines-agree.md).
         """
         calibration = self._kept_calibration()
         if calibration is not None:
@@ -232,9 +232,9 @@ class EngineRoom:
     def calibrate(self, precision: str = "float32", *, batch: int = 0, samples: int = 0) -> Calibration:
         """The fastest engine and batch on this device, measured once and then kept in the cache.
 
-        What was measured on a busy machine is measured again once that is less so. Where the one job that is to be
-        made names its `batch`, only that is tried; where it has so few `samples` that measuring would take longer than
-        it gains, nothing is measured that is not known already.
+        A calibration made on a busy machine is repeated once the machine is less busy. If the only job to be made has
+        a `batch` of its own, only that batch is measured. If it has so few `samples` that calibration would take longer
+        than it saves, only an earlier calibration is used.
         """
         kept, load = self._kept_calibration(precision), _load()
         if batch or (kept is None and 0 < samples <= _FEW_BATCHES * self.first_batch()):
@@ -248,11 +248,11 @@ class EngineRoom:
         return calibration
 
     def first_batch(self) -> int:
-        """A batch that takes a fraction of a second, and so not too much memory: a power of two up to BATCHES[0]."""
+        """A batch that takes a fraction of a second, and little memory: a power of two up to BATCHES[0]."""
         if self._first_batch is None:
             flop = self.generator.structure.flop
             if flop is None:
-                # Nobody has counted what it computes: one sample tells.
+                # Its operations could not be counted: measure one sample.
                 engine = self._first_that_runs(1)
                 samples = _FIRST_S * _bare_rate(engine, *self._some_input(1), self._clock)
             else:
@@ -261,7 +261,7 @@ class EngineRoom:
         return self._first_batch
 
     def _engine_for(self, precision: str, batch: int, kept: Calibration | None, samples: int) -> Engine:
-        """The engine for batches of this size: the one that calibration chose, or the faster of both in a long job."""
+        """The calibrated engine, with this batch size; without a calibration, the faster of both if the job is long."""
         if kept is not None:
             return self.engine(kept.engine, batch, precision)
         if samples > _FEW_BATCHES * batch:
@@ -270,7 +270,7 @@ class EngineRoom:
         return self._first_that_runs(batch, precision)
 
     def _first_that_runs(self, batch: int, precision: str = "float32") -> Engine:
-        """XLA, else TensorFlow; with a smaller batch where that takes more memory than there is."""
+        """XLA, else TensorFlow; with a smaller batch if neither can run this one, which may not fit into memory."""
         while True:
             for engine in ENGINES:
                 try:
@@ -282,10 +282,10 @@ class EngineRoom:
             batch //= 2
 
     def is_reproducible(self) -> bool:
-        """Whether a sample depends on its latent and label alone. Found once, by trying.
+        """Whether a sample depends on its latent and label alone. Found by experiment, once.
 
-        It does not where the network draws random numbers or changes itself, nor where it takes statistics over its
-        batch: the same latents then give other samples among other neighbours.
+        It does not if the network draws random numbers, changes its own state or takes statistics over the batch: the
+        same latent then gives another sample in another batch.
         """
         if self._reproducible is None:
             engine = next(reversed(self._engines.values()), None) or self._first_that_runs(max(2, self.first_batch()))
@@ -303,7 +303,7 @@ class EngineRoom:
         return all(bool(np.abs(answers[0] - each).max() <= _SAME * span) for each in answers[1:])
 
     def compare(self, engine: Engine, rate: float) -> None:
-        """Hears how fast a job went. Where calibration said much less, the next worker measures again."""
+        """Compares the rate of a job with the calibration. If that was much lower, the next worker calibrates again."""
         kept = self._kept_calibration(engine.precision)
         if kept is None or (kept.engine, kept.batch) != (engine.engine, engine.batch):
             return
@@ -317,7 +317,7 @@ class EngineRoom:
             return None
 
     def _measure(self, precision: str) -> Calibration:
-        """First the engine, at a middling batch; then the batch."""
+        """Chooses the engine at a medium batch, then the batch."""
         first = self.first_batch()
         if first < BATCHES[0]:
             return self._climb(first, precision)
@@ -327,7 +327,7 @@ class EngineRoom:
         return _best(rates)
 
     def _climb(self, batch: int, precision: str) -> Calibration:
-        """For a large network: doubles the batch while that is not too long, nor too large for the memory."""
+        """For a large network: doubles the batch until it takes too long or does not fit into memory."""
         engine = self._first_that_runs(batch, precision)
         batch = engine.batch
         rates = self._rates([(name, batch) for name in ENGINES], precision)
@@ -344,7 +344,7 @@ class EngineRoom:
         return _best({key: rate for key, rate in rates.items() if rate})
 
     def _rates(self, candidates: list[tuple[str, int]], precision: str) -> dict[tuple[str, int], float]:
-        """Samples per second of the bare forward pass, the best of several measurements that take turns."""
+        """Samples per second of the bare forward pass, the best of several interleaved measurements."""
         engines = {key: self._engine_if_any(*key, precision) for key in candidates}
         rates = dict.fromkeys(candidates, 0.0)
         for _ in range(_ROUNDS):
@@ -354,7 +354,7 @@ class EngineRoom:
         return rates
 
     def _some_input(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-        """Latents, and labels where there are classes."""
+        """Random rows, and labels if there are classes."""
         interface = self.generator.interface
         latents = np.random.default_rng(0).standard_normal((count, interface.row_dim), np.float32)
         if interface.classes is None:
@@ -362,7 +362,7 @@ class EngineRoom:
         return latents, (np.arange(count) % len(interface.classes)).astype(np.int32)
 
     def _engine_if_any(self, engine: str, batch: int, precision: str) -> Engine | None:
-        """None where XLA cannot run the generator."""
+        """The engine, or None if it is XLA and cannot run the generator."""
         try:
             return self.engine(engine, batch, precision)
         except GeneratorError:
@@ -379,14 +379,14 @@ class EngineRoom:
 
 
 def _best(rates: dict[tuple[str, int], float]) -> Calibration:
-    """The smallest batch that is about as fast as the fastest."""
+    """The smallest batch whose rate is close to the highest."""
     best = max(rates.values())
     engine, batch = next(key for key in sorted(rates, key=lambda key: key[1]) if rates[key] >= _TIE * best)
     return Calibration(engine=engine, batch=batch, rate=round(rates[engine, batch], 1))
 
 
 def _load() -> float:
-    """How many processes want a core, per core, over the last minute."""
+    """Load average of the last minute, per core."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
@@ -397,7 +397,7 @@ def _threads() -> str:
 def _bare_rate(
     engine: Engine, latents: NDArray[np.float32], labels: NDArray[np.int32] | None, clock: Callable[[], float]
 ) -> float:
-    """Samples per second of the fastest of the passes that fit into the measuring time: noise only ever adds.
+    """Samples per second of the fastest pass within the measuring time: other load can only slow a pass down.
 
     `clock` returns seconds.
     """

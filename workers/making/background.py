@@ -1,4 +1,4 @@
-"""What is left of a slice when it needs no device any more, carried out beside the next slice."""
+"""Runs the rest of a slice, which needs no device, while the next slice has it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ log = logging.getLogger("noisemill")
 
 
 class Background:
-    """Goes through what is left of slices in a thread, one after another: no more than one is beside the next slice."""
+    """Runs the rests of slices in a thread, one after another, so at most one beside the current slice."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way."""
+        """Whether the rest of a slice is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def take_over(self, rest: Iterator[object]) -> None:
-        """Goes through `rest`. Returns once what is under way, if anything is, is over."""
+        """Waits for the rest that is running, then starts this one and returns."""
         self.wait()
         self._thread = threading.Thread(target=_exhaust, args=(rest,), name="background", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits for what is under way."""
+        """Waits for the rest that is running, if any."""
         if self._thread is not None:
             self._thread.join()
 
@@ -37,4 +37,4 @@ def _exhaust(rest: Iterator[object]) -> None:
         for _ in rest:
             pass
     except Exception:
-        log.exception("what was left of a slice ended in what was not foreseen")
+        log.exception("the rest of a slice failed with an unexpected error")

@@ -1,14 +1,14 @@
-"""The mill: noise, predict, encode and write, overlapped, shard after shard.
+"""The mill makes shards: noise, predict, examine, encode and write, overlapped.
 
     feeder thread      claims shards, draws the rows and labels of their batches
-    calling thread     has batches predicted, on a CPU two at the same time
-    examiner thread    takes samples to the host, checks them, turns them into what is stored, gathers statistics
+    calling thread     submits batches for prediction, on a CPU two at a time
+    examiner thread    copies samples to the host, checks them, converts them to stored values, collects statistics
     writer thread      encodes, hashes, writes
     placer thread      puts finished shards in place, with their receipts
 
-Short queues lie between, so that memory is bounded by a few batches whatever a shard's size, and predict
-goes on while the shard before is flushed and put in place. Batches are aligned to the shard's start: the
-bytes of a shard are the same whoever makes it.
+Short queues between them bound the memory to a few batches, whatever the shard size, and let prediction continue
+while the shard before is flushed and put in place. Batches are aligned to the start of the shard, so its bytes are the
+same whichever worker makes it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from workers.engine.engine import Engine, Prediction
 
 log = logging.getLogger("noisemill")
 
-#: Batches of rows that wait to be predicted.
+#: Batches of rows that wait for prediction.
 _LATENTS_WAITING = 2
-#: Batches of samples, which are large, that wait between two stages; as many are in the hands of each.
+#: Batches of samples, which are large, that wait between two stages. Each stage holds another one.
 _SAMPLES_WAITING = 1
-#: Shards that wait to be put in place, beside the one that is being put.
+#: Shards that wait to be put in place, besides the one that is being put in place.
 _SHARDS_WAITING = 1
 
-#: After so many, the few that are under way make no difference to the rate.
+#: After this many batches, the few still in progress hardly change the rate.
 _ENOUGH_BATCHES = 40
 
 _NOTHING = np.empty((0, 0), np.float32)
@@ -67,9 +67,9 @@ class Work:
     shard: Shard
     #: Samples that have been encoded.
     samples: int = 0
-    #: Why it is not to be finished; None while all is well.
+    #: Why it cannot be finished; None if nothing has failed.
     trouble: Exception | None = None
-    #: Whether its lease went to another, who may have put the same files in place.
+    #: Whether its lease went to another worker, which may have put the same files in place.
     lost: bool = False
     draft: _TimedDraft | None = None
     writer: ShardWriter | None = None
@@ -77,26 +77,26 @@ class Work:
 
 
 class Shift(Protocol):
-    """What the mill asks of the slice that runs it. All methods may be called from any of its threads."""
+    """What the mill needs from the slice that runs it. All methods may be called from any of the mill's threads."""
 
     def next_work(self) -> Work | None:
-        """The next shard to make; None when no more is to be begun."""
+        """The next shard to make; None if no more should be started."""
         ...
 
     def stopping(self) -> bool:
-        """Whether to leave at once: cancelled, or told to go."""
+        """Whether to stop at once: the job is cancelled or the worker has to stop."""
         ...
 
     def still_ours(self, work: Work) -> bool:
-        """Whether the lease of a shard still holds, asked before it is put in place."""
+        """Whether the lease of a shard still holds. Called before the shard is put in place."""
         ...
 
     def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
-        """A shard was put in place."""
+        """Called after a shard was put in place."""
         ...
 
     def gave_up(self, work: Work) -> None:
-        """A shard was not made: see `work.trouble`, or the shift is stopping."""
+        """Called if a shard was not made: `work.trouble` has the reason, or the shift is stopping."""
         ...
 
 
@@ -116,7 +116,7 @@ class _Predicted:
     """A batch between predict and examiner."""
 
     batch: _Batch
-    #: Perhaps still under way; None in it where there is nothing to be had.
+    #: Perhaps still in progress; its result is None if the batch was skipped.
     prediction: Future[Prediction | None]
 
 
@@ -125,20 +125,20 @@ class _Examined:
     """A batch between examiner and writer."""
 
     batch: _Batch
-    #: As they are stored, (n, *sample_shape); None where there is nothing to write.
+    #: The stored values, (n, *sample_shape); None if there is nothing to write.
     stored: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """A shard between writer and placer; not whole where the run ended in its midst."""
+    """A shard between writer and placer; not whole if the run ended in the middle of it."""
 
     work: Work
     whole: bool
 
 
 class Clock:
-    """Seconds in which each stage was busy, however many threads were busy with it."""
+    """Seconds during which each stage was busy, with any number of threads."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(_TIMED, 0.0)
@@ -167,10 +167,10 @@ class Clock:
             self.seconds[stage] += seconds
 
     def take(self) -> dict[str, float]:
-        """What was counted since the last time, by `STAGES`. Of examiner and writer, which both encode, the busier."""
+        """Seconds by stage since the last call. "encode" is the busier of examiner and writer, which both encode."""
         with self._lock:
             now = time.perf_counter()
-            for stage in filter(self._busy.get, _TIMED):  # With two batches at once, one is always under way.
+            for stage in filter(self._busy.get, _TIMED):  # With two batches at a time, one is always in progress.
                 self.seconds[stage] += now - self._since[stage]
                 self._since[stage] = now
             taken, self.seconds = self.seconds, dict.fromkeys(_TIMED, 0.0)
@@ -183,8 +183,8 @@ class Mill:
 
     def __init__(self, engine: Engine, spec: JobSpec, store: Store, shift: Shift) -> None:
         self.clock = Clock()
-        #: Samples per second that the device took: no more than it can do, as others may have kept it waiting.
-        #: 0 until there were enough batches that those which are still under way do not matter.
+        #: Samples per second that the device took. It may be capable of more, if other stages kept it waiting.
+        #: 0 until there were `_ENOUGH_BATCHES`.
         self.rate = 0.0
         self._engine = engine
         self._spec = spec
@@ -202,20 +202,20 @@ class Mill:
         self._placer = self._thread("placer", self._place_all, self._clear_the_rest)
 
     def run(self) -> None:
-        """Predicts until the shift has no more work or is stopping; then the device is free, see `wait`."""
+        """Predicts until the shift has no more work or is stopping. Then the device is free; see `wait`."""
         for stage in (self._feeder, self._examiner, self._writer, self._placer):
             stage.start()
         self._guarded(self._predict_all, on_failure=lambda: None)
 
     def wait(self) -> None:
-        """Waits, after `run`, until the last shard is in place. Raises what broke the run."""
+        """Waits, after `run`, until the last shard is in place. Raises the error that broke the run, if any."""
         self._to_examine.put(None)
         self._examiner.join()
         self._to_write.put(None)
         self._writer.join()
         self._to_place.put(None)
         self._placer.join()
-        while self._feeder.is_alive():  # It may wait to hand over a batch that nobody wants any more.
+        while self._feeder.is_alive():  # It may be blocked on a full queue that is no longer read.
             _empty(self._to_predict)
             self._feeder.join(0.05)
         if self._broken is not None:
@@ -226,11 +226,11 @@ class Mill:
 
     @property
     def broken(self) -> bool:
-        """Whether a stage has failed: nothing that is in hand will be finished."""
+        """Whether a stage has failed, so that no shard in progress will be finished."""
         return self._broken is not None
 
     def _guarded(self, stage: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Runs a stage. Its failure (not a shard's) ends the run; `on_failure` keeps the others from waiting."""
+        """Runs a stage. Its failure (not that of a shard) ends the run; `on_failure` unblocks the other stages."""
         try:
             stage()
         except BaseException as error:
@@ -296,7 +296,7 @@ class Mill:
             self._to_write.put(_Examined(predicted.batch, stored))
 
     def _examine(self, predicted: _Predicted) -> NDArray[Any] | None:
-        """What is stored of a batch; its statistics go with the shard's."""
+        """The stored values of a batch; adds its statistics to those of the shard."""
         batch, work, prediction = predicted.batch, predicted.batch.work, predicted.prediction.result()
         if work.trouble is not None or prediction is None:
             return None
@@ -343,7 +343,7 @@ class Mill:
 
     @contextmanager
     def _encoding_into(self, draft: _TimedDraft) -> Iterator[None]:
-        """Counts the time inside: what goes into the store is the store's, the rest is encoding."""
+        """Counts the time inside: time in the store as "write", the rest as "encode"."""
         start, stored_before = time.perf_counter(), draft.seconds
         try:
             yield
@@ -361,7 +361,7 @@ class Mill:
                 self._shift.gave_up(ended.work)
 
     def _place(self, ended: _Ended) -> bool:
-        """Puts a shard in place, if it is whole and still ours."""
+        """Puts a shard in place if it is whole and its lease still holds. Returns whether it did."""
         work = ended.work
         if not ended.whole or work.trouble is not None or work.samples != work.shard.count:
             return False
@@ -382,13 +382,13 @@ class Mill:
         return True
 
     def _clear_away(self, work: Work) -> None:
-        """Removes what there is of a shard."""
+        """Removes the files of an attempt."""
         if work.draft is None:
             return
         try:
             work.draft.discard(keep_placed=work.lost)
         except Exception as error:
-            log.warning("shard %d: what its attempt left behind could not be removed: %s", work.shard.index, error)
+            log.warning("shard %d: the files of its attempt could not be removed: %s", work.shard.index, error)
 
     def _clear_the_rest(self) -> None:
         while (ended := self._to_place.get()) is not None:
@@ -407,13 +407,13 @@ def _empty(waiting: queue.Queue[Any]) -> None:
 
 
 def _skip_to_end(waiting: queue.Queue[Any]) -> None:
-    """Takes what is handed over until its end, so that nobody waits to hand it over."""
+    """Drops items until the end marker, so that the stage before is not blocked."""
     while waiting.get() is not None:
         pass
 
 
 class _TimedDraft:
-    """A draft that counts the seconds that it takes."""
+    """A draft that counts the seconds spent in it."""
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
@@ -432,7 +432,7 @@ class _TimedDraft:
             return _TimedSink(self._draft.sink(name), self)
 
     def add(self, name: str, data: bytes) -> None:
-        # Called for every sample of some formats: without the cost of a context manager.
+        # Some formats call this for every sample, so without the cost of a context manager.
         start = time.perf_counter()
         self._draft.add(name, data)
         self.seconds += time.perf_counter() - start
@@ -445,7 +445,7 @@ class _TimedDraft:
 
 
 class _TimedSink:
-    """A sink whose time counts as its draft's."""
+    """A sink whose time is counted by its draft."""
 
     def __init__(self, sink: Sink, draft: _TimedDraft) -> None:
         self._sink, self._draft = sink, draft

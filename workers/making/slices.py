@@ -1,7 +1,7 @@
-"""The Celery task: spend a slice of time on a job. Claim, mill, commit, and again.
+"""The Celery task: spend a slice of time on a job. Claims shards, makes them in the mill, commits them.
 
-A slice is a generator, which comes to a halt once, when nothing of it is left to predict. From there on it needs no
-device: its last shards are put in place, and its job perhaps finished, beside the slice that comes next.
+A slice is a Python generator that yields once, when it has nothing left to predict. From then on it needs no device:
+it puts its last shards in place, and perhaps finishes its job, while the next slice runs.
 """
 
 from __future__ import annotations
@@ -54,65 +54,65 @@ log = logging.getLogger("noisemill")
 
 _Answer = TypeVar("_Answer")
 
-#: How often leases are renewed, progress is told and cancellation is looked for, seconds.
+#: Interval at which leases are renewed, progress is reported and cancellation is noticed, seconds.
 _PULSE_S = 0.5
 #: Longest pause before a failed shard is tried again, seconds.
 _LONGEST_DELAY_S = 30.0
-#: Jobs of which a worker remembers that it told of them, or that their inputs are right.
+#: The number of jobs whose refusals and checked inputs a worker remembers.
 _REMEMBERED = 100
-#: How long a worker that may not write a job's destination keeps the wake-up from the others, seconds.
+#: Pause before a worker returns the wake-up of a job that it cannot make, seconds.
 _REFUSAL_S = 1.0
-#: A destination that could not be written to is tried again after so long, seconds.
+#: Pause before a worker tries again to write to a destination where it could not, seconds.
 _UNREACHABLE_S = 30.0
-#: Pause before Redis, which did not answer, is asked again, seconds.
+#: Pause before a call to Redis is repeated, seconds.
 _AGAIN_S = 0.5
-#: How often it is looked whether a shard that must be made alone can be begun, seconds.
+#: Poll interval while waiting to start a shard that must be made alone, seconds.
 _LOOK_S = 0.01
 
-#: Stands for the rest of a slice that has none.
+#: Returned by `next` for a slice that ended without yielding.
 _OVER = object()
 
 
 @dataclass
 class SliceWorker:
-    """What a worker needs to carry out slices, and what it announces of itself meanwhile."""
+    """What a worker needs to carry out slices, and the state that it announces meanwhile."""
 
     settings: Settings
     ledger: Ledger
     wakeups: Wakeups
     rooms: EngineRoom
-    #: By precision; others than float32 are measured when a job first asks for them.
+    #: By precision; precisions other than float32 are calibrated when a job first needs them.
     calibrations: dict[str, Calibration]
     info: WorkerInfo
-    #: Set when the worker is told to go.
+    #: Set when the worker has to stop.
     stop: threading.Event
-    #: The process with which it ends (`pipeline.stores.lease.this_process`); empty where it ends with none.
+    #: The process that this worker ends with (`pipeline.stores.lease.this_process`); empty: none.
     client: str = ""
-    #: Samples that were made since the start.
+    #: Samples made since the start.
     samples: int = 0
     _slices: int = field(default=0)
-    #: The jobs of the slices that are not over: one that predicts, up to two that need no device any more.
+    #: The jobs of the slices in progress: one that predicts, and up to two that no longer need the device.
     _jobs: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    #: Where slices go on that need no device any more.
+    #: Runs the slices that no longer need the device.
     background: Background = field(default_factory=Background)
-    #: What was said of jobs that were refused.
+    #: Job -> why it was refused.
     _refused: dict[str, str] = field(default_factory=dict)
-    #: Jobs whose inputs were found to be what they should, at a place that can be written to.
+    #: Jobs whose inputs are intact and whose destination is writable.
     _checked: list[str] = field(default_factory=list)
-    #: Destinations that could not be written to, and until when that counts, by the monotonic clock.
+    #: Destinations that could not be written to -> when to try again, by the monotonic clock.
     _unreachable: dict[str, float] = field(default_factory=dict)
 
     @property
     def job(self) -> str | None:
-        """The job that it works on; of two the one that predicts."""
+        """The job in progress; of several, the one that predicts."""
         with self._lock:
             return self._jobs[-1] if self._jobs else None
 
     def run(self, *, job: str, token: int, serial: int) -> None:
         """One wake-up: takes its token and spends a slice on the job. Returns when the device is free for the next.
 
-        What is left of the slice goes on in the background; it waits for what is left of the slice before.
+        The rest of the slice runs in the background, after the rest of the slice before it.
         """
         self._slices += 1
         rest = self._carry_out(job, token, serial, f"{self.info.id}/{self._slices}")
@@ -120,23 +120,24 @@ class SliceWorker:
             self.background.take_over(rest)
 
     def count(self, samples: int) -> None:
-        """Counts samples that were made."""
+        """Adds to the number of samples made."""
         with self._lock:
             self.samples += samples
 
     def _carry_out(self, job: str, token: int, serial: int, holder: str) -> Generator[None]:
-        """A slice. Halts once, when the device is free, unless it is over before."""
+        """A slice. Yields once, when the device is free, unless it ends earlier."""
         try:
             if self.ledger.take_wakeup(job, token, serial, holder):
                 with self._counted(job):
                     yield from self._spend(job, token, holder)
         except LedgerError as error:
             reason = _in_words(error)
-            log.warning("job %s: the slice ends, the reconciler sends another: %s", job, reason, extra=about(job))
+            log.warning("job %s: the slice ends; the reconciler will send another wake-up: %s", job, reason,
+                        extra=about(job))  # fmt: skip
 
     @contextmanager
     def _counted(self, job: str) -> Iterator[None]:
-        """Counts a slice, and the time inside as busy."""
+        """Counts a slice, and marks the worker as busy for its duration."""
         metrics.SLICES.inc()
         with self._lock:
             self._jobs.append(job)
@@ -157,7 +158,7 @@ class SliceWorker:
             time.sleep(_REFUSAL_S)
             again = True
         except (DatasetError, DestinationError, GeneratorError, DamagedEntryError) as error:
-            # Another slice would find the same: only a person can mend it.
+            # Another slice would fail in the same way, until the user fixes the cause.
             log.error("job %s cannot be carried out: %s", job, error, extra=about(job))
             self.ledger.abandon(job, str(error))
         except StoreError as error:
@@ -165,27 +166,26 @@ class SliceWorker:
         except LedgerError:
             raise
         except Exception as error:
-            # Nobody knows what it is, so nobody knows that it passes: wake-ups without end would make it a storm.
+            # It may not be temporary: trying again and again could flood the queue with wake-ups.
             reason = _in_words(error)
-            log.exception("job %s cannot be carried out, what stopped it was not foreseen: %s", job, reason,
-                          extra=about(job))  # fmt: skip
-            self.ledger.abandon(job, f"the worker met what was not foreseen, {reason}; its log has the traceback")
+            log.exception("job %s failed with an unexpected error: %s", job, reason, extra=about(job))
+            self.ledger.abandon(job, f"unexpected error: {reason}; the worker's log has the traceback")
         finally:
             self._put_down(job, token, holder, again)
 
     def hold(self, job: str, error: StoreError, claim: Claim | None = None) -> None:
-        """Says that the job's store fails, which is no shard's fault: trying the others would end the same.
+        """Holds the job because its store fails: its other shards would fail in the same way.
 
-        What may pass is waited for: the reconciler sends another wake-up. What somebody has to mend fails the job.
+        After a failure that may be temporary the reconciler sends another wake-up; any other fails the job.
         """
         passing = isinstance(error, StoreUnavailableError)
         patience_s = self.settings.store_patience_s if passing else 0.0
         answer = self.ledger.hold(job, _in_words(error), patience_s=patience_s, claim=claim)
-        if answer != "stale":  # Shards that were on their way fail after the first, which has said it.
+        if answer != "stale":  # Other shards in progress fail too; the first of them has been logged.
             log.warning("job %s, whose store fails, is %s: %s", job, answer, error, extra=about(job))
 
     def _put_down(self, job: str, token: int, holder: str, again: bool) -> None:
-        """Ends the slice, and sends the wake-up to the end of the queue where there is more to do."""
+        """Ends the slice; puts the wake-up at the end of the queue if there is more to do."""
         try:
             serial = self.ledger.put_down_wakeup(job, token, holder, again=again and not self.stop.is_set())
             if serial is not None:
@@ -193,12 +193,13 @@ class SliceWorker:
                 self.wakeups.send(job, state.digest, state.priority, token, serial)
         except NoisemillError as error:
             log.warning(
-                "job %s: the end of a slice could not be told, the reconciler mends it: %s", job, _in_words(error),
+                "job %s: the end of a slice could not be recorded; the reconciler will correct that: %s",
+                job, _in_words(error),
                 extra=about(job),
             )  # fmt: skip
 
     def _work_on(self, job: str, token: int, holder: str) -> Generator[None, None, bool]:
-        """Makes shards of the job until the slice is over; answers whether there may be more to do."""
+        """Makes shards of the job until the slice is over; returns whether there may be more to do."""
         spec, destination = self.ledger.spec(job)
         if spec.digest != self.info.digest:
             self._refuse(job, "generator", f"it wants generator {spec.digest}, this worker holds {self.info.digest}")
@@ -229,29 +230,29 @@ class SliceWorker:
                 again = yield from piece.run(engine)
                 going_on = not piece.ended
         finally:
-            # While the job goes on it stays that of this Redis, whichever worker comes next.
+            # The lease belongs to this Redis: while the job goes on, the next worker renews it.
             if not going_on:
                 lease.give_back()
         return again
 
     @property
     def unreachable(self) -> tuple[str, ...]:
-        """Destinations that it could not write to of late, though they lie below its output roots."""
+        """Destinations below its output roots that it could not write to recently."""
         now = time.monotonic()
         return tuple(sorted(place for place, until in self._unreachable.items() if now < until))
 
     def _reaches(self, job: str, destination: str, place: str) -> bool:
-        """Whether the job and its inputs lie where this worker looks, and it can write there.
+        """Whether this worker finds the job and its inputs at the destination and can write there.
 
-        Where not, but another that is up may: that is told, and the job left to the other. Raises StoreError or
-        DatasetError where nobody else is left, and StoreUnavailableError for what may pass.
+        If not, and another worker may be able to, it records the reason and returns False. Raises StoreError or
+        DatasetError if no other worker is left, and StoreUnavailableError if the failure may be temporary.
         """
         known = job in self._checked and destination not in self._unreachable
         if known and self.ledger.job(job).held_at is None:
             return True
         try:
-            # In this order: a folder is not made where the job is not. Whether a store is back shows here too, within
-            # seconds, and without a shard's worth of work.
+            # Inputs first, so that no folder is made where there is no job. This also shows within seconds whether a
+            # store works again, before a shard is computed for it.
             if not known:
                 self._check_inputs(place)
             open_store(place).check_writable()
@@ -267,18 +268,21 @@ class SliceWorker:
         return True
 
     def _may_be_left_to_others(self, destination: str) -> bool:
-        """Says that it cannot write there, at once: of several that cannot, the last one knows by it that it is."""
+        """Announces at once that it cannot write there, so that the last of several workers knows that it is the last.
+
+        Returns whether another worker may be able to write there.
+        """
         now = time.monotonic()
         recent = [pair for pair in self._unreachable.items() if now < pair[1] and pair[0] != destination]
         self._unreachable = dict(recent[1 - UNREACHABLE_KEPT :]) | {destination: now + _UNREACHABLE_S}
         self.ledger.announce(replace(self.info, job=self.job, samples=self.samples, unreachable=self.unreachable))
         if any(worker.may_write(destination) for worker in self.ledger.workers(self.info.digest)):
             return True
-        del self._unreachable[destination]  # The job ends with the cause; once that is mended, it is tried again.
+        del self._unreachable[destination]  # The job fails with the cause. After a resume, try again at once.
         return False
 
     def _check_fit(self, spec: JobSpec) -> None:
-        """Raises GeneratorError for a spec that says otherwise than the generator what goes in and comes out."""
+        """Raises GeneratorError if the spec does not match the generator's inputs and outputs."""
         generator = self.rooms.generator
         told = (spec.latent_shape, spec.sample_shape, spec.classes)
         if told != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
@@ -294,13 +298,13 @@ class SliceWorker:
             raise GeneratorError("the job's settings are not those of its generator")
 
     def _check_inputs(self, place: str) -> None:
-        """Raises DatasetError where the user's own latents or labels are not those that the job was sent with."""
+        """Raises DatasetError if the user's own latents or labels are not those that the job was submitted with."""
         problems = damaged_inputs(Dataset(place))
         if problems:
             raise DatasetError(f"{place}: {problems[0]}")
 
     def _refuse(self, job: str, reason: str, message: str) -> None:
-        """Says, also to who asks for the job's status, why this worker leaves it to others; in the log but once."""
+        """Records why this worker leaves the job to others, for `status` and, once, in the log."""
         metrics.REFUSED.labels(reason).inc()
         if self._refused.get(job) != message:
             log.warning("job %s: %s", job, message, extra=about(job))
@@ -308,7 +312,7 @@ class SliceWorker:
         self.ledger.complain(job, f"worker {self.info.id}, noisemill {self.info.version}, cannot make it: {message}")
 
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
-        """The engine that all slices of a job use; the first to ask decides."""
+        """The engine that all slices of a job use; the first slice chooses it."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
         if spec.precision not in self.calibrations:
             self.calibrations[spec.precision] = self.rooms.calibrate(
@@ -329,7 +333,7 @@ class SliceWorker:
 
 
 class _Slice:
-    """One stretch of time on one job; the mill's shift."""
+    """One slice of time on one job; the mill's shift."""
 
     def __init__(
         self,
@@ -352,9 +356,9 @@ class _Slice:
         self._lock = threading.Lock()
         self._renewed = time.monotonic()
         self._over = threading.Event()
-        #: Whether the job is over, or cannot go on just now.
+        #: Whether the job has ended, or cannot continue for now.
         self.ended = False
-        #: Whether all that was left was in hands when a shard was last asked for.
+        #: Whether all shards that are left were leased at the last claim.
         self._waited = False
         self._made = 0
         self._final: Claim | None = None
@@ -362,14 +366,15 @@ class _Slice:
         self._engine: Engine | None = None
 
     def run(self, engine: Engine) -> Generator[None, None, bool]:
-        """Makes shards until the slice is over; answers whether there may be more to do."""
+        """Makes shards until the slice is over; returns whether there may be more to do."""
         self._engine = engine
         self._mill = Mill(engine, self._spec, self._dataset.store, self)
         pulse = threading.Thread(target=self._pulse, name="pulse", daemon=True)
         pulse.start()
         try:
             self._mill.run()
-            # What broke it may be a signal that this thread got, and has to heed. A suspect is made alone to its end.
+            # What broke the mill may be a signal to this thread, which must be raised here. A suspect shard is finished
+            # before the next slice begins.
             if not self._mill.broken and not self._has_suspect():
                 yield
             self._mill.wait()
@@ -386,7 +391,7 @@ class _Slice:
     # -- the mill's shift --------------------------------------------------------------------------
 
     def next_work(self) -> Work | None:
-        """The next shard, while the slice lasts. What lies at the destination already is not made again."""
+        """The next shard, while the slice lasts. A shard that is at the destination already is not made again."""
         while time.monotonic() < self._until and not self.stopping():
             self._wait_while(self._has_suspect)
             claim = self._claim()
@@ -409,11 +414,11 @@ class _Slice:
         return None
 
     def stopping(self) -> bool:
-        """Whether the job has ended, or the worker is told to go."""
+        """Whether the job has ended or the worker has to stop."""
         return self.ended or self._worker.stop.is_set()
 
     def still_ours(self, work: Work) -> bool:
-        """Asks the ledger, and the destination. Raises StoreError, as where another maker has taken it over."""
+        """Checks the leases of the shard and of the destination. Raises StoreError, as when the latter is lost."""
         self._patiently(self._renew)
         if work.lost or self.ended:
             return False
@@ -421,7 +426,7 @@ class _Slice:
         return True
 
     def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
-        """Writes the receipt, then tells the ledger."""
+        """Writes the receipt, then commits the shard in the ledger."""
         if not self.still_ours(work):
             self._forget(work)
             return
@@ -446,7 +451,7 @@ class _Slice:
         self._worker.count(receipt.count)
 
     def gave_up(self, work: Work) -> None:
-        """Gives the shard back, or says what went wrong."""
+        """Gives the shard back, or records its failure."""
         if work.trouble is None or isinstance(work.trouble, LedgerError):
             if not work.lost:
                 self._give_back(work)
@@ -457,7 +462,7 @@ class _Slice:
             self._tell_trouble(work, work.trouble)
         except LedgerError as error:
             log.warning(
-                "job %s shard %d: Redis could not be told what went wrong (%s): %s",
+                "job %s shard %d: its failure could not be recorded in Redis (%s): %s",
                 self._job, work.shard.index, _in_words(work.trouble), _in_words(error),
                 extra=self._about(work),
             )  # fmt: skip
@@ -482,7 +487,7 @@ class _Slice:
     # -- inside ------------------------------------------------------------------------------------
 
     def _claim(self) -> Claim | None:
-        """The next shard, if there is one for us; what else there is instead is noted."""
+        """The next shard, or None. Notes if the job has ended, all shards are leased or only the last step is left."""
         claim = self._patiently(lambda: self._ledger.claim(self._job, self._worker.info.id))
         self._waited = claim == "wait"
         if claim == "stop":
@@ -496,16 +501,16 @@ class _Slice:
         return claim
 
     def _claim_last_step(self) -> None:
-        """Asks again where all was in hands when the mill last asked: they may have been its own.
+        """Claims again after all shards were leased: by now this slice may have committed the last of them.
 
-        A shard that is to be made again is left to the next slice: another may have the device now.
+        If that yields a shard, it is given back for the next slice: another slice may have the device now.
         """
         claim = self._claim()
         if claim is not None:
             self._ledger.give_back(self._job, claim)
 
     def _patiently(self, call: Callable[[], _Answer]) -> _Answer:
-        """Repeats what Redis did not hear for as long as a lease lasts: its short absences cost no work."""
+        """Repeats a call that fails for want of Redis, for as long as a lease lasts: a short outage costs no work."""
         deadline = time.monotonic() + self._worker.settings.lease_s
         while True:
             try:
@@ -518,25 +523,25 @@ class _Slice:
             time.sleep(_AGAIN_S)
 
     def _wait_while(self, condition: Callable[..., bool], *arguments: Work) -> None:
-        """Waits for what the mill is about to finish, unless it is broken and never will."""
+        """Waits while the condition holds, unless the mill is broken, which would never change it."""
         while condition(*arguments) and not self.stopping() and self._mill is not None and not self._mill.broken:
             self._worker.stop.wait(_LOOK_S)
 
     def _has_suspect(self) -> bool:
-        """Whether a shard is in hand that an earlier attempt may have ended with a crash.
+        """Whether a shard is in progress whose earlier attempt may have crashed the process.
 
-        It is made alone. The next crash tells of this shard, and takes no others with it.
+        Such a shard is made alone, so that the next crash identifies it and loses no others.
         """
         with self._lock:
             return any(work.claim.attempt > 1 for work in self._works.values())
 
     def _has_others(self, work: Work) -> bool:
-        """Whether this process has anything else in hand."""
+        """Whether this process has any other shard or slice in progress."""
         with self._lock:
             return any(other is not work for other in self._works.values()) or self._worker.background.busy
 
     def _found_done(self, work: Work) -> bool:
-        """Whether an earlier attempt got as far as its receipt, and died before the ledger heard of it."""
+        """Commits the shard if an earlier attempt wrote its receipt and died before it was committed."""
         receipt = self._dataset.finished_shard(work.shard.index)
         if receipt is None:
             return False
@@ -567,7 +572,7 @@ class _Slice:
             self._ledger.give_back(self._job, work.claim)
         except LedgerError as error:
             log.warning(
-                "job %s shard %d could not be given back, its lease will expire: %s",
+                "job %s shard %d could not be given back; its lease will expire: %s",
                 self._job, work.shard.index, _in_words(error),
                 extra=self._about(work),
             )  # fmt: skip
@@ -577,7 +582,7 @@ class _Slice:
             self._works.pop(work.shard.index, None)
 
     def _finish(self, claim: Claim) -> None:
-        """The last step of the job. Not made of a selection, or where shards were given up: it is not whole then."""
+        """The last step of the job. Writes no manifest for a selection, or if shards were given up."""
         state = self._ledger.job(self._job)
         try:
             self._lease.check()
@@ -591,11 +596,11 @@ class _Slice:
         except LedgerError:
             raise
         except (NoisemillError, OSError) as error:
-            # Shards that vanished since: only a look at the destination can tell what to do.
+            # Shards have vanished since: only `resume`, which reads the destination, can put that right.
             self._ledger.abandon(self._job, str(error))
 
     def _pulse(self) -> None:
-        """Renews leases, from a thread that does not depend on predict returning."""
+        """Renews leases in a thread of its own, so that a long prediction does not delay it."""
         told = False
         while not self._over.wait(_PULSE_S):
             try:
@@ -620,14 +625,14 @@ class _Slice:
         if renewal.state not in LIVE_STATES:
             if renewal.state == "unknown" and not self.ended:
                 log.warning(
-                    "job %s: Redis knows nothing of it any more; 'noisemill resume %s' makes what is missing",
+                    "job %s: Redis no longer has it; 'noisemill resume %s' makes what is missing",
                     self._job, quote(self._destination),
                     extra=about(self._job),
                 )  # fmt: skip
             self.ended = True
         with self._lock:
             for index in renewal.lost & self._works.keys():
-                # What was committed while the renewal was under way is not lost, it is done.
+                # A shard that was committed during the renewal is not lost but done.
                 self._mark_lost(self._works[index])
 
     def _lose_all(self) -> None:
@@ -647,6 +652,6 @@ class _Slice:
 
 
 def _in_words(error: Exception) -> str:
-    """An error in one line, for the ledger."""
+    """An error as one line, for the ledger."""
     text = one_line(error)
     return text if isinstance(error, NoisemillError) else f"{type(error).__name__}: {text}"[:500]
