@@ -87,11 +87,11 @@ def locate(reference: str) -> tuple[Kind, Path]:
 def _path(reference: str) -> Path:
     # By os.path, which answers False also for what is too long, or in a folder that nobody may look into.
     path = Path(os.path.expanduser(reference.removeprefix("file://")))
-    if os.path.isdir(path) and find_model(path) is None:
-        raise UnknownGeneratorError(
-            f"generator {reference!r} is a folder without a model.keras in it, or another model"
-        )
-    if os.path.exists(path):
+    if os.path.exists(path) or find_model(path) is not None:  # A checkpoint's name is that of no file.
+        if os.path.isdir(path) and find_model(path) is None:
+            raise UnknownGeneratorError(
+                f"generator {reference!r} is a folder without a model.keras in it, or another model"
+            )
         return path
     if os.sep in reference or path.suffix:
         raise UnknownGeneratorError(f"generator {reference!r}: there is no such file")

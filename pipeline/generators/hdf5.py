@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pipeline.common.errors import GeneratorError
 from pipeline.common.files import first_line, open_regular
 from pipeline.generators.architecture import Architecture, Layer, NotUnderstoodError, read_architecture
+from pipeline.generators.architecture_file import architecture_beside, major_version, parse_description
 from pipeline.generators.archive import METADATA, read_config
 from pipeline.generators.inspection import survey
 from pipeline.generators.keras_1 import modernised
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 #: Weights that training does not change: of a model inside another, Keras writes them after all others.
 _NOT_TRAINED = ("moving_mean", "moving_variance")
-#: Names of files that may hold the architecture of weights that lie beside them, besides `NAME.json`.
-_ARCHITECTURES = ("model.json", "architecture.json", "config.json")
 
 #: What a user can do about a model that is not understood.
 WAY_OUT = "save it there by model.export('FOLDER'), which needs neither classes nor code here"
@@ -65,12 +64,12 @@ def read_hdf5_model(path: Path) -> StoredModel:
         text = _text(file.attrs.get("model_config"))
         beside = None
         if text is None:
-            beside = _architecture_beside(path)
+            beside = architecture_beside(path)
             text = beside.read_text(encoding="utf-8")
-        description = _parsed(path, text)
+        description = parse_description(path, text)
         description = description.get("model_config", description)
         version = _text(file.attrs.get("keras_version")) or str(description.get("keras_version", ""))
-        keras = _major(version, "3" if "layers" in file or "_layer_checkpoint_dependencies" in file else "1")
+        keras = major_version(version, "3" if "layers" in file or "_layer_checkpoint_dependencies" in file else "1")
         return _understood(path, description, keras, file, beside)
 
 
@@ -94,7 +93,7 @@ def keras_of(path: Path) -> int:
     """Major version of the Keras that wrote a `.keras` file."""
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
-    return _major(str(metadata.get("keras_version", "")), "3")
+    return major_version(str(metadata.get("keras_version", "")), "3")
 
 
 def read_values(model: StoredModel) -> dict[tuple[str, str], NDArray[np.float32]]:
@@ -255,34 +254,6 @@ def _end(name: str) -> tuple[str, str]:
 
 
 # -- what surrounds the arrays -------------------------------------------------------------------------
-
-
-def _architecture_beside(path: Path) -> Path:
-    """The JSON file that `model.to_json()` gives, beside weights alone. Raises GeneratorError where there is none."""
-    stem = path.name.removesuffix(path.suffix).removesuffix(".weights")
-    for name in (f"{stem}.json", f"{path.stem}.json", *_ARCHITECTURES):
-        beside = path.parent / name
-        if beside.is_file() and '"class_name"' in beside.read_text(encoding="utf-8", errors="replace"):
-            return beside
-    raise GeneratorError(
-        f"generator {path} holds weights alone: put the model's architecture beside it as {stem}.json "
-        f"(model.to_json() where it was made), or save it whole (model.save('{stem}.keras'))"
-    )
-
-
-def _parsed(path: Path, text: str) -> Any:
-    try:
-        description = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise GeneratorError(f"generator {path}: its description is not valid JSON: {error}") from None
-    if not isinstance(description, dict):
-        raise GeneratorError(f"generator {path} describes no model")
-    return description
-
-
-def _major(version: str, otherwise: str) -> int:
-    number = (version or otherwise).partition(".")[0]
-    return min(3, int(number)) if number.isdigit() and number != "0" else 1
 
 
 def _list(group: h5py.Group, name: str) -> list[str]:

@@ -5,9 +5,11 @@ Another kind takes a class here, its line in `KINDS`, and a loader in `workers/e
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ from typing import Protocol
 from pipeline.common.errors import GeneratorError
 from pipeline.common.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
+from pipeline.generators.architecture_file import architecture_beside, is_architecture
 from pipeline.generators.archive import read_config
 from pipeline.generators.hdf5 import read_hdf5_model
 from pipeline.generators.inspection import structure_of
@@ -49,7 +52,7 @@ def _file(path: Path, name: str, suffix: str) -> Path | None:
 
 
 #: Ends of names by which a file alone in a folder is known for a model.
-_ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite")
+_ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite", ".index")
 
 
 class KerasFile:
@@ -95,15 +98,43 @@ class Hdf5File:
         return read_hdf5_model(model).structure
 
 
+class Checkpoint:
+    """A checkpoint of TensorFlow 2: `NAME.index` and `NAME.data-*`, with the architecture beside them."""
+
+    name = "checkpoint"
+
+    def find(self, path: Path) -> Path | None:
+        """`NAME.index`, also where NAME or one of its files is given, or a folder whose latest checkpoint it is."""
+        if os.path.isdir(path):
+            latest = _latest(path / "checkpoint")
+            return path / f"{latest}.index" if latest and os.path.isfile(path / f"{latest}.index") else None
+        name = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name)
+        index = path.parent / f"{name}.index"
+        return index if name and os.path.isfile(index) else None
+
+    def files(self, model: Path) -> list[Path]:
+        """The index, the values, and the architecture. Raises GeneratorError where one is missing."""
+        values = sorted(model.parent.glob(f"{glob.escape(model.stem)}.data-*-of-*"))
+        if not values:
+            raise GeneratorError(f"generator {model}: the values {model.stem}.data-... are missing beside it")
+        return [model, *values, architecture_beside(model)]
+
+    def structure(self, model: Path) -> Structure | None:
+        """Only TensorFlow reads checkpoints."""
+        return None
+
+
 class TensorFlowJs:
     """A TensorFlow.js layers model or graph model: `model.json` and files of weights."""
 
     name = "tfjs"
 
     def find(self, path: Path) -> Path | None:
-        """A JSON file (but not an untrained generator), or `model.json` in a folder."""
+        """A JSON file (but not an untrained generator), or `model.json` in a folder (but not of weights beside it)."""
         found = _file(path, "model.json", ".json")
-        return None if found is not None and found.name == _UNTRAINED else found
+        if found is None or found.name == _UNTRAINED or (found != path and is_architecture(found)):
+            return None
+        return found
 
     def files(self, model: Path) -> list[Path]:
         """The JSON file, then the weights in the manifest's order."""
@@ -180,6 +211,16 @@ class Untrained:
             raise GeneratorError(f"generator {model}: {error}") from None
 
 
+def _latest(state: Path) -> str | None:
+    """The name of the latest checkpoint, as the file `checkpoint` beside it says; it may name the folder it was in."""
+    try:
+        with open_regular(state) as file:
+            told = re.match(rb'model_checkpoint_path: "(?:.*[/\\\\])?([^"/\\\\]+)"\n', file.read(4096))
+    except OSError:
+        return None
+    return told[1].decode("utf-8", "replace") if told else None
+
+
 _TRAINING_NOTE = "layers that the model calls with training=True (dropout) do nothing here: it runs in inference mode"
 _SAVED_MODEL = "saved_model.pb"
 _UNTRAINED = "untrained.json"
@@ -187,6 +228,7 @@ _UNTRAINED = "untrained.json"
 KINDS: tuple[Kind, ...] = (
     KerasFile(),
     Hdf5File(),
+    Checkpoint(),
     TensorFlowJs(),
     SavedModel(),
     Untrained(),
@@ -227,4 +269,4 @@ def size_bytes(kind: Kind, model: Path) -> int:
 
 def names_of_kinds() -> str:
     """For messages."""
-    return "a .keras file, a .h5, .onnx or .tflite file, a TensorFlow.js model.json or a SavedModel folder"
+    return "a .keras, .h5, .onnx or .tflite file, a checkpoint, a TensorFlow.js model.json or a SavedModel folder"

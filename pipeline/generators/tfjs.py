@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.common.errors import GeneratorError
 from pipeline.common.files import read_regular
 from pipeline.generators.architecture import Architecture, NotUnderstoodError, read_architecture
+from pipeline.generators.architecture_file import is_architecture
 from pipeline.generators.archive import MOST_CONFIG_BYTES
 from pipeline.generators.inspection import survey
 from pipeline.generators.structure import Structure
@@ -69,6 +70,11 @@ def read_topology(path: Path, data: dict[str, Any], key: str = "modelTopology") 
     """The architecture in `model.json`. Raises GeneratorError."""
     topology = data.get(key)
     if not isinstance(topology, dict):
+        if is_architecture(path):
+            raise GeneratorError(
+                f"generator {path} is an architecture without weights: put them beside it and name their file "
+                f"(model.save_weights('{path.stem}.weights.h5') where it was trained)"
+            )
         raise GeneratorError(f"generator {path} has no {key}")
     try:
         return read_architecture(topology.get("model_config", topology))

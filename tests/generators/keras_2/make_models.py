@@ -1,6 +1,7 @@
 """Makes the models of this folder by Keras 2: `pip install tensorflow tf_keras`, then `python make_models.py`."""
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras  # type: ignore[import-not-found]
 from tf_keras import layers
 
@@ -38,6 +39,11 @@ def nested() -> keras.Model:
     return keras.Model([latent, label], layers.Dense(2, activation="sigmoid", name="out")(x))
 
 
+def discriminator() -> keras.Model:
+    """What else lies in the checkpoint of a training."""
+    return keras.Sequential([layers.InputLayer(input_shape=(4,)), layers.Dense(1)])
+
+
 def main() -> None:
     rng = np.random.default_rng(1)
     for name, model in (("image", image()), ("nested", nested())):
@@ -50,6 +56,11 @@ def main() -> None:
         model.save(f"{name}.h5")
         model.save(f"{name}.keras")
         model.save_weights(f"{name}.weights.h5")
+        model.save_weights(f"checkpoints/{name}")
+        optimizer = keras.optimizers.Adam()
+        optimizer.build(model.trainable_variables)
+        whole = tf.train.Checkpoint(generator_optimizer=optimizer, generator=model, discriminator=discriminator())
+        tf.train.CheckpointManager(whole, f"checkpoints/training_{name}", max_to_keep=1).save()
         with open(f"{name}.json", "w") as file:
             file.write(model.to_json())
         np.savez(f"{name}.npz", latents=latents, labels=labels, samples=model.predict(fed, verbose=0))

@@ -2,7 +2,7 @@
 
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
-keras_files, saved_model, tfjs, untrained, interpreted      the loaders
+keras_files, checkpoint, saved_model, tfjs, untrained, interpreted      the loaders
 build        a Keras model from another's description of it
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator
+from workers.engine.generators.checkpoint import load_checkpoint
 from workers.engine.generators.interpreted import load_onnx, load_tflite
 from workers.engine.generators.keras_files import load_hdf5, load_keras
 from workers.engine.generators.keras_model import lower_precision
@@ -28,6 +29,7 @@ __all__ = ["Forward", "load_generator", "load_network", "memory_bytes"]
 _LOADERS: dict[str, Callable[[Path], Network]] = {
     "keras": load_keras,
     "hdf5": load_hdf5,
+    "checkpoint": load_checkpoint,
     "tfjs": load_tfjs,
     "saved_model": load_saved_model,
     "untrained": load_untrained,
