@@ -1,7 +1,7 @@
 """TensorFlow 2 checkpoints (weights saved by Keras 2, `tf.train.Checkpoint`) with the architecture beside them.
 
-A checkpoint contains a graph of objects: models, layers, variables. It says which variable is which weight; variable names
-do not, since a variable may be listed under an optimizer. No code in it is run.
+A checkpoint contains a graph of objects: models, layers, variables. It says which variable is which weight; names of
+variables do not, since a variable may be listed under an optimizer. No code in it is run.
 """
 
 from __future__ import annotations
