@@ -1,1 +1,1 @@
-"""What carries jobs out: one worker, one device, one generator."""
+"""Carries out jobs: one worker has one device and one generator."""

@@ -1,7 +1,7 @@
-"""Runs processes and starts those that die again: `python -m workers.supervisor`.
+"""Runs worker processes and restarts those that die: `python -m workers.supervisor`.
 
-The groups of workers that the environment carries, one worker per GPU or one for the CPU where they name no number;
-and the scheduler where it carries its configuration.
+It runs the groups of workers configured by the environment (without a number, one worker per GPU or one for the CPU),
+and the scheduler if it is configured.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from workers.telemetry.logs import set_up_logging
 
 log = logging.getLogger("noisemill")
 
-#: Pause before a process is started again: doubled at each quick death, up to the longest, seconds.
+#: Pause before a process is restarted: doubled at each early death, up to the longest, seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-#: One that lived so long was well: its pause begins anew, seconds.
+#: After this life time a death is not early: the pause is reset, seconds.
 _WELL_S = 120.0
-#: How long processes may take to finish what they do, seconds.
+#: Longest time that processes get to finish, seconds.
 _LEAVE_S = 60.0
 
 _Config = TypeVar("_Config", WorkerConfig, SchedulerConfig)
@@ -42,7 +42,7 @@ _Config = TypeVar("_Config", WorkerConfig, SchedulerConfig)
 
 @dataclass
 class _Seat(Generic[_Config]):
-    """The place of one process, whoever fills it."""
+    """One process and its restarts."""
 
     config: _Config
     process: subprocess.Popen[bytes] | None = None
@@ -55,12 +55,12 @@ class _Seat(Generic[_Config]):
         self.started_at = time.monotonic()
 
     def move_port(self, by: int) -> None:
-        """Where it serves metrics, does so at a port further on."""
+        """Shifts the port of its metrics, if it serves any."""
         if self.config.metrics_port:
             self.config = replace(self.config, metrics_port=self.config.metrics_port + by)
 
     def look(self) -> None:
-        """Starts the process, or starts it again when its pause is over."""
+        """Starts the process, or restarts it when its pause is over."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is not None:
             code, self.process = self.process.returncode, None
@@ -73,10 +73,10 @@ class _Seat(Generic[_Config]):
 
 
 def seats(groups: Sequence[WorkerGroup]) -> list[_Seat[WorkerConfig]]:
-    """A seat for each worker of each group: on GPUs, no more than `per_gpu` on each; on the CPU, cores shared evenly.
+    """A seat for each worker of each group: at most `per_gpu` per GPU; on the CPU, cores are divided evenly.
 
-    A group that names no number has one for each GPU, or as many as they take where no other group is on them;
-    on the CPU it has one. Raises UsageError where GPUs would have more workers than they take.
+    A group without a number gets one worker per GPU, or `per_gpu` if no other group uses them; on the CPU it gets one.
+    Raises UsageError if GPUs would have more workers than allowed.
     """
     gpus = len(list_gpus())
     load = [0] * gpus
@@ -108,13 +108,13 @@ def seats(groups: Sequence[WorkerGroup]) -> list[_Seat[WorkerConfig]]:
             "raise --per-gpu (per_gpu in the file) where they fit, or name a device for each generator"
         )
     if not gpus and any(group.config.device == "auto" for group in groups):
-        log.info("no GPU that could be used: workers use the CPU")
+        log.info("no usable GPU: workers use the CPU")
     shared = iter(share_cores([config for config in placed if config.device == "cpu"]))
     return [_Seat(next(shared) if config.device == "cpu" else config) for config in placed]
 
 
 def part_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
-    """Gives each seat that serves metrics a port of its own: the one it names, plus its number."""
+    """Gives each seat that serves metrics its own port: the configured one plus the seat's number."""
     for number, place in enumerate(places):
         place.move_port(number)
 
@@ -122,7 +122,7 @@ def part_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -
 def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
     """Keeps processes up until SIGTERM, Ctrl-C or the end of the terminal; then lets them finish their batch.
 
-    Told again, it does not wait for that.
+    A second signal ends them at once.
     """
     stop, hurry = threading.Event(), threading.Event()
     for number in stop_signals():

@@ -1,9 +1,8 @@
-"""From 50,000 samples to 100,000: a dataset grows, and only the new samples are made.
+"""Extends a dataset, for example from 50,000 samples to 100,000, and makes only the new samples.
 
-Sample *i* does not depend on how many there are, so full shards stay as they are; the last one, where it was
-not full, is made again. The order in which records change lets a crash at any point lose nothing: the old job
-is cancelled, the manifest goes (the dataset says itself that it is not whole), then `job.json` takes the new
-count. Before that step `resume` completes the old job, after it the new one.
+Sample *i* does not depend on the count, so full shards stay; a short last shard is made again. Records change in an
+order in which a crash at any point loses nothing: the old job is cancelled, the manifest is deleted (the dataset is
+then incomplete), `job.json` gets the new count. Before that step `resume` completes the old job, after it the new one.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 
-#: What tells of the old count, in the order in which it goes: first what says that the dataset is whole.
+#: Files that contain the old count, in the order in which they are deleted: the manifest first.
 _OUTDATED = (shards.MANIFEST, shards.SHARD_INDEX, shards.CARD, shards.PREVIEW)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """What extending a dataset comes to."""
+    """What extending a dataset will do."""
 
     destination: str
-    #: Samples that its job has now.
+    #: Samples of the present job.
     count_before: int
-    #: Samples that it will have.
+    #: Samples of the extended job.
     count: int
-    #: Shards that there will be, and those of them that lie there already.
+    #: Shards of the extended job, and those of them that exist already.
     shards: int
     shards_kept: int
-    #: Samples in the other shards, which are made.
+    #: Samples in the shards to make.
     samples_to_make: int
-    #: Bytes of the whole dataset then.
+    #: Bytes of the extended dataset.
     size_bytes: int
     #: Whether the bytes are an estimate, as for PNG.
     estimated: bool
@@ -54,7 +53,7 @@ class Extension:
 
 
 def plan_extension(destination: str, count: int) -> Extension:
-    """What `extend` would do. Raises UsageError for a count that is too small, or a job that cannot grow."""
+    """What `extend` would do. Raises UsageError if the count is too small or the job cannot be extended."""
     dataset = Dataset(destination)
     spec = _grown(dataset, count)
     kept = [receipt for index, receipt in dataset.finished().items() if receipt.count == spec.plan[index].count]
@@ -74,12 +73,12 @@ def plan_extension(destination: str, count: int) -> Extension:
 def extend(
     destination: str, count: int, *, redis_url: str | None = None, parallel: int = 0, take_over: bool = False
 ) -> JobHandle:
-    """Queues a larger job for a dataset that is to have `count` samples in all; full shards stay.
+    """Queues a larger job that brings a dataset to `count` samples in all; full shards stay.
 
-    The job that made it may still be going: it is cancelled in this Redis, and what it has made is kept. Called
-    again with the same count it makes what is missing.
-    Raises UsageError for a count below the present one, and for jobs whose samples depend on their count,
-    DestinationBusyError where another maker is at work there; `take_over` says that it is gone.
+    If the old job is still in progress, it is cancelled in this Redis, and its shards are kept. Calling again with the
+    same count makes what is missing.
+    Raises UsageError for a count below the present one and for jobs whose samples depend on their count, and
+    DestinationBusyError if another maker works there, unless `take_over`, which declares that maker gone.
     """
     old, url = spec_at(destination)
     spec = _grown(Dataset(url), count)
@@ -99,9 +98,9 @@ def extend(
 def extend_here(
     destination: str, count: int, *, generator: str | None = None, trust_generator: bool = False, **options: Any
 ) -> Job | None:
-    """Makes a dataset's samples `count` in all here and now, as `generate` does; options as for `resume_here`.
+    """Brings a dataset to `count` samples in all on this machine, as `generate` does; options as for `resume_here`.
 
-    Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend`, JobFailedError,
+    Returns the job's last state; None if there was nothing to make. Raises UsageError as `extend` does, JobFailedError,
     GeneratorError.
     """
     old, url = spec_at(destination)
@@ -114,7 +113,7 @@ def extend_here(
         return same_generator(old, generator, trust=trust_generator)
 
     def prepare() -> None:
-        now = spec_at(url)[0]  # It may have changed while another was waited for.
+        now = spec_at(url)[0]  # It may have changed while waiting for another maker.
         if now.count > spec.count:
             raise UsageError(f"{url} has {now.count:,} samples by now: extend only adds")
         _record(spec, now, url)
@@ -126,7 +125,7 @@ def _grown(dataset: Dataset, count: int) -> JobSpec:
     """The same job with more samples. Raises UsageError."""
     old, url = dataset.spec, dataset.url
     if count > old.count and dataset.selection() is not None:
-        raise UsageError(f"{url} is meant to hold some shards of its job only, as 'reproduce --shards' makes them")
+        raise UsageError(f"{url} has a selection of its job's shards only, made by 'reproduce --shards'")
     if count < old.count:
         raise UsageError(
             f"count {count:,} is less than the {old.count:,} samples of {url}: extend only adds; "
@@ -150,7 +149,7 @@ def _grown(dataset: Dataset, count: int) -> JobSpec:
 
 
 def _record(spec: JobSpec, old: JobSpec, url: str) -> None:
-    """Makes the destination the new job's place."""
+    """Writes the new job to the destination."""
     if spec == old:
         return
     store = open_store(url)

@@ -1,7 +1,7 @@
-"""From a request to a dataset: the one way that the command line, Python users and the scheduler take.
+"""From a request to a dataset: the one path for the command line, Python users and the scheduler.
 
-`plan_job` resolves a request against a generator, `PlannedJob.at` makes a destination the job's place, and
-`PreparedJob` is made here or queued.
+`plan_job` resolves a request against a generator, `PlannedJob.at` writes it to a destination, and the `PreparedJob` is
+made on this machine or queued.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from pipeline.stores.lease import this_process
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A job whose destination holds its `job.json`."""
+    """A job whose `job.json` is at its destination."""
 
     spec: JobSpec
     #: The destination, normalised.
     url: str
 
     def enqueue(self, ledger: Ledger, **options: Any) -> JobHandle:
-        """Queues it in Redis for workers elsewhere; options are those of `pipeline.jobs.queueing.enqueue`."""
+        """Queues it in Redis for workers; options are those of `pipeline.jobs.queueing.enqueue`."""
         return enqueue(self.spec, self.url, ledger, **options)
 
     def make_here(self, generator: Generator, **options: Any) -> Job | None:
@@ -60,12 +60,12 @@ class PlannedJob:
     uploads: list[Upload]
 
     def at(self, destination: str | os.PathLike[str]) -> PreparedJob:
-        """Makes a destination the job's place. Raises DestinationOccupiedError if it holds another job or files."""
+        """Writes the job to a destination. Raises DestinationOccupiedError if it holds another job or files."""
         return PreparedJob(self.spec, prepare(self.spec, destination, self.uploads).url)
 
 
 def plan_job(generator: str | Generator, request: JobRequest) -> PlannedJob:
-    """Finds a generator, unless it is given, and resolves a request against it. Raises GeneratorError, UsageError."""
+    """Finds a generator, unless given one, and resolves a request against it. Raises GeneratorError, UsageError."""
     found = find_generator(generator) if isinstance(generator, str) else generator
     return PlannedJob(found, *request.resolve(found))
 
@@ -80,11 +80,11 @@ def generate(
     watcher: Watcher | None = None,
     **options: Any,
 ) -> Dataset:
-    """Makes a dataset here and now, with a private Valkey and local workers; returns it once it is whole.
+    """Makes a dataset on this machine, with a private Valkey and local workers; returns it once it is complete.
 
     Options are those of `JobRequest`: seed, shard_size, format, dtype, layout, labels, noise, latents,
-    batch. A destination that holds the same job already is completed.
-    Raises NoisemillError; its subclass and message say what is wrong.
+    batch. If the destination holds the same job already, it is completed.
+    Raises a subclass of NoisemillError.
     """
     planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
     job = planned.at(destination)
@@ -103,9 +103,9 @@ def submit(
     redis_url: str | None = None,
     **options: Any,
 ) -> JobHandle:
-    """Queues a job in Redis for workers elsewhere; options as for `generate`.
+    """Queues a job in Redis for workers; options as for `generate`.
 
-    Priority 0 comes first, 9 last; `parallel` bounds the number of workers, 0 leaves it open. `webhook` is a URL that
+    Priority 0 comes first, 9 last; `parallel` limits the number of workers, 0 means no limit. `webhook` is a URL that
     is called when the job ends.
     """
     planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
@@ -131,10 +131,9 @@ def make_here(
 ) -> Job | None:
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
-    Waits while another maker is at work there, which `notice` is told, unless `take_over` says that it is gone.
-    `prepare` is called before anything is made, once the destination is ours, and `generator` where there is something
-    to make.
-    Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
+    Waits while another maker works there, and calls `notice` with a message, unless `take_over` declares that maker
+    gone. `prepare` is called once the lease is taken, before anything is made; `generator` if there is something to
+    make. Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
     if prepare is None and _is_made(destination, only):
         return None
@@ -159,7 +158,7 @@ def make_here(
             job = wait_for(ledger, handle.id, watcher, check=check)
         except LedgerError as error:
             raise LedgerError(
-                f"the private Valkey has ended, or does not answer ({one_line(error)})\n"
+                f"the private Valkey has ended or does not respond ({one_line(error)})\n"
                 f"'noisemill resume {quote(destination)}' makes what is missing"
             ) from error
         raise_unless_done(job)
@@ -167,7 +166,7 @@ def make_here(
 
 
 def _is_made(destination: str, only: Selection | None) -> bool:
-    """Whether the dataset, or the selection of its shards, is there already."""
+    """Whether the dataset, or the selection of its shards, is complete already."""
     dataset = Dataset(destination)
     if only is None and not dataset.whole:
         return False
@@ -195,10 +194,10 @@ def _configs(
 def resume(
     job_or_destination: str, *, redis_url: str | None = None, parallel: int = 0, take_over: bool = False
 ) -> JobHandle:
-    """Queues what is missing of a job in Redis; at most `parallel` workers share it, 0 leaves that open.
+    """Queues what is missing of a job in Redis; at most `parallel` workers share it, 0 means no limit.
 
-    A destination is enough, whatever Redis knows. A job's id is looked up in Redis. Raises DestinationBusyError where
-    another maker is at work there; `take_over` says that it is gone.
+    Takes a destination, or a job's id, which is looked up in Redis. Raises DestinationBusyError if another maker works
+    there, unless `take_over`, which declares that maker gone.
     """
     ledger = open_ledger(redis_url)
     spec, destination = _job_or_destination(job_or_destination, ledger)
@@ -216,9 +215,9 @@ def resume(
 def resume_here(
     destination: str, *, generator: str | None = None, trust_generator: bool = False, **options: Any
 ) -> Job | None:
-    """Makes what is missing of the job at a destination here and now, as `generate` does.
+    """Makes what is missing of the job at a destination on this machine, as `generate` does.
 
-    By the generator that the job names, if the user has named it here before or `trust_generator` says so, else by
+    Uses the generator that the job names, if the user has named it here before or `trust_generator` is true, else
     `generator`, which must be the same. Options are workers, device, watcher, take_over and notice of `make_here`.
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError, GeneratorError.
     """
@@ -235,9 +234,9 @@ def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
 
 
 def same_generator(spec: JobSpec, reference: str | None = None, *, trust: bool = False) -> Generator:
-    """The generator of a spec as it is now, or the one of a reference that the user gives in its place.
+    """The generator of a spec, or the one that the user references instead.
 
-    Raises GeneratorError where it is not the same any more, or named by the data alone and not to be trusted.
+    Raises GeneratorError if it has changed, or if only the data names it and it is not trusted.
     """
     try:
         generator = find_named_by_data(spec.generator, generator=reference, trust=trust)

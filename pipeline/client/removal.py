@@ -1,4 +1,4 @@
-"""Deletes a dataset: what noisemill made, and nothing else that lies there."""
+"""Deletes a dataset: the files that noisemill made, and no others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.stores import open_store
 from pipeline.stores.lease import Lease
 from pipeline.stores.store import Store
 
-#: What noisemill writes beside shards and receipts. The manifest goes first, `job.json` last.
+#: Files besides shards and receipts. The manifest is deleted first, `job.json` last.
 _RECORDS = (
     shards.SHARD_INDEX, shards.CARD, shards.PREVIEW, shards.REPORT, shards.SELECTION, shards.LATENTS,
     shards.ATTRIBUTES, shards.LABELS, shards.ORIGIN,
@@ -28,14 +28,14 @@ _RECORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What removing a dataset takes away."""
+    """What removing a dataset will delete."""
 
     destination: str
     #: Id of its job.
     job: str
     files: int
     size_bytes: int
-    #: Files that noisemill did not make: they stay.
+    #: Files that noisemill did not make, which stay.
     others: int
 
     def as_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Removal:
 
 
 def plan_removal(destination: str) -> Removal:
-    """What `remove_dataset` would delete. Raises DatasetError where there is no dataset."""
+    """What `remove_dataset` would delete. Raises DatasetError if there is no dataset."""
     dataset = Dataset(destination)
     files = size_bytes = others = 0
     owned = _Owned(dataset)
@@ -58,22 +58,22 @@ def plan_removal(destination: str) -> Removal:
 
 
 def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = None, *, take_over: bool = False) -> int:
-    """Deletes the dataset of this spec; answers how many files went. Nothing where it is gone already.
+    """Deletes the dataset of this spec; returns the number of deleted files, 0 if it is gone already.
 
-    What workers of `ledger` do there has been ended. Raises DestinationBusyError where another maker is at work;
-    `take_over` says that it is gone.
+    The caller must have ended the job in `ledger`. Raises DestinationBusyError if another maker works there, unless
+    `take_over`, which declares that maker gone.
 
-    Files of others stay, and then so do the folders they lie in. A removal that is cut short can be repeated.
-    Raises StoreError, DatasetError where another job lies there.
+    Other files stay, and so do their folders. An interrupted removal can be repeated.
+    Raises StoreError, and DatasetError if another job is there.
     """
     store = open_store(destination)
     spec = read_spec(store)
     if spec is None:
         return 0
     if spec.sha256 != spec_sha256:
-        raise DatasetError(f"{store.url} holds another job now: it is left alone")
+        raise DatasetError(f"{store.url} holds another job now: nothing is removed")
     with _lease(store, ledger).held(take_over=take_over):
-        # First what says that it is whole, last what says whose it is.
+        # The manifest first, the job last.
         store.delete([shards.MANIFEST])
         store.sweep(older_than_s=0)
         owned = _Owned(Dataset(store.url))
@@ -85,14 +85,14 @@ def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = N
 
 
 def _lease(store: Store, ledger: Ledger | None) -> Lease:
-    """The lease of a destination whose dataset is to be removed."""
+    """The lease of the destination of the dataset to remove."""
     if ledger is not None:
         return destination_lease(store.url, "removal", ledger)
     return Lease(store, what="removal", ttl_s=load_settings().lease_s)
 
 
 def refuse_live(ledger: Ledger, job_id: str, *, cancel: bool) -> None:
-    """Raises UsageError while a job can still be worked on, unless it is to be cancelled first."""
+    """Raises UsageError if a job is live, unless it should be cancelled first."""
     try:
         live = ledger.job(job_id).live
     except UnknownJobError:
@@ -100,12 +100,12 @@ def refuse_live(ledger: Ledger, job_id: str, *, cancel: bool) -> None:
     if not live:
         return
     if not cancel:
-        raise UsageError(f"job {job_id} is still going: cancel it first, or say --cancel")
+        raise UsageError(f"job {job_id} is still in progress: cancel it first, or add --cancel")
     cancel_and_wait(ledger, job_id)
 
 
 class _Owned:
-    """The names of all files that a dataset's job can have made."""
+    """The set of all file names that a dataset's job can have made."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset

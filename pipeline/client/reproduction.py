@@ -1,4 +1,4 @@
-"""From a recipe to the dataset, or some of its shards, and whether they are what they were."""
+"""Makes the dataset of a recipe, or some of its shards, and compares it with the original."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from pipeline.stores import open_store
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One shard, beside what the recipe says of it."""
+    """One shard compared with the recipe."""
 
     shard: int
     first: int
     count: int
     #: "bit-equal", "within tolerance", "different" or "not reproducible".
     verdict: str
-    #: Root mean square difference as a share of full scale; None where it is unknown.
+    #: Root mean square difference as a share of full scale; None if unknown.
     difference: float | None
-    #: How it was made here.
+    #: Engine that made it now.
     made_by: EngineRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """What was made again, and how it compares."""
+    """The result of `reproduce`."""
 
     destination: str
-    #: The shards that were asked for, None for all.
+    #: The selected shards; None for all.
     selection: str | None
-    #: Shards of the whole dataset.
+    #: Number of shards of the whole dataset.
     of: int
     tolerance: float
     shards: tuple[Compared, ...]
-    #: In which ways that can show in the bits the shards were made otherwise than the recipe's.
+    #: Differences from the recipe's conditions that can change bits: engine, batch, device, versions.
     conditions: tuple[str, ...]
 
     @property
     def same(self) -> bool:
-        """Whether no shard is different that could be the same."""
+        """Whether no shard is different, leaving out those that are not reproducible."""
         return not self.counts()[DIFFERENT]
 
     def counts(self) -> Counter[str]:
@@ -76,7 +76,7 @@ class Reproduction:
 
 
 def read_recipe(place: str) -> Recipe:
-    """The recipe in a file or an s3:// object. Raises UsageError if it cannot be read, DatasetError if it is none."""
+    """The recipe in a file or an s3:// object. Raises UsageError if it is unreadable, DatasetError if it is invalid."""
     try:
         if place.startswith("s3://"):
             folder, _, name = place.rpartition("/")
@@ -88,7 +88,7 @@ def read_recipe(place: str) -> Recipe:
     except FileNotFoundError:
         raise UsageError(f"recipe {place!r}: there is no such file") from None
     except (IsADirectoryError, ValueError):
-        raise UsageError(f"recipe {place!r} is no file; 'noisemill recipe DEST' writes one") from None
+        raise UsageError(f"recipe {place!r} is not a file; 'noisemill recipe DEST' writes one") from None
     except OSError as error:
         raise UsageError(f"recipe {place!r} cannot be read: {error.strerror or error}") from None
     return Recipe.from_json(text, place)
@@ -113,10 +113,9 @@ def reproduce(
 ) -> Reproduction:
     """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
 
-    Here and now with local `workers`, or (`here=False`) queued in Redis, and waited for. Engine and batch are the
-    recipe's. What lies at the destination of the same dataset, and is sound, is not made again. `latents`, `attributes`
-    and `labels` are the user's files that were too large for the recipe. Raises NoisemillError of the kind that tells
-    what is wrong.
+    Uses local `workers`, or (`here=False`) queues the job in Redis and waits. Engine and batch are the recipe's. Intact
+    shards of the same dataset at the destination are not made again. `latents`, `attributes` and `labels` are the
+    user's files that were too large for the recipe. Raises a subclass of NoisemillError.
     """
     chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
     if chosen is not None and len(chosen) == len(recipe.spec.plan):
@@ -134,7 +133,7 @@ def reproduce(
         if chosen is not None:
             _tell_selection(Dataset(store.url), chosen, fresh=fresh)
         if not fresh:
-            # What lies there already is compared by its receipts, so they must be true.
+            # Existing shards are compared by their receipts, so the receipts must be right.
             withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
 
     if here:
@@ -163,7 +162,7 @@ def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
 
 
 def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generator:
-    """The recipe's generator. Raises GeneratorError where it is not here, not the same, or not to be trusted."""
+    """The recipe's generator. Raises GeneratorError if it is missing, different or not trusted."""
     digest = recipe.spec.digest
     try:
         found = find_named_by_data(recipe.spec.generator, generator=reference, trust=trust)
@@ -171,7 +170,7 @@ def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generat
         if reference is not None:
             raise
         raise GeneratorError(
-            f"the recipe's generator is not here ({error}): say where it is with --generator; "
+            f"the recipe's generator was not found ({error}): give its location with --generator; "
             f"its digest begins with {digest[:19]}"
         ) from None
     if found.digest != digest:
@@ -207,7 +206,7 @@ def _uploads(recipe: Recipe, latents: str | None, attributes: str | None, labels
 
 
 def _tell_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> None:
-    """Says at the destination that these shards alone are meant to be there, unless all are."""
+    """Records at the destination that it has these shards only, unless it has all."""
     before = dataset.selection()
     if before is not None or fresh:
         wanted = chosen if before is None else before | chosen
@@ -223,7 +222,7 @@ def _compared(recipe: Recipe, destination: str, chosen: Selection | None) -> Rep
     for index in chosen or range(len(dataset.plan)):
         receipt = finished.get(index)
         if receipt is None:
-            raise UsageError(f"shard {index} vanished from {shown(destination)} while it was compared")
+            raise UsageError(f"shard {index} disappeared from {shown(destination)} while it was compared")
         verdict, difference = recipe.compare(receipt)
         compared.append(
             Compared(
@@ -246,7 +245,7 @@ def _compared(recipe: Recipe, destination: str, chosen: Selection | None) -> Rep
 
 
 def _conditions(recipe: Recipe, compared: list[Compared]) -> tuple[str, ...]:
-    """How engine, batch, device or versions differ from the recipe's, in words."""
+    """Descriptions of how engine, batch, device or versions differ from the recipe's."""
     told: dict[str, None] = {}
     for here in {str(each.made_by): each.made_by for each in compared}.values():
         if here in recipe.made_by:

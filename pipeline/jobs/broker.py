@@ -1,7 +1,7 @@
 """The Celery application, its queues and its messages.
 
-A message is a wake-up: "spend a slice on job J". It names the job, its token and the token's serial,
-and nothing else; what there is to do is in the ledger.
+A message is a wake-up: "spend a slice on job J". It contains the job's id, a token and the token's serial,
+and nothing else. The work to do is in the ledger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.common.settings import Settings
 from pipeline.jobs.connection import celery_tls, celery_url, redis_errors
 from pipeline.jobs.ledger import Ledger
 
-#: Version of the message, and the oldest that is read: at least the one before, where there was one
+#: Version of the message, and the oldest version that is read: at least the previous one, if any
 #: (docs/decisions/0077-versions.md).
 MESSAGE_VERSION = 1
 OLDEST_MESSAGE_VERSION = 1
@@ -37,25 +37,25 @@ SLICE_TASK = "noisemill.slice"
 #: Priorities 0 (first) to 9; one Redis list each.
 PRIORITIES = 10
 
-#: A wake-up in an empty queue that nobody took after so long is lost, seconds.
+#: A wake-up that no worker has taken after this time, with its queue empty, is lost, seconds.
 _GRACE_EMPTY_QUEUE_S = 5.0
 
-#: One that waits behind others may be in order for longer; a duplicate does no harm, it is dropped.
+#: The same while the queue is not empty: it may wait behind others. A duplicate is harmless and dropped.
 _GRACE_BUSY_QUEUE_S = 60.0
 
 
 def queue_name(digest: str) -> str:
-    """Queue of a generator: only workers that hold it read there."""
+    """Queue of a generator; only workers that hold it read from it."""
     return f"noisemill.{digest.removeprefix('sha256:')[:16]}"
 
 
 class RefusedMessage(ValueError):  # noqa: N818 - it names the message
-    """What came by the queue is no wake-up; in words for the log, without what it holds."""
+    """A message is not a wake-up; the text is for the log, without the message's content."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wakeup:
-    """All that a message says."""
+    """The content of a message."""
 
     #: Version of these fields.
     version: int = MESSAGE_VERSION
@@ -72,9 +72,9 @@ class Wakeup:
 
 
 def read_wakeup(envelope: object) -> Wakeup:
-    """The wake-up in a message as it lies in Redis (kombu's envelope, parsed). Raises RefusedMessage."""
+    """The wake-up in a message from Redis (kombu's envelope, parsed). Raises RefusedMessage."""
     if not isinstance(envelope, dict):
-        raise RefusedMessage("it is no message of Celery's")
+        raise RefusedMessage("it is not a Celery message")
     if envelope.get("content-type") != "application/json":
         raise RefusedMessage(f"its content type is {shown(envelope.get('content-type'))}, not application/json")
     headers = envelope.get("headers")
@@ -87,13 +87,13 @@ def read_wakeup(envelope: object) -> Wakeup:
 def _arguments(body: object) -> dict[str, Any]:
     """The task's keyword arguments in the body of a message."""
     if not isinstance(body, str) or len(body) > _LONGEST_BODY:
-        raise RefusedMessage("its body is none of a wake-up")
+        raise RefusedMessage("its body is not that of a wake-up")
     try:
         parts = json.loads(base64.b64decode(body, validate=True))
     except (ValueError, RecursionError):
-        raise RefusedMessage("its body is no JSON") from None
+        raise RefusedMessage("its body is not JSON") from None
     if not isinstance(parts, list) or len(parts) != 3 or parts[0] != [] or not isinstance(parts[1], dict):
-        raise RefusedMessage("its arguments are none of a wake-up")
+        raise RefusedMessage("its arguments are not those of a wake-up")
     return parts[1]
 
 
@@ -103,7 +103,7 @@ def _wakeup(arguments: dict[str, Any]) -> Wakeup:
         raise RefusedMessage(f"a newer noisemill sent it (version {shown(version)}): upgrade this worker")
     if type(version) is int and version < OLDEST_MESSAGE_VERSION:
         raise RefusedMessage(
-            f"a noisemill too old for this worker sent it (version {shown(version)}): upgrade that one"
+            f"a noisemill too old for this worker sent it (version {shown(version)}): upgrade that noisemill"
         )
     odd = set(arguments) ^ {"version", "job", "token", "serial"}
     if odd:
@@ -117,19 +117,19 @@ def _wakeup(arguments: dict[str, Any]) -> Wakeup:
 
 
 class _Loader(AppLoader):
-    """Imports our tasks as any other module is imported. Celery's own looks into the working folder first."""
+    """Imports our tasks like any other module. Celery's own loader searches the working folder first."""
 
     def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> Any:
-        """Does not, whatever its name says."""
+        """Imports without searching the working folder."""
         return self.import_module(module, package=package)
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:
-        """Nothing: the configuration is that of `celery_app`."""
+        """Returns nothing: `celery_app` sets the configuration."""
         return {}
 
 
 class _Application(Celery):
-    """An application that does as its code says, whatever Celery's and Django's variables in the environment are.
+    """An application that ignores Celery's and Django's environment variables.
 
     These are CELERY_BROKER_URL, CELERY_CONFIG_MODULE, CELERY_LOADER, CELERY_RESULT_BACKEND and DJANGO_SETTINGS_MODULE.
     """
@@ -147,7 +147,7 @@ class _Application(Celery):
 
 
 def celery_app(settings: Settings) -> Celery:
-    """The application that clients send with and workers run; reasons in docs/decisions."""
+    """The application that clients send with and workers run."""
     app = _Application("noisemill", set_as_current=False, loader=_Loader, fixups=[])
     app.url = celery_url(settings.redis_url)
     app.conf.update(
@@ -185,7 +185,7 @@ def celery_app(settings: Settings) -> Celery:
 
 
 class Wakeups:
-    """Sends the wake-ups that jobs lack."""
+    """Sends wake-ups."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self._settings = settings
@@ -193,7 +193,7 @@ class Wakeups:
         self._app = celery_app(settings)
 
     def send_missing(self, job_id: str, digest: str, priority: int, *, workers: int) -> int:
-        """Brings a job's wake-ups up to the number of its workers (at least one); answers how many were sent."""
+        """Sends a job's missing wake-ups, one per worker and at least one; returns the number sent."""
         grace_s = _GRACE_BUSY_QUEUE_S if self.waiting(digest) else _GRACE_EMPTY_QUEUE_S
         missing = self._ledger.missing_wakeups(job_id, workers=workers, grace_s=grace_s)
         for token, serial in missing:
@@ -212,10 +212,10 @@ class Wakeups:
                 raise redis.exceptions.ConnectionError(str(error)) from error
 
     def waiting(self, digest: str) -> int:
-        """Wake-ups that wait for workers of this generator."""
+        """The number of wake-ups that wait for workers of this generator."""
         return self._ledger.queue_length(self._queue_keys(digest))
 
     def _queue_keys(self, digest: str) -> list[str]:
-        """The Redis lists of a queue, one for each priority (kombu's own naming)."""
+        """The Redis lists of a queue, one for each priority (kombu's naming)."""
         name = f"{self._settings.key_prefix}:celery:{queue_name(digest)}"
         return [name, *(f"{name}\x06\x16{priority}" for priority in range(1, PRIORITIES))]

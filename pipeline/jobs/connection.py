@@ -1,4 +1,4 @@
-"""A connection to Redis (or Valkey), and its failures in words."""
+"""A connection to Redis (or Valkey), and clear messages for its failures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _UNREADABLE = "(unreadable URL)"
 
 
 def connect(url: str) -> redis.Redis:
-    """A client that gives up on a dead connection after seconds, not never.
+    """A client that gives up on a dead connection after seconds.
 
-    Raises UsageError if the URL is none that redis-py understands. Does not talk to the server yet.
+    Raises UsageError if redis-py does not understand the URL. Does not connect yet.
     """
     if redacted(url) == _UNREADABLE:
         raise UsageError(
@@ -48,7 +48,7 @@ def connect(url: str) -> redis.Redis:
             socket_timeout=10,
             socket_connect_timeout=5,
             health_check_interval=25,
-            # Once more at once, for a connection that the server closed meanwhile; who can wait, waits elsewhere.
+            # One immediate retry, for a connection that the server has closed. Longer waiting is up to the caller.
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1, supported_errors=(redis.ConnectionError,)),
         )
     except (ValueError, redis.exceptions.RedisError) as error:
@@ -56,12 +56,12 @@ def connect(url: str) -> redis.Redis:
 
 
 def celery_url(url: str) -> str:
-    """The same server, user and database as Celery spells them; what it says of TLS is left to `celery_tls`."""
+    """The same server, user and database as a URL for Celery; `celery_tls` handles TLS."""
     if url.startswith("unix://"):
         socket, _, query = url.removeprefix("unix://").partition("?")
         options = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(query)]
         return f"redis+socket://{socket}" + (f"?{urlencode(options)}" if options else "")
-    # As redis-py reads it, so that both talk to the same; and quoted, since a semicolon divides servers for Celery.
+    # Parsed by redis-py, so that both use the same server; quoted, since Celery splits servers at semicolons.
     parts = connect(url).connection_pool.connection_kwargs
     user, password = (quote(str(parts.get(name) or ""), safe="") for name in ("username", "password"))
     host = parts.get("host", "localhost")
@@ -71,9 +71,9 @@ def celery_url(url: str) -> str:
 
 
 def celery_tls(url: str) -> dict[str, Any] | bool:
-    """How Celery checks a rediss:// server: as redis-py does for this URL; False for one without TLS.
+    """How Celery checks a rediss:// server: as redis-py does for this URL; False for a URL without TLS.
 
-    Left to itself, Celery checks no certificate where the URL does not ask for it.
+    By default, Celery checks no certificate unless the URL demands it.
     """
     if not url.startswith("rediss://"):
         return False
@@ -99,28 +99,28 @@ def redacted(url: str) -> str:
     except ValueError:
         return _UNREADABLE
     if parts.netloc and "@" not in parts.netloc and "@" in url:
-        return _UNREADABLE  # A password with a slash in it, of which the rest counts as the path.
+        return _UNREADABLE  # The password contains a slash, so its rest was parsed as the path.
     user = f"{parts.username or ''}:***@" if parts.password else ""
     return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
 
-#: What a server says that cannot do just now what it is asked, and what that means.
+#: Errors of a server that cannot carry out a command for now -> message.
 _REFUSALS = {
-    "MISCONF": "cannot save its snapshots (RDB) to its disk, and takes no writes until it can: see to that disk",
+    "MISCONF": "cannot save its snapshots (RDB) to its disk, and takes no writes until it can: check that disk",
     "READONLY": "is a replica, which takes no writes: give the URL of its primary",
     "LOADING": "is still loading its data: try again once it has",
-    "MASTERDOWN": "is a replica that has lost its primary: see to the primary",
-    "NOREPLICAS": "takes no writes until enough replicas are up (min-replicas-to-write): see to them",
+    "MASTERDOWN": "is a replica that has lost its primary: check the primary",
+    "NOREPLICAS": "takes no writes until enough replicas are up (min-replicas-to-write): check them",
     "CLUSTERDOWN": "is part of a cluster that is down; noisemill needs a single Redis or Valkey",
     "MOVED": "is part of a cluster; noisemill needs a single Redis or Valkey",
     "cluster support": "is part of a cluster; noisemill needs a single Redis or Valkey",
-    "BUSY": "is busy with a script of somebody's: try again once that has ended",
+    "BUSY": "is busy with a script: try again once it has ended",
 }
 
 
 @contextmanager
 def redis_errors(url: str) -> Iterator[None]:
-    """Turns what redis-py raises into LedgerError: what is wrong with which server, and what to do."""
+    """Turns errors of redis-py into LedgerError with the server, the cause and what to do."""
     shown = redacted(url)
     try:
         yield
@@ -141,9 +141,9 @@ def redis_errors(url: str) -> Iterator[None]:
         for word, meaning in _REFUSALS.items():
             if word in str(error):
                 raise LedgerError(f"Redis at {shown} {meaning}") from error
-        raise LedgerError(f"The server at {shown} did not answer as Redis does: {error}") from error
+        raise LedgerError(f"The server at {shown} did not respond as Redis does: {error}") from error
     except (redis.exceptions.TimeoutError, TimeoutError) as error:
-        raise LedgerError(f"Redis at {shown} did not answer in time: is it Redis, and is it up?") from error
+        raise LedgerError(f"Redis at {shown} did not respond in time: is it Redis, and is it up?") from error
     except (redis.exceptions.ConnectionError, OSError) as error:
         raise LedgerError(_unreachable(shown, str(error))) from error
 
@@ -158,9 +158,9 @@ def _unreachable(shown: str, error: str) -> str:
         )
     if "alert" in error and "certificate" in error.lower():
         return (
-            f"Redis at {shown} asks for a certificate of ours ({error}):\n"
+            f"Redis at {shown} requires a client certificate ({error}):\n"
             "add ssl_certfile=FILE&ssl_keyfile=FILE to the URL."
         )
     if "WRONG_VERSION_NUMBER" in error:
-        return f"Redis at {shown} speaks no TLS: write redis:// instead of rediss://."
+        return f"Redis at {shown} does not use TLS: write redis:// instead of rediss://."
     return f"Redis at {shown} cannot be reached: start it, or set NOISEMILL_REDIS_URL or --redis.\n({error})"

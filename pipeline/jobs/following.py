@@ -1,4 +1,4 @@
-"""Following a job until it has ended, and saying what has become of it."""
+"""Waiting for a job to end, and reporting its result."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.common.errors import JobFailedError, LedgerError, UnknownJobError
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
 
-#: What is called with the job's state while one waits for it.
+#: Callback that gets the job's state while waiting for it.
 Watcher = Callable[[Job], None]
 
 _POLL_S = 0.2
 
 
 class Follower:
-    """Looks at a job again and again, and is patient with a Redis that is away for less than a lease."""
+    """Polls a job, and tolerates a Redis that is away for less than a lease."""
 
     def __init__(self, ledger: Ledger, job_id: str) -> None:
         self._ledger, self._job_id = ledger, job_id
@@ -25,10 +25,10 @@ class Follower:
         self._heard_at = time.monotonic()
 
     def look(self) -> Job | None:
-        """The job's state; None where Redis does not answer just now.
+        """The job's state; None if Redis does not respond for now.
 
-        Raises LedgerError once it has not answered for a lease, JobFailedError where it has forgotten the job,
-        UnknownJobError where it never knew it.
+        Raises LedgerError once it has not responded for a lease, JobFailedError if it has lost the job, UnknownJobError
+        if it never had it.
         """
         try:
             self._last = self._ledger.job(self._job_id)
@@ -36,7 +36,7 @@ class Follower:
             if self._last is None:
                 raise
             raise JobFailedError(
-                f"Redis knows nothing of job {self._job_id} any more: it was emptied, or came back without its data\n"
+                f"Redis no longer has job {self._job_id}: it was emptied, or came back without its data\n"
                 f"'noisemill resume {quote(self._last.destination)}' makes what is missing"
             ) from None
         except LedgerError:
@@ -55,9 +55,9 @@ def wait_for(
     timeout_s: float | None = None,
     check: Callable[[], None] | None = None,
 ) -> Job:
-    """Waits until a job has ended, calling `watcher` with its state meanwhile and `check` at each look.
+    """Waits until a job has ended; calls `watcher` with its state, and `check` at each poll.
 
-    Raises what `Follower.look` raises, and TimeoutError.
+    Raises the errors of `Follower.look`, and TimeoutError.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     follower = Follower(ledger, job_id)
@@ -76,9 +76,9 @@ def wait_for(
 
 
 def cancel_and_wait(ledger: Ledger, job_id: str) -> None:
-    """Cancels a job, if it is live, and waits until the workers that are up have put it down.
+    """Cancels a job, if it is live, and waits until the workers that are up have left it.
 
-    One that has not heard of it yet may still put a shard in place.
+    A worker that has not noticed yet may still put a shard in place.
     """
     try:
         if ledger.cancel(job_id) != "cancelled":
@@ -91,7 +91,7 @@ def cancel_and_wait(ledger: Ledger, job_id: str) -> None:
 
 
 def raise_unless_done(job: Job) -> None:
-    """Raises JobFailedError, saying what is missing and how to go on, unless the job is done."""
+    """Raises JobFailedError, with what is missing and how to continue, unless the job is done."""
     if job.state == "done":
         return
     if job.state == "cancelled":
@@ -101,7 +101,8 @@ def raise_unless_done(job: Job) -> None:
         )
     if job.error:
         raise JobFailedError(
-            f"job {job.id} failed: {job.error}\n'noisemill resume {quote(job.destination)}' goes on once that is mended"
+            f"job {job.id} failed: {job.error}\n"
+            f"once that is fixed, 'noisemill resume {quote(job.destination)}' continues"
         )
     shard, reason = job.first_failed
     raise JobFailedError(

@@ -1,4 +1,4 @@
-"""What the ledger tells of a job."""
+"""The state of a job, as the ledger reports it."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ _STATES = (*LIVE_STATES, "preparing", "done", "failed", "cancelled")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job as the ledger knows it."""
+    """A job in the ledger."""
 
     id: str
-    #: queued, running, done, failed or cancelled; preparing while a client enters it.
+    #: queued, running, done, failed or cancelled; preparing while a client adds it.
     state: str
     destination: str
     generator: str
     digest: str
-    #: Name of the schedule that asked for it; None where a person did.
+    #: Name of the schedule that submitted it; None if a user did.
     schedule: str | None
     priority: int
     #: Samples and shards of the job, or of its selection.
     count: int
     shards: int
-    #: The shards that are to be made, such as "17,20-25"; None for all.
+    #: The shards to make, such as "17,20-25"; None for all.
     selection: str | None
     shards_done: int
     shards_leased: int
     samples_done: int
-    #: Samples that lay at the destination when the job was opened.
+    #: Samples that were at the destination when the job was queued.
     samples_found: int
-    #: Samples made under leases that still run.
+    #: Samples made so far of leased shards.
     samples_in_flight: int
     bytes_done: int
     #: Shards that were given up, with their last error.
     failed: Mapping[int, str]
     #: Last errors of shards that will be tried again.
     errors: Sequence[str]
-    #: Why the whole job failed or is held up, where no shard is to blame.
+    #: Why the whole job failed or is held, if the reason is not a shard.
     error: str | None
     leases_lost: int
-    #: What the first slice settled; None before.
+    #: Set by the first slice; None before.
     engine: str | None
     batch: int
     #: Unix times in seconds of the states that the job has been in.
     queued_at: float | None
     running_at: float | None
     ended_at: float | None
-    #: Since when its store has done nothing but fail; None while it works.
+    #: When its store began to fail, if it has only failed since; None while it works.
     held_at: float | None
-    #: When this was so, by the server's clock as the times above.
+    #: When this state was read, by the server's clock like the times above.
     seen_at: float
     #: Seconds that the stages of the mill were busy, summed over workers.
     stage_seconds: Mapping[str, float]
-    #: What the time went into.
+    #: What limits its speed.
     verdict: str | None
 
     @property
@@ -77,7 +77,7 @@ class Job:
 
     @property
     def samples_made(self) -> int:
-        """Samples done or in flight."""
+        """Samples done or in progress."""
         return min(self.count, self.samples_done + self.samples_in_flight)
 
     @property
@@ -105,7 +105,7 @@ def read_job(
     errors: Sequence[str],
     now_ms: str,
 ) -> Job:
-    """The job of an entry and what `status` of `ledger.lua` answers beside it. Raises DamagedEntryError."""
+    """The job of an entry and the other results of `status` in `ledger.lua`. Raises DamagedEntryError."""
     state = entry.choice("state", _STATES)
     if entry.text("id") != job_id:
         raise entry.damaged("id", entry.text("id"))
@@ -147,7 +147,7 @@ def read_job(
 
 
 def damaged_job(job_id: str, reason: str) -> Job:
-    """What stands in a list for a job whose entry cannot be read."""
+    """A placeholder in lists for a job whose entry cannot be read."""
     nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(Job)), 0)
     absent = ("schedule", "selection", "engine", "queued_at", "running_at", "ended_at", "held_at", "verdict")
     nothing |= dict.fromkeys(absent)

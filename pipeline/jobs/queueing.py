@@ -1,4 +1,4 @@
-"""Entering a prepared job in the ledger and waking workers for it."""
+"""Adds a prepared job to the ledger and sends its wake-ups."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class JobHandle:
     id: str
     destination: str
     _ledger: Ledger = field(repr=False)
-    #: What the user should know, such as that no worker holds the generator.
+    #: A warning for the user, for example that no worker holds the generator.
     warning: str | None = None
 
     def status(self) -> Job:
-        """Its state now. Raises UnknownJobError where Redis has lost it."""
+        """Its state now. Raises UnknownJobError if Redis has lost it."""
         return self._ledger.job(self.id)
 
     def cancel(self) -> Job:
-        """Cancels it within one batch; finished shards stay. Answers its state."""
+        """Cancels it within one batch; finished shards stay. Returns its state."""
         self._ledger.cancel(self.id)
         return self.status()
 
     def wait(self, watcher: Watcher | None = None, timeout_s: float | None = None) -> Job:
-        """Waits until it has ended; answers its last state.
+        """Waits until it has ended; returns its last state.
 
         Raises JobFailedError if it failed or was cancelled, TimeoutError after `timeout_s` seconds.
         """
@@ -67,12 +67,13 @@ def enqueue(
     made_by: EngineRecord | None = None,
     lease: Lease | None = None,
 ) -> JobHandle:
-    """Enters a prepared job in the ledger, with what lies at the destination, and sends its wake-ups.
+    """Adds a prepared job to the ledger, with the shards at the destination as done, and sends its wake-ups.
 
-    `schedule` names the schedule that asks for it; `webhook` is a URL that hears of its end (`pipeline.jobs.webhooks`).
-    `only` leaves out all other shards. Engine and batch are those of `made_by`, else those of what lies there.
-    A job that is live already goes on; what Redis has lost of it is put back. Raises DestinationOccupiedError where it
-    makes other shards, DestinationBusyError where another maker is at work and the caller does not hold the `lease`.
+    `schedule` is the name of the schedule that submits it; `webhook` a URL to call at its end
+    (`pipeline.jobs.webhooks`). `only` limits it to a selection of shards. Engine and batch are those of `made_by`, else
+    of existing shards. A job that is live already continues, and its entry is repaired. Raises DestinationOccupiedError
+    if it makes other shards, DestinationBusyError if another maker works there and the caller does not hold the
+    `lease`.
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
@@ -80,11 +81,11 @@ def enqueue(
         _refuse_other_selection(ledger.job(job_id), only)
         ledger.mend(job_id)
         if webhook is not None:
-            handle.warning = "it was queued before: its webhook stays as it was then"
+            handle.warning = "it was queued before: its webhook stays the same"
         _wake(handle, spec, priority)
         return handle
     held = nullcontext() if lease else destination_lease(destination, f"job {job_id}", ledger).held()
-    with held:  # Afterwards the workers take it, once they begin.
+    with held:  # The workers take it when they begin.
         finished, whole = _found(spec, destination, only)
         made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
         ledger.enter(
@@ -106,14 +107,14 @@ def enqueue(
 
 
 def destination_lease(destination: str, what: str, ledger: Ledger, *, process: str = "") -> Lease:
-    """The lease of a destination for whatever one ledger does there: all its clients and workers share it."""
+    """The lease of a destination for one ledger, whose clients and workers share it."""
     return Lease(
         open_store(destination), what=what, ttl_s=ledger.settings.lease_s, holder=ledger.identity(), process=process
     )
 
 
 def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
-    """Sends the wake-ups that the job lacks; adds a warning where no worker could take one."""
+    """Sends the job's missing wake-ups; adds a warning if no worker could take one."""
     ledger = handle._ledger
     holders = ledger.workers(spec.digest)
     able = sum(worker.may_write(handle.destination) for worker in holders)
@@ -123,15 +124,16 @@ def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
 
 
 def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:
-    """The receipts of the wanted shards that lie at a destination, and whether nothing is left to make.
+    """The receipts of wanted shards at a destination, and whether nothing is left to make.
 
-    Raises DestinationOccupiedError if the destination is another job's now, DatasetError if its inputs are damaged.
+    Raises DestinationOccupiedError if the destination belongs to another job now, DatasetError if its inputs are
+    damaged.
     """
     dataset = Dataset(destination)
     if dataset.spec.sha256 != spec.sha256:
         raise DestinationOccupiedError(
             f"{destination} is another job's now ({difference(dataset.spec, spec)}): "
-            f"'noisemill resume {quote(destination)}' goes on with that one"
+            f"'noisemill resume {quote(destination)}' continues that job"
         )
     if problems := damaged_inputs(dataset):
         raise DatasetError(f"{destination}: {problems[0]}")
@@ -139,14 +141,14 @@ def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dic
     if only is not None:
         finished = {index: receipt for index, receipt in dataset.finished().items() if index in only}
         return finished, len(finished) == len(only)
-    # From here on all shards are wanted.
+    # The job wants all shards from now on.
     dataset.store.delete([shards.SELECTION])
     finished = dataset.finished()
     return finished, len(finished) == len(spec.plan) and dataset.whole
 
 
 def last_priority(ledger: Ledger, spec: JobSpec, destination: str) -> int:
-    """The priority with which a job was last queued; that of new ones where the ledger does not know it."""
+    """The priority with which a job was last queued; the default if the ledger does not have it."""
     try:
         return ledger.job(spec.job_id(destination)).priority
     except UnknownJobError:

@@ -1,4 +1,4 @@
-"""What a user asks for, resolved against what the generator is, into a JobSpec."""
+"""Turns the user's options and a generator's interface into a JobSpec."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _FILE_SUFFIXES = (".npy", ".txt", ".csv")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """The options of `generate` and `submit`; None stands for what fits the generator."""
+    """The options of `generate` and `submit`; None means the default for the generator."""
 
-    #: Number of samples; follows from `latents`, or from labels such as counts:0=100, where it is None.
+    #: Number of samples; if None, that of `latents`, or of labels such as counts:0=100.
     count: int | None = None
     seed: int = 0
     shard_size: int | None = None
     format: str = "npy"
     dtype: str | None = None
     layout: str | None = None
-    #: A plan (see `pipeline.spec.labels`) or a file of labels: .npy, or one number or class name a line.
+    #: A plan (see `pipeline.spec.labels`) or a file of labels: .npy, or one number or class name per line.
     labels: str | None = None
     noise: str = "normal"
     #: An .npy file of latents, (count, latent_dim).
     latents: str | None = None
     #: The generator's attributes: an .npy file, (count, attributes_dim), or numbers that are the same for all samples.
     attributes: str | None = None
-    #: By name, numbers that inputs are fed in place of the generator's own constants.
+    #: Input name -> numbers that replace the generator's constant.
     settings: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     #: Samples per forward pass; 0 leaves it to calibration.
     batch: int = 0
@@ -55,12 +55,12 @@ class JobRequest:
     precision: str = "float32"
 
     def resolve(self, generator: Generator) -> tuple[JobSpec, list[Upload]]:
-        """The spec of this request, and the files that belong to it. Raises UsageError."""
+        """The spec of this request, and the user's files that belong to it. Raises UsageError."""
         uploads: list[Upload] = []
         interface = generator.interface
         if self.latents is not None:
             if self.noise != "normal":
-                raise UsageError("--noise and --latents exclude each other: latents of your own are taken as they are")
+                raise UsageError("--noise and --latents exclude each other: your own latents are used as they are")
             uploads.append(rows_upload(shards.LATENTS, self.latents, interface.latent_dim))
         latents_sha256 = uploads[0].sha256 if uploads else None
         attributes, attributes_file = attributes_plan(generator, self.attributes)
@@ -103,7 +103,7 @@ class JobRequest:
             )
         if spec.dtype == "uint8" and spec.value_range is None:
             raise UsageError(
-                "uint8 needs the value range of the generator: say it in generator.toml, [output] range"
+                "uint8 needs the value range of the generator: write it into generator.toml, [output] range"
                 + _measured(generator)
             )
         return spec, uploads
@@ -116,13 +116,13 @@ class JobRequest:
                 raise UsageError(
                     f"{of} {count} is not the {rows} rows of {getattr(self, name)}: leave --count out"
                     if of == "count"
-                    else f"{of} are {count:,}, {name} {rows:,}: they must be as many"
+                    else f"{of} are {count:,}, {name} {rows:,}: the numbers must be equal"
                 )
             count, of = rows, name
         return count
 
     def _labels(self, classes: tuple[str, ...] | None, count: int | None) -> tuple[str | None, Upload | None]:
-        """The canonical plan, and the file behind it where it is one."""
+        """The canonical plan, and the file it refers to, if any."""
         if classes is None:
             if self.labels is not None:
                 raise UsageError(f"labels {self.labels!r}: this generator has no classes")
@@ -137,7 +137,9 @@ class JobRequest:
     def _final_count(self, count: int | None, labels: str | None, label_rows: int | None) -> int:
         planned = label_rows if label_rows is not None else planned_count(labels or "")
         if planned is not None and count is not None and planned != count:
-            raise UsageError(f"labels {self.labels!r} are {planned:,}, the samples {count:,}: they must be as many")
+            raise UsageError(
+                f"labels {self.labels!r} are {planned:,}, the samples {count:,}: the numbers must be equal"
+            )
         count = count if planned is None else planned
         if count is None:
             raise UsageError("how many samples? give --count, for example --count 10k")
@@ -145,7 +147,7 @@ class JobRequest:
 
 
 def _measured(generator: Generator) -> str:
-    """What a few samples say of the range: for a message, and never used without the user's word."""
+    """The range of a few samples, as part of a message. It is only a suggestion."""
     try:
         low, high = measured_range(generator)
     except NoisemillError:
@@ -166,7 +168,7 @@ def _rows(upload: Upload) -> int:
 
 
 def rows_upload(name: str, path: str, dim: int) -> Upload:
-    """The user's latents or attributes as they lie at the destination: float32, (count, dim). Raises UsageError."""
+    """The user's latents or attributes as stored at the destination: float32, (count, dim). Raises UsageError."""
     what = name.removesuffix(".npy")
     array = _load_npy(path, what)
     if not np.issubdtype(array.dtype, np.floating):
@@ -181,7 +183,7 @@ def rows_upload(name: str, path: str, dim: int) -> Upload:
 
 
 def attributes_plan(generator: Generator, told: str | None) -> tuple[str | None, Upload | None]:
-    """The canonical plan of attributes, and the file behind it where it is one. Raises UsageError."""
+    """The canonical plan of attributes, and the file it refers to, if any. Raises UsageError."""
     wanted = generator.interface.attributes_dim
     if not wanted:
         if told is not None:
@@ -195,7 +197,7 @@ def attributes_plan(generator: Generator, told: str | None) -> tuple[str | None,
 
 
 def labels_upload(path: str, classes: tuple[str, ...]) -> Upload:
-    """The user's labels as they lie at the destination: int32, (count,). Raises UsageError."""
+    """The user's labels as stored at the destination: int32, (count,). Raises UsageError."""
     array = _load_npy(path, "labels") if path.endswith(".npy") else _read_label_lines(path, classes)
     if array.ndim != 1 or len(array) == 0 or not np.issubdtype(array.dtype, np.integer):
         raise UsageError(f"labels {path} are {array.dtype} of shape {array.shape}, not whole numbers of shape (count,)")
@@ -214,7 +216,7 @@ def _load_npy(path: str, what: str) -> NDArray[Any]:
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from None
     except (*NPY_ERRORS, EOFError, MemoryError) as error:
-        raise UsageError(f"{what} {path} are no .npy array: {first_line(error)}") from None
+        raise UsageError(f"{what} {path} are not an .npy array: {first_line(error)}") from None
     return array
 
 
@@ -225,7 +227,9 @@ def _read_label_lines(path: str, classes: tuple[str, ...]) -> NDArray[np.int64]:
     except OSError as error:
         raise UsageError(f"labels {path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"labels {path} are no text: write one number or class name a line, or an .npy file") from None
+        raise UsageError(
+            f"labels {path} are not text: write one number or class name per line, or an .npy file"
+        ) from None
     labels = []
     for row, line in enumerate(line.strip() for line in lines):
         if not line and row == len(lines) - 1:

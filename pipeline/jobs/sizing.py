@@ -1,4 +1,4 @@
-"""How much a job would be: shards, bytes and, where workers are up, time."""
+"""The size of a job: shards, bytes and, if workers are up, time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.spec.job_spec import JobSpec
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _LABEL_BYTES = 4
-#: Compressed PNG of a photograph-like image against its raw bytes; a rough figure, and named as one.
+#: Size of a compressed PNG of a photograph-like image as a share of its raw bytes: a rough estimate.
 _PNG_SHARE = 0.7
 _PNG_LEAST_BYTES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """What a job would come to."""
+    """The size of a job."""
 
     count: int
     shards: int
@@ -32,7 +32,7 @@ class Sizing:
     size_bytes: int
     #: Whether the bytes are an estimate, as for PNG; those of npy are exact.
     estimated: bool
-    #: Seconds on the workers that are up; None where there are none.
+    #: Seconds on the workers that are up; None if there are none.
     seconds: float | None
     workers: int
 
@@ -42,7 +42,7 @@ class Sizing:
 
 
 def size_up(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
-    """What a spec would come to on these workers."""
+    """The size of a spec, and its time on these workers."""
     rate = sum(worker.rate for worker in workers)
     return Sizing(
         count=spec.count,
@@ -71,7 +71,7 @@ def _size_bytes(spec: JobSpec) -> int:
 
 
 def _header_bytes(spec: JobSpec, dtype: str, row_shape: tuple[int, ...]) -> int:
-    """Bytes of the headers of all shards' .npy files; that of the last, smaller shard is as long."""
+    """Bytes of the headers of all shards' .npy files, which have the same length even for a short last shard."""
     header = io.BytesIO()
     fields = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (spec.plan[0].count, *row_shape)}
     np.lib.format.write_array_header_1_0(header, fields)

@@ -1,9 +1,9 @@
-"""Who hears that a job has ended: a webhook for queued jobs, a command for those made here.
+"""Notifications of a job's end: a webhook for queued jobs, a command for jobs made on this machine.
 
-A webhook is called at least once for each end of its job. The ledger notes the end in the step that ends the job; any
-worker takes the note, calls, and deletes it once the receiver said 2xx. Requests follow the Standard Webhooks
+A webhook is called at least once for each end of its job. The ledger records the call in the step that ends the job;
+any worker takes it, posts it, and deletes the record after a 2xx response. Requests follow the Standard Webhooks
 specification (standardwebhooks.com): `webhook-id` is the same for each try of one call, and `webhook-signature` is
-`v1,` and the base64 of HMAC-SHA256 over id, `webhook-timestamp` and body, with dots between.
+`v1,` and the base64 of HMAC-SHA256 over id, `webhook-timestamp` and body, joined by dots.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from pipeline.jobs.connection import connect, redis_errors
 
 SECRET_VARIABLE = "NOISEMILL_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 
-#: How long one call may take from its first byte to the last header of the answer, seconds. A timeout of the socket
-#: would not do: it starts anew with each byte, so a receiver that sends one byte at a time is never done.
+#: Longest time of a call from its first byte to the last header of the response, seconds. A timeout of the socket
+#: would not do: it restarts with each byte, so a receiver that sends one byte at a time would never reach it.
 _DEADLINE_S = 10.0
-#: A worker that took a call and was not heard of since has died, seconds.
+#: A worker that took a call and has not finished it after this time has died, seconds.
 _LEASE_S = 60.0
 #: Pause before the second try; doubled each time up to the longest, seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 600.0
-#: A call that nobody took for so long is given up, seconds.
+#: A call that was not accepted for this long is given up, seconds.
 _GIVE_UP_S = 24 * 3600.0
 
 _NUMBERS = ("count", "samples_done", "shards", "shards_done", "bytes_done")
@@ -56,22 +56,22 @@ _TEXTS = ("destination", "generator", "digest", "schedule", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One end of a job that a webhook has to hear of."""
+    """One end of a job, to be posted to a webhook."""
 
-    #: The same for each try: the receiver's key against doubles.
+    #: The same for each try, so that the receiver can recognize duplicates.
     id: str
-    #: May hold credentials: never to be printed.
+    #: May contain credentials: never print it.
     url: str = field(repr=False)
-    #: The JSON document that is sent.
+    #: The JSON document to send.
     body: bytes = field(repr=False)
-    #: How often it was tried, this time included.
+    #: The number of tries, including this one.
     tries: int
     #: When the job ended, Unix time.
     ended_at: float
 
 
 class Webhooks:
-    """The calls that are due, in Redis. Every method raises LedgerError when Redis cannot be reached."""
+    """The pending calls in Redis. Every method raises LedgerError if Redis cannot be reached."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ class Webhooks:
         self._due, self._tries = f"{self._notes}:due", f"{self._notes}:tries"
 
     def take(self) -> Call | None:
-        """A call that is due, which is this caller's for a minute; None where there is none."""
+        """Takes a due call, for a minute; None if there is none."""
         with self._talk(), self._redis.pipeline() as pipe:
             pipe.watch(self._due)  # type: ignore[no-untyped-call]
             now_ms = self._now_ms()
@@ -102,7 +102,7 @@ class Webhooks:
         return _call(call, json.loads(note), int(tries))
 
     def drop(self, call: str) -> None:
-        """Forgets a call: the receiver has it, or nobody will."""
+        """Deletes a call: the receiver has accepted it, or it is given up."""
         with self._talk(), self._redis.pipeline() as pipe:
             pipe.zrem(self._due, call)
             pipe.hdel(self._notes, call)
@@ -110,7 +110,7 @@ class Webhooks:
             pipe.execute()
 
     def put_off(self, call: Call) -> float | None:
-        """Has a call tried again later: in how many seconds, or None where it was given up."""
+        """Schedules the next try of a call. Returns the seconds until then, or None if the call is given up."""
         with self._talk():
             now_ms = self._now_ms()
             if now_ms / 1000 - call.ended_at > _GIVE_UP_S:
@@ -121,7 +121,7 @@ class Webhooks:
         return pause_s
 
     def postpone(self, call: Call, pause_s: float) -> None:
-        """Gives a call back that was taken but not made: due in `pause_s` seconds, and not counted as a try."""
+        """Gives back a call that was taken but not made: due in `pause_s` seconds, and not counted as a try."""
         with self._talk(), self._redis.pipeline() as pipe:
             pipe.zadd(self._due, {call.id: self._now_ms() + pause_s * 1000}, xx=True)
             pipe.hincrby(self._tries, call.id, -1)
@@ -149,10 +149,10 @@ def _call(call: str, note: Mapping[str, str], tries: int) -> Call:
 
 
 def send(call: Call, secret: bytes | None) -> str | None:
-    """Posts a call, signed where there is a secret; answers why it failed, None where the receiver said 2xx.
+    """Posts a call, signed if there is a secret. Returns None after a 2xx response, else the reason of the failure.
 
-    The whole exchange has a deadline, headers are bounded (by http.client) and the body of the answer is not read.
-    Redirects are not followed, so that a receiver cannot send this worker elsewhere.
+    The whole exchange has a deadline, headers are bounded (by http.client) and the body of the response is not read.
+    Redirects are not followed, so a receiver cannot redirect this worker.
     """
     stamp = str(int(time.time()))
     headers = {
@@ -178,13 +178,13 @@ def send(call: Call, secret: bytes | None) -> str | None:
         if not deadline.passed and not isinstance(error, TimeoutError):
             return str(getattr(error, "reason", None) or error) or type(error).__name__
         deadline.passed = True
-    if deadline.passed:  # Headers that were cut off count as whole to http.client.
-        return f"no answer within {_DEADLINE_S:g} s"
-    return None if 200 <= status < 300 else f"it answered {status}"
+    if deadline.passed:  # http.client accepts truncated headers as complete.
+        return f"no response within {_DEADLINE_S:g} s"
+    return None if 200 <= status < 300 else f"it responded with {status}"
 
 
 class _Deadline:
-    """Shuts the connections of one call once its time is over, so that whoever waits for them gets an error."""
+    """Shuts the connections of one call once its time is over, so that waiting for them fails."""
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
@@ -205,13 +205,13 @@ class _Deadline:
         self.passed = True
         for connection in self._connections:
             if connection.sock is not None:
-                # The socket's own method: that of a TLS socket would first forget that it is one.
+                # The method of the plain socket: that of a TLS socket first drops its TLS state.
                 with suppress(OSError):
                     socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
-    """Plain HTTP and HTTPS, through the environment's proxies; whatever is answered is an answer."""
+    """Plain HTTP and HTTPS, through the environment's proxies; every status code is returned, none is an error."""
 
     class Plain(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -238,9 +238,9 @@ def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
 
 
 def webhook_secret() -> bytes | None:
-    """The secret that calls are signed with, from the environment or the file that it names; None where there is none.
+    """The secret for signing calls, from the environment or the file that it names; None if there is none.
 
-    `whsec_` and base64 means those bytes, all else its own UTF-8. Raises UsageError where it cannot be read.
+    `whsec_` and base64 is decoded, anything else is used as UTF-8. Raises UsageError if it cannot be read.
     """
     path = os.environ.get(f"{SECRET_VARIABLE}_FILE")
     text = os.environ.get(SECRET_VARIABLE, "")
@@ -272,13 +272,13 @@ def check_webhook(url: str) -> str:
 
 
 def receiver_of(url: str) -> str:
-    """Scheme, host and port of a webhook's URL: the server that answers for all its paths."""
+    """Scheme, host and port of a webhook's URL, which identify the server."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
 def shown_webhook(url: str) -> str:
-    """As much of a webhook's URL as may be seen: its path and query may be secrets, as its user is."""
+    """The part of a webhook's URL that may be shown: user, path and query may be secret."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -290,10 +290,10 @@ def shown_webhook(url: str) -> str:
 
 
 def run_on_done(command: str, *, state: str, destination: str, count: int, error: str | None = None) -> int:
-    """Runs a command by the shell when a job made here has ended, done or failed; answers its exit code.
+    """Runs a shell command after a job made on this machine is done or has failed; returns its exit code.
 
-    It finds NOISEMILL_STATE, NOISEMILL_DESTINATION, NOISEMILL_COUNT and NOISEMILL_ERROR in its environment. What it
-    prints goes to stderr, since stdout is the result's.
+    Its environment has NOISEMILL_STATE, NOISEMILL_DESTINATION, NOISEMILL_COUNT and NOISEMILL_ERROR. Its output goes to
+    stderr, since stdout has the result.
     """
     told = {"STATE": state, "DESTINATION": destination, "COUNT": str(count), "ERROR": error or ""}
     environment = {**os.environ, **{f"NOISEMILL_{name}": value for name, value in told.items()}}

@@ -1,4 +1,4 @@
-"""What the ledger tells of a worker: what it announces of itself."""
+"""The announcement of a worker in the ledger."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from pipeline.common.text import is_one_line
 from pipeline.stores import is_canonical
 
-#: Of destinations that a worker cannot write to it remembers so many.
+#: The number of unwritable destinations that a worker remembers.
 UNREACHABLE_KEPT = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerInfo:
-    """What a worker announces of itself."""
+    """The announcement of a worker."""
 
     id: str
     host: str
@@ -33,20 +33,20 @@ class WorkerInfo:
     engine: str
     batch: int
     rate: float
-    #: Folders and buckets that it may write below.
+    #: Folders and buckets below which it may write.
     output_roots: tuple[str, ...]
     #: Unix time, by the worker's own clock.
     started_at: float
     version: str
-    #: Destinations that it could not write to of late, though they lie below its output roots.
+    #: Destinations below its output roots that it could not write to recently.
     unreachable: tuple[str, ...] = ()
     #: Id of the job that it is making; None while idle.
     job: str | None = None
-    #: What it has made since it started.
+    #: Samples made since it started.
     samples: int = 0
-    #: Messages since it started that were no wake-ups.
+    #: Messages since it started that were not wake-ups.
     messages_refused: int = 0
-    #: For how long it has been up, seconds.
+    #: Time since it started, seconds.
     up_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -54,16 +54,16 @@ class WorkerInfo:
         return asdict(self)
 
     def may_write(self, destination: str) -> bool:
-        """Whether the destination lies below one of its output roots (`output_allowed`), and it did not fail there."""
+        """Whether a destination is below one of its output roots (`output_allowed`) and not known as unwritable."""
         return destination not in self.unreachable and output_allowed(destination, self.output_roots)
 
 
 def output_allowed(destination: str, roots: Sequence[str]) -> bool:
-    """Whether a worker with these output roots may write to a destination (both normalised).
+    """Whether a worker with these output roots may write to a destination (both normalized).
 
-    Local folders must lie below a local root. S3 is free unless a root names a bucket. A destination with '..' in
-    it, or none that `normalise` would answer, is nobody's. Links are not looked at: where the paths are is another
-    machine's matter, and the worker resolves them when it writes.
+    Local folders must be below a local root. All of S3 is allowed unless a root names a bucket. A destination with
+    '..', or one that `normalise` would not return, is never allowed. Links are not resolved, since the paths may be
+    those of another machine; the worker resolves them when it writes.
     """
     if not is_canonical(destination):
         return False
@@ -75,9 +75,9 @@ def output_allowed(destination: str, roots: Sequence[str]) -> bool:
 
 
 def roots_in_words(roots: Sequence[str]) -> str:
-    """Where workers with these output roots do write, for messages.
+    """A description of where workers with these output roots may write, for messages.
 
-    A link that leads elsewhere on another machine shows here: destinations and roots are told without links.
+    Destinations and roots are shown with links resolved, so a link with another target on another machine is visible.
     """
     several = sorted(set(roots))
     return (
@@ -86,7 +86,7 @@ def roots_in_words(roots: Sequence[str]) -> str:
 
 
 def read_worker(text: str) -> WorkerInfo | None:
-    """What a worker announced; None where it is none that a worker would write. A newer one's fields are left out."""
+    """Parses an announcement; None if it is invalid. Unknown fields of a newer version are ignored."""
     try:
         data = json.loads(text)
         known = {field.name: data[field.name] for field in fields(WorkerInfo) if field.name in data}

@@ -1,13 +1,13 @@
-"""The book of schedules in Redis: what there is, which runs there were, and which run is next.
+"""The book of schedules in Redis: all schedules, their past runs, and the next run of each.
 
-Every change is one transaction, watched: of two schedulers that fire the same moment, or a person who removes a
-schedule meanwhile, one comes first, and the other sees it.
+Every change is one watched transaction. If two schedulers fire the same time, or a user removes a schedule meanwhile,
+one transaction comes first and the other sees its result.
 
     <prefix>:schedules             hash: name -> Schedule
-    <prefix>:schedules:fired       hash: name -> the last moment that was fired (Unix time)
+    <prefix>:schedules:fired       hash: name -> the last due time that was fired (Unix time)
     <prefix>:schedules:runs        hash: name -> number of its last run; outlives the schedule
     <prefix>:schedules:changes     hash: name -> how often its runs were changed
-    <prefix>:schedules:scheduler   the scheduler that is active; expires
+    <prefix>:schedules:scheduler   the active scheduler; expires
     <prefix>:schedule:<name>:runs      hash: number -> Run
     <prefix>:schedule:<name>:skipped   list: the latest Skipped, newest first
 """
@@ -28,10 +28,10 @@ from pipeline.common.settings import Settings
 from pipeline.jobs.connection import connect, redis_errors
 from pipeline.schedules.schedule import MISSED_S, Run, Schedule, Skipped, UnreadableScheduleError
 
-#: Ended runs and skipped moments that are remembered. Datasets among which `keep` chooses are never forgotten.
+#: The number of ended runs and skipped times kept. Runs whose datasets `keep` manages are always kept.
 _REMEMBERED = 200
 
-#: An active scheduler that has not announced itself for so long is gone, seconds.
+#: An active scheduler that has not announced itself for this long is gone, seconds.
 _SCHEDULER_TTL_S = 20
 
 _Answer = TypeVar("_Answer")
@@ -40,7 +40,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class Fired:
-    """What came of a moment: a run, or a note why there is none; neither where it had been fired."""
+    """The result of firing a due time: a run, or why there is none; neither if it had been fired before."""
 
     run: Run | None = None
     skipped: Skipped | None = None
@@ -49,7 +49,7 @@ class Fired:
 class ScheduleBook:
     """The book behind one Redis URL. Safe to share between threads.
 
-    Every method raises LedgerError when Redis cannot be reached or refuses.
+    Every method raises LedgerError if Redis cannot be reached or refuses a command.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,7 +64,7 @@ class ScheduleBook:
     # -- schedules ---------------------------------------------------------------------------------
 
     def add(self, schedule: Schedule, *, replacing: bool = False) -> None:
-        """Enters a schedule. Raises UsageError where there is one of its name, unless it is to be replaced."""
+        """Adds a schedule. Raises UsageError if its name exists, unless `replacing`."""
 
         def enter(pipe: Pipeline) -> None:
             if pipe.hexists(self._all, schedule.name) and not replacing:
@@ -76,7 +76,7 @@ class ScheduleBook:
         self._change(enter, self._all)
 
     def get(self, name: str) -> Schedule:
-        """One schedule. Raises UsageError where there is none of this name."""
+        """One schedule. Raises UsageError if there is none of this name."""
         with self._talk():
             text = self._redis.hget(self._all, name)
         if text is None:
@@ -84,7 +84,7 @@ class ScheduleBook:
         return Schedule.from_json(str(text))
 
     def schedules(self, unreadable: list[str] | None = None) -> list[Schedule]:
-        """All of them, by name. Which one cannot be read, and why, goes to `unreadable`, or is raised."""
+        """All schedules, by name. An unreadable one adds a message to `unreadable`, or raises if that is None."""
         with self._talk():
             texts = self._redis.hgetall(self._all)
         found = []
@@ -98,17 +98,17 @@ class ScheduleBook:
         return found
 
     def pause(self, name: str) -> Schedule:
-        """Nothing is fired from now on; what has been goes on."""
+        """Pauses a schedule: nothing is fired from now on; runs in progress continue."""
         return self._edit(name, lambda schedule: replace(schedule, paused=True))
 
     def resume(self, name: str, now: float) -> Schedule:
-        """Ends a pause. What was due meanwhile does not count as missed."""
+        """Ends a pause. Times that were due meanwhile do not count as missed."""
         return self._edit(
             name, lambda schedule: replace(schedule, paused=False, since=now) if schedule.paused else schedule
         )
 
     def remove(self, name: str) -> None:
-        """Forgets a schedule and its history; jobs and datasets stay. Its runs' numbers are never used again."""
+        """Deletes a schedule and its history; jobs and datasets stay. Run numbers are never used again."""
 
         def forget(pipe: Pipeline) -> None:
             if not pipe.hexists(self._all, name):
@@ -124,15 +124,15 @@ class ScheduleBook:
     # -- runs --------------------------------------------------------------------------------------
 
     def fired_until(self, schedule: Schedule) -> float:
-        """The moment up to which everything is settled: fired, or before the schedule began. Unix time."""
+        """The last due time that was fired, or when the schedule began, if that is later. Unix time."""
         with self._talk():
             fired = self._redis.hget(self._fired, schedule.name)
         return max(schedule.since, _number(fired, float))
 
     def fire(self, name: str, due_at: float, now: float) -> Fired:
-        """Takes up a moment at which a schedule is due: a new run, or a note of why there is none.
+        """Fires a due time of a schedule: adds a run, or records why there is none.
 
-        A moment is fired once, whoever tries: later calls change nothing and answer an empty `Fired`.
+        Each time is fired once: later calls change nothing and return an empty `Fired`.
         """
 
         def take_up(pipe: Pipeline) -> Fired:
@@ -154,7 +154,7 @@ class ScheduleBook:
         return self._change(take_up, self._all, self._fired, self._runs(name), self._skipped(name))
 
     def fire_by_hand(self, name: str, now: float) -> Run:
-        """A run that a person asks for. Raises UsageError where there is no such schedule, or one is going."""
+        """Adds a manual run. Raises UsageError if there is no such schedule, or a run is in progress."""
 
         def take_up(pipe: Pipeline) -> Run:
             text = pipe.hget(self._all, name)
@@ -172,13 +172,13 @@ class ScheduleBook:
         return self._change(take_up, self._all, self._runs(name))
 
     def runs(self, name: str) -> list[Run]:
-        """The runs that are remembered, the earliest first."""
+        """The recorded runs, the earliest first."""
         with self._talk():
             texts = self._redis.hvals(self._runs(name))
         return _in_order(texts)
 
     def last_number(self, name: str) -> int:
-        """The number of its last run, which is how many there have been; 0 before the first."""
+        """The number of its last run; 0 before the first."""
         with self._talk():
             return _number(self._redis.hget(self._numbers, name), int)
 
@@ -190,18 +190,18 @@ class ScheduleBook:
         return None if text is None else Run.from_json(str(text))
 
     def changes(self) -> dict[str, str]:
-        """For each schedule what is another value once its runs have changed: no need to read them all before."""
+        """For each schedule a value that changes with its runs, so that unchanged runs need not be read again."""
         with self._talk():
             return {str(name): str(value) for name, value in self._redis.hgetall(self._changed).items()}
 
     def skipped(self, name: str) -> list[Skipped]:
-        """The latest moments at which nothing was made, the earliest first."""
+        """The latest skipped times, the earliest first."""
         with self._talk():
             texts = self._redis.lrange(self._skipped(name), 0, -1)
         return [Skipped.from_json(str(text)) for text in reversed(texts)]
 
     def update(self, name: str, number: int, **changes: Any) -> None:
-        """Changes what the book says of a run; one that was removed meanwhile, with its schedule, stays removed."""
+        """Changes the record of a run, unless it was removed meanwhile with its schedule."""
 
         def write(pipe: Pipeline) -> None:
             text = pipe.hget(self._runs(name), str(number))
@@ -216,17 +216,17 @@ class ScheduleBook:
     # -- the scheduler -----------------------------------------------------------------------------
 
     def announce(self, scheduler: str) -> None:
-        """Says that a scheduler is active; to be repeated."""
+        """Announces the active scheduler; to be repeated."""
         with self._talk():
             self._redis.set(self._active, scheduler, ex=_SCHEDULER_TTL_S)
 
     def withdraw(self) -> None:
-        """Says that the active scheduler has left."""
+        """Withdraws the announcement."""
         with self._talk():
             self._redis.delete(self._active)
 
     def scheduler(self) -> str | None:
-        """Which scheduler is active; None where none is up."""
+        """The active scheduler; None if none is up."""
         with self._talk():
             found = self._redis.get(self._active)
         return None if found is None else str(found)
@@ -271,7 +271,7 @@ class ScheduleBook:
         return run
 
     def _skip(self, pipe: Pipeline, name: str, latest: str | bytes | None, due_at: float, reason: str) -> Skipped:
-        """Notes a moment; together with those before it that were skipped for the same reason."""
+        """Records a skipped time, merged with those before it that were skipped for the same reason."""
         skipped = Skipped(due_at=due_at, until=due_at, times=1, reason=reason)
         before = Skipped.from_json(str(latest)) if latest else None
         if before is not None and before.reason == reason:
@@ -297,7 +297,7 @@ class ScheduleBook:
         return self._change(edit, self._all)
 
     def _change(self, function: Callable[[Pipeline], _Answer], *watched: str) -> _Answer:
-        """Runs a transaction, again where a watched key was changed meanwhile."""
+        """Runs a transaction; repeats it if a watched key was changed meanwhile."""
         with self._talk():
             return cast(_Answer, self._redis.transaction(cast(Any, function), *watched, value_from_callable=True))
 
@@ -327,25 +327,25 @@ def _reason_to_skip(schedule: Schedule, runs: list[Run], due_at: float, now: flo
     if not going:
         return None
     if schedule.overlap == "skip":
-        return f"run {going[0].number} is still going"
+        return f"run {going[0].number} is still in progress"
     return f"run {going[-1].number} is waiting already" if len(going) > 1 else None
 
 
 def _to_forget(schedule: Schedule, runs: list[Run]) -> list[Run]:
-    """Old runs that nobody asks for: not those that are going, nor datasets among which `keep` chooses."""
+    """Old runs to delete from the record: not those in progress, nor those whose datasets `keep` manages."""
     over = [run for run in runs if not run.going and not (run.state == "done" and schedule.may_remove(run))]
     return over[:-_REMEMBERED]
 
 
 def _number(text: str | bytes | None, kind: type[_Number]) -> _Number:
-    """A number that is kept of a schedule, 0 where there is none. Raises UnreadableScheduleError for what is none."""
+    """A stored number of a schedule, 0 if there is none. Raises UnreadableScheduleError if it is malformed."""
     try:
         number = kind(text or 0)
         if 0 <= number < MAX_EXACT:
             return number
     except ValueError:
         pass
-    raise UnreadableScheduleError(f"Redis holds a number of a schedule that is malformed: {shown(str(text))}")
+    raise UnreadableScheduleError(f"a number of a schedule in Redis is malformed: {shown(str(text))}")
 
 
 def _in_order(texts: list[Any]) -> list[Run]:

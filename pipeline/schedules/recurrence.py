@@ -1,6 +1,6 @@
-"""When a schedule is due: `0 2 * * *` by the clock of a time zone, or every so often.
+"""When a schedule is due: by a cron line such as `0 2 * * *` in a time zone, or at an interval.
 
-Celery's crontab does the arithmetic: it is what RedBeat and its users go by. All moments are Unix times in seconds.
+Celery's crontab does the arithmetic, as RedBeat and its users expect. All times are Unix times in seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.common.errors import UsageError, shown
 #: Bounds of `--every`, seconds.
 LEAST_EVERY_S, MOST_EVERY_S = 1, 366 * 86400
 
-#: A cron that is not due within so long never is, seconds: 29 February on a Monday comes every 28 years.
+#: A cron line that is not due within this time never is, seconds: 29 February is a Monday every 28 years.
 _HORIZON_S = 30 * 366 * 86400
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -40,15 +40,15 @@ _FIELDS: tuple[tuple[str, int, int, list[str]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """The moments at which something is due: either `cron` or `every_s` says."""
+    """The times at which something is due, defined by either `cron` or `every_s`."""
 
-    #: Minute, hour, day of the month, month, day of the week; all must hold. None where `every_s` counts.
+    #: Minute, hour, day of the month, month, day of the week; all must match. None with `every_s`.
     cron: str | None = None
-    #: Seconds from one moment to the next, counted from `start`.
+    #: Interval in seconds, counted from `start`.
     every_s: int | None = None
-    #: Name of the time zone whose clock `cron` goes by.
+    #: Name of the time zone of `cron`.
     timezone: str = "UTC"
-    #: What `every_s` counts from; whole seconds, so that a moment is the same number however it is reached.
+    #: Start of `every_s`; whole seconds, so that a due time is the same number however it is computed.
     start: float = 0.0
 
     @property
@@ -57,24 +57,24 @@ class Recurrence:
         return zoneinfo.ZoneInfo(self.timezone)
 
     def next_after(self, moment: float) -> float:
-        """The first moment later than `moment`.
+        """The first due time after `moment`.
 
-        A time of the clock that a day leaves out (when summer time begins) comes an hour later by that clock; one that
-        a day has twice comes the first time alone.
+        A local time that does not exist (when summer time begins) is moved an hour later; one that exists twice counts
+        the first time only.
         """
         if self.every_s is not None:
             return self.start + ((moment - self.start) // self.every_s + 1) * self.every_s
         local = datetime.fromtimestamp(moment, UTC).astimezone(self.zone)
         self._crontab.moment = local
-        # Whole minutes, so that equal moments are equal numbers.
+        # Whole minutes, so that equal times are equal numbers.
         return 60.0 * round((moment + self._crontab.remaining_estimate(local).total_seconds()) / 60)
 
     def last_due(self, since: float, now: float) -> float | None:
-        """The last moment later than `since` and not later than `now`; None where there is none."""
+        """The last due time after `since` and up to `now`; None if there is none."""
         due = self.next_after(since)
         if due > now:
             return None
-        # From nearer and nearer behind, since a minute's schedule may have been down for weeks.
+        # Starts close to `now` and goes back further, since a schedule of every minute may have been down for weeks.
         back = 60.0
         while back < now - since:
             if (found := self.next_after(now - back)) <= now:
@@ -99,7 +99,7 @@ class Recurrence:
 
 
 class _ZonedCrontab(crontab):
-    """Celery's, without an application: it asks for the time that is left from now, and now is a moment of ours."""
+    """Celery's crontab without an application. It computes the time left from now, which is set here."""
 
     moment: datetime
 
@@ -112,7 +112,7 @@ class _ZonedCrontab(crontab):
 
 
 def parse_recurrence(cron: str | None, every: str | None, timezone: str | None, now: float) -> Recurrence:
-    """The recurrence that `--cron` or `--every`, and `--timezone`, mean. Raises UsageError."""
+    """Parses `--cron` or `--every`, and `--timezone`. Raises UsageError."""
     if (cron is None) == (every is None):
         raise UsageError('how often? give either --cron, for example --cron "0 2 * * *", or --every, for example 6h')
     zone = _parse_zone(timezone)
@@ -122,7 +122,7 @@ def parse_recurrence(cron: str | None, every: str | None, timezone: str | None, 
     try:
         if recurrence.next_after(now) - now < _HORIZON_S:
             return recurrence
-    except (ValueError, RuntimeError):  # The 30th of February: Celery refuses it, or looks in vain.
+    except (ValueError, RuntimeError):  # For example the 30th of February.
         pass
     raise UsageError(f"cron {shown(cron)} never comes: no such month has that day")
 
@@ -130,7 +130,7 @@ def parse_recurrence(cron: str | None, every: str | None, timezone: str | None, 
 def _parse_every(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9})\s*(s|min|m|h|d|w)", text.strip().lower())
     if not match:
-        raise UsageError(f"every {shown(text)} is no length of time: use for example 90s, 15m, 6h, 1d or 2w")
+        raise UsageError(f"every {shown(text)} is not a length of time: use for example 90s, 15m, 6h, 1d or 2w")
     seconds = int(match[1]) * _UNITS[match[2]]
     if not LEAST_EVERY_S <= seconds <= MOST_EVERY_S:
         raise UsageError(f"every {shown(text)} must be from {LEAST_EVERY_S} s to {MOST_EVERY_S // 86400} days")
@@ -138,7 +138,7 @@ def _parse_every(text: str) -> int:
 
 
 def _parse_cron(text: str) -> str:
-    """A cron line with single spaces. Raises UsageError naming the field at fault."""
+    """A cron line with single spaces. Raises UsageError that names the invalid field."""
     parts = text.lower().split()
     if len(parts) != len(_FIELDS):
         raise UsageError(
@@ -149,14 +149,14 @@ def _parse_cron(text: str) -> str:
         if not all(_is_cron_item(item, least, most, names) for item in part.split(",")):
             or_names = f" or {names[0]} to {names[-1]}" if names else ""
             raise UsageError(
-                f"cron {shown(text)}: {part!r} is no {name}: numbers from {least} to {most}{or_names}, "
+                f"cron {shown(text)}: {part!r} is not a valid {name}: use numbers from {least} to {most}{or_names}, "
                 "as *, */5, 1,15, 1-5 or 1-5/2"
             )
     return " ".join(parts)
 
 
 def _is_cron_item(item: str, least: int, most: int, names: list[str]) -> bool:
-    """Whether it is `*`, `*/2`, `3`, `1-5` or `1-5/2`: Celery overlooks what comes after, and names of other fields."""
+    """Whether it is `*`, `*/2`, `3`, `1-5` or `1-5/2`. Celery ignores trailing text and names of other fields."""
     value = "|".join(["[0-9]{1,2}", *names])
     match = re.fullmatch(rf"(?:\*|({value})(?:-({value}))?)(?:/([0-9]{{1,2}}))?", item)
     if match is None:

@@ -1,4 +1,4 @@
-"""What the user asks for, as a `Schedule` that has been checked as far as it can be before its first run."""
+"""Turns the user's options into a `Schedule`, checked as far as possible before its first run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stores import normalise
 
 _PLACEHOLDERS = ("date", "time", "run")
 
-#: How many runs ahead a template is tried, to see whether their destinations differ.
+#: The number of runs for which a template's destinations are checked to differ.
 _TRIED = 1000
 
 
@@ -33,10 +33,10 @@ def new_schedule(
     now: float,
     **options: Any,
 ) -> Schedule:
-    """The schedule that these words ask for.
+    """The schedule with these options.
 
-    `request` holds the options of `JobRequest`, the others are `Schedule`'s. Raises UsageError for what cannot be
-    used, in the schedule or in the job.
+    `request` has the options of `JobRequest`, the others are those of `Schedule`. Raises UsageError for invalid options
+    of the schedule or the job.
     """
     check_name(name)
     recurrence = parse_recurrence(cron, every, timezone, now)
@@ -48,7 +48,7 @@ def new_schedule(
     JobRequest(**chosen).resolve(found)
     for option in ("labels", "attributes"):
         if os.path.isfile(str(chosen.get(option, ""))):
-            # Runs are asked for elsewhere, from another folder.
+            # Runs are submitted by the scheduler, from another folder.
             chosen[option] = str(Path(chosen[option]).resolve())
     return Schedule(
         name=name,
@@ -72,9 +72,9 @@ def check_name(name: str) -> str:
 
 
 def check_template(template: str, recurrence: Recurrence, now: float) -> str:
-    """The normalised form of a destination with placeholders.
+    """The normalized form of a destination with placeholders.
 
-    Raises UsageError for an unknown placeholder, `..`, or where two runs would go to the same place.
+    Raises UsageError for an unknown placeholder, `..`, or if two runs would have the same destination.
     """
     found = re.findall(r"\{([^{}]*)\}", template)
     unknown = [name for name in found if name not in _PLACEHOLDERS]
@@ -84,10 +84,10 @@ def check_template(template: str, recurrence: Recurrence, now: float) -> str:
             "known are {date}, {time} and {run}"
         )
     if ".." in template.split("/"):
-        raise UsageError(f"destination {shown(template)} has '..' in it: write where the runs go without it")
+        raise UsageError(f"destination {shown(template)} has '..' in it: write the path without it")
     place = normalise(template)
     if place.count("{") != template.count("{"):
-        raise UsageError(f"destination {shown(template)}: placeholders stand in the names of folders alone")
+        raise UsageError(f"destination {shown(template)}: placeholders can be used in the names of folders only")
     _check_distinct(place, recurrence, now)
     return place
 
@@ -102,5 +102,7 @@ def _check_distinct(place: str, recurrence: Recurrence, now: float) -> None:
         moment = recurrence.next_after(moment)
         destination = probe.destination_of(1, moment)
         if destination in seen:
-            raise UsageError(f"runs of this schedule would go to {destination} more than once: put {{run}} into it")
+            raise UsageError(
+                f"runs of this schedule would be stored at {destination} more than once: add {{run}} to it"
+            )
         seen.add(destination)

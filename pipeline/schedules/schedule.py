@@ -1,7 +1,7 @@
-"""A schedule: a job that is asked for again and again, each time with other samples at another place.
+"""A schedule submits a job again and again, each time with other samples and another destination.
 
 Run r of a schedule uses the seed after that of run r - 1. Streams of different seeds share nothing
-(`pipeline.spec.latents`), so no run repeats a sample of another before seeds come round, after 2**32 runs.
+(`pipeline.spec.latents`), so no run repeats a sample of another before seeds wrap around, after 2**32 runs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.common.text import is_one_line
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.stores import normalise
 
-#: Version of what is kept of a schedule; a reader refuses a newer one.
+#: Version of a stored schedule; a reader refuses a newer one.
 SCHEDULE_VERSION = 1
 
-#: States in which a run stands in the way of the next.
+#: States in which a run blocks the next.
 GOING_STATES = ("waiting", "queued", "running")
 
 #: A run that is later than this counts as missed, seconds.
@@ -30,37 +30,37 @@ MISSED_S = 60.0
 
 
 class UnreadableScheduleError(LedgerError):
-    """What Redis holds of a schedule is malformed, or a newer noisemill's."""
+    """A schedule's record in Redis is malformed, or was written by a newer noisemill."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What is asked for, when, and where it goes."""
+    """What to make, when, and where to store it."""
 
     version: int = SCHEDULE_VERSION
     name: str
-    #: Generator reference; what it is, each run finds out anew.
+    #: Generator reference, resolved again for each run.
     generator: str
-    #: Where runs go: a normalised destination with {date}, {time} or {run} in it.
+    #: Destination of runs: normalized, with {date}, {time} or {run} in it.
     destination: str
     recurrence: Recurrence
     #: Options of `JobRequest`, with the seed of run 1.
     request: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 5
-    #: Most workers that share a run; 0 leaves it open.
+    #: Most workers that share a run; 0 means no limit.
     parallel: int = 0
-    #: URL that hears of the end of each run (`pipeline.jobs.webhooks`).
+    #: URL that is called at the end of each run (`pipeline.jobs.webhooks`).
     webhook: str | None = None
-    #: How many verified datasets stay; None for all.
+    #: The number of verified datasets to keep; None for all.
     keep: int | None = None
-    #: What becomes of a run that is due while another is going: not made, or made after it (one waits at most).
+    #: A run that is due while another is in progress: skip it, or make it afterwards (at most one waits).
     overlap: Literal["skip", "queue"] = "skip"
-    #: What becomes of runs that no scheduler was up for: the latest is made, or none.
+    #: Runs that were due while no scheduler was up: make the latest, or none.
     catch_up: Literal["one", "none"] = "one"
     paused: bool = False
     #: Unix time.
     added_at: float
-    #: Moments up to this one are over: when it was added, or resumed. Unix time.
+    #: Due times up to this one do not count: when it was added or resumed. Unix time.
     since: float
 
     @property
@@ -73,7 +73,7 @@ class Schedule:
         return (self.seed + run - 1) % (MAX_SEED + 1)
 
     def destination_of(self, run: int, due_at: float) -> str:
-        """Where a run goes. Raises UsageError where that is not below the template's fixed part any more."""
+        """Destination of a run. Raises UsageError if it is not below the fixed part of the template."""
         moment = datetime.fromtimestamp(due_at, UTC).astimezone(self.recurrence.zone)
         values = {"date": f"{moment:%Y-%m-%d}", "time": f"{moment:%H%M%S}", "run": f"{run:06d}"}
         place = normalise(self.destination.format_map(values))
@@ -83,15 +83,15 @@ class Schedule:
         return place
 
     def may_remove(self, run: Run) -> bool:
-        """Whether `--keep` chooses among this run's dataset too.
+        """Whether `--keep` may remove this run's dataset.
 
-        Only if the run was made under `--keep` and under the present template: the datasets of a schedule that this
-        one replaced stay, unless that one was to remove them as well.
+        Only if the run was made under `--keep` and the current template: the datasets of a schedule that this one
+        replaced stay, unless that schedule would have removed them as well.
         """
         return self.keep is not None and run.keep_template == self.destination
 
     def surplus(self, runs: Sequence[Run]) -> list[Run]:
-        """Of the runs that are done and not known to be damaged, those beyond `keep`, the earliest first."""
+        """Finished runs beyond `keep`, the earliest first, leaving out those known to be damaged."""
         sound = [run for run in runs if self.may_remove(run) and run.state == "done" and run.verified is not False]
         return sound[: -self.keep] if self.keep is not None else []
 
@@ -100,7 +100,7 @@ class Schedule:
         return None if self.paused else self.recurrence.next_after(now)
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """JSON for `from_json`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -120,37 +120,37 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One time that a schedule was carried out."""
+    """One run of a schedule."""
 
     #: From 1; never used twice under one name.
     number: int
-    #: When it was due, and when it was taken up. Unix times.
+    #: When it was due, and when it was fired. Unix times.
     due_at: float
     fired_at: float
-    #: Whether a person asked for it.
+    #: Whether the user started it by hand.
     by_hand: bool = False
     destination: str
     seed: int
     #: waiting (no job yet), queued, running, done, failed or cancelled; removed when `--keep` deleted it.
     state: str = "waiting"
-    #: Whether its destination was found free of other jobs.
+    #: Whether its destination was checked to be free of other jobs.
     placed: bool = False
     #: Id and spec of its job; None before there is one.
     job: str | None = None
     spec_sha256: str | None = None
-    #: Samples that it has made, or found made.
+    #: Samples made or found at its destination.
     samples: int = 0
-    #: Why it failed, or what it waits for.
+    #: Why it failed or waits.
     error: str | None = None
     #: Unix time.
     ended_at: float | None = None
-    #: Whether every hash was right when it was done; None where that was not looked at.
+    #: Whether every hash was right when it was done; None if not verified.
     verified: bool | None = None
     #: The schedule's template if it was made under `--keep`, else None: then no schedule ever removes its dataset.
     keep_template: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`, without what is the steward's own."""
+        """For `--json`, without the steward's own fields."""
         private = ("placed", "spec_sha256", "keep_template")
         return {name: value for name, value in asdict(self).items() if name not in private}
 
@@ -160,8 +160,8 @@ class Run:
         return self.state in GOING_STATES
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
-        # Absent unless needed: a scheduler of an earlier version refuses a field that it does not know.
+        """JSON for `from_json`."""
+        # Written only if needed: an older scheduler refuses an unknown field.
         private = () if self.keep_template is not None else ("keep_template",)
         return json.dumps({name: value for name, value in asdict(self).items() if name not in private}, sort_keys=True)
 
@@ -176,7 +176,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Times, one after the other, at which a schedule was due and nothing was made."""
+    """Consecutive due times at which a schedule made nothing."""
 
     #: The first and the last of them, Unix times.
     due_at: float
@@ -185,7 +185,7 @@ class Skipped:
     reason: str
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """JSON for `from_json`."""
         return json.dumps(asdict(self))
 
     def as_json(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class Skipped:
 
     @classmethod
     def from_json(cls, text: str) -> Skipped:
-        """The moment that `to_json` wrote. Raises UnreadableScheduleError."""
+        """The skipped times that `to_json` wrote. Raises UnreadableScheduleError."""
         with _distrust("a skipped moment", text):
             skipped = cls(**json.loads(text))
             _check_record(skipped)
@@ -203,14 +203,14 @@ class Skipped:
 
 @contextmanager
 def _distrust(what: str, text: str) -> Iterator[None]:
-    """Whatever a record in Redis leads to while it is read: the user hears that it is malformed."""
+    """Turns any error while reading a record from Redis into UnreadableScheduleError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
-        raise UnreadableScheduleError(f"Redis holds {what} that is malformed: {shown(text)}") from error
+        raise UnreadableScheduleError(f"{what} in Redis is malformed: {shown(text)}") from error
 
 
-#: What the fields of records in Redis can be; whoever can write there can put anything.
+#: Type of a field -> whether a value is valid. Records in Redis are untrusted input.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str) and is_one_line(value) and len(value) < 5000,
     "str | None": lambda value: value is None or (_CHECKS["str"](value.replace("\n", " "))),
@@ -231,8 +231,8 @@ _LATEST = 2.2e11
 
 
 def _check_record(record: Any) -> bool:
-    """Raises ValueError for a field that cannot be; else answers True."""
+    """Raises ValueError for an invalid field; else returns True."""
     for each in fields(record):
         if not _CHECKS[str(each.type)](getattr(record, each.name)):
-            raise ValueError(f"{each.name} cannot be")
+            raise ValueError(f"{each.name} is invalid")
     return True

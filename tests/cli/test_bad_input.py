@@ -187,10 +187,10 @@ OPTIONS = {
     "--labels table.npy": "int32 of shape (2, 2), not whole numbers of shape (count,)",
     "--labels floats.npy": "float64",
     "--labels none.npy": "none.npy",
-    "--labels cut.npy": "cut.npy are no .npy array",
-    "--labels text.npy": "text.npy are no .npy array",
-    "--labels void.npy": "void.npy are no .npy array",
-    "--labels objects.npy": "objects.npy are no .npy array",
+    "--labels cut.npy": "cut.npy are not an .npy array",
+    "--labels text.npy": "text.npy are not an .npy array",
+    "--labels void.npy": "void.npy are not an .npy array",
+    "--labels objects.npy": "objects.npy are not an .npy array",
     "--labels typo.txt": "'sqare' in line 2 is not a class, did you mean 'square'?",
     "--labels numbers.txt": "7 at row 2 is not a class",
     "--labels odd.txt": "in line 2 is not a class",
@@ -218,12 +218,12 @@ OPTIONS = {
     "--latents complex.npy": "complex64, not floating point",
     "--latents nan.npy": "hold NaN or infinity",
     "--latents huge.npy": "hold NaN or infinity",
-    "--latents cut.npy": "cut.npy are no .npy array",
-    "--latents header.npy": "header.npy are no .npy array",
-    "--latents text.npy": "text.npy are no .npy array",
-    "--latents void.npy": "void.npy are no .npy array",
-    "--latents objects.npy": "objects.npy are no .npy array",
-    "--latents several.npz": "several.npz are no .npy array",
+    "--latents cut.npy": "cut.npy are not an .npy array",
+    "--latents header.npy": "header.npy are not an .npy array",
+    "--latents text.npy": "text.npy are not an .npy array",
+    "--latents void.npy": "void.npy are not an .npy array",
+    "--latents objects.npy": "objects.npy are not an .npy array",
+    "--latents several.npz": "several.npz are not an .npy array",
     "--latents good.npy -n 11": "count 11 is not the 10 rows of good.npy: leave --count out",
     "--latents good.npy --noise uniform": "exclude each other",
     "--latents good.npy --labels five.npy": "are 5, the samples 10",
@@ -682,7 +682,7 @@ def _serve_web(listener: socket.socket) -> None:
 @pytest.mark.parametrize("command", _REDIS_COMMANDS)
 def test_redis_is_a_web_server(run: Run, world: Path, web_server: str, monkeypatch: pytest.MonkeyPatch, command: str):
     outcome = _try_redis(run, world, monkeypatch, web_server, command)
-    assert_clear(outcome, 1, web_server.partition("//")[2], "did not answer as Redis does")
+    assert_clear(outcome, 1, web_server.partition("//")[2], "did not respond as Redis does")
 
 
 @pytest.mark.parametrize("command", _REDIS_COMMANDS)

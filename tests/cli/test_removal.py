@@ -186,7 +186,7 @@ def test_a_live_job_is_refused_or_cancelled_first(run: Run, redis: Settings, tmp
     job = submit(run, tmp_path / "out")
     before = tree(tmp_path)
     for words in ([job], [job, "--data", "--yes"], [tmp_path / "out", "--yes"]):
-        assert_clear(run("rm", *words), 2, f"job {job} is still going: cancel it first, or say --cancel")
+        assert_clear(run("rm", *words), 2, f"job {job} is still in progress: cancel it first, or add --cancel")
     assert tree(tmp_path) == before
     assert Ledger(redis).job(job).live
     assert run("rm", tmp_path / "out", "--yes", "--cancel").code == 0

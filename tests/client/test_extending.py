@@ -207,7 +207,7 @@ def test_what_cannot_grow(tmp_path: Path, changes: dict[str, Any], count: int, w
 def test_some_shards_of_a_job_cannot_grow(tmp_path: Path) -> None:
     folder = make_dataset(tmp_path / "d", make_spec(), finished=False)
     (folder / "selection.json").write_text('{"shards": "1-2"}')
-    with pytest.raises(UsageError, match="is meant to hold some shards of its job only"):
+    with pytest.raises(UsageError, match="has a selection of its job's shards only"):
         plan_extension(str(folder), 200)
 
 

@@ -383,6 +383,6 @@ def test_a_range_that_nobody_tells_is_measured_and_offered(tmp_path: Path) -> No
     save_keras(tmp_path / "open.keras", keras.Model(z, shifted))
     done = noisemill("generate", "open.keras", "out", "--count", 5, "--format", "png", cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert "say it in generator.toml, [output] range;\nof 64 samples the values lie from 0." in done.stderr
+    assert "write it into generator.toml, [output] range;\nof 64 samples the values lie from 0." in done.stderr
     assert "so perhaps range = [0, 1]" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -115,7 +115,7 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(redis.Redis, "from_url", hasty)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "did not answer in time" in complaint(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        assert "did not respond in time" in complaint(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
 
 
 @pytest.mark.parametrize(("error", "words"), [

@@ -168,10 +168,10 @@ def test_latents_that_are_none(tmp_path: Path, array: np.ndarray, words: str) ->
 
 
 @pytest.mark.parametrize(("data", "words"), [
-    (None, "cannot be read: No such file"), (b"", "are no .npy array"), (b"text", "are no .npy array"),
-    (b"\x93NUMPY\x01\x00", "are no .npy array"), (b"PK\x03\x04broken", "are no .npy array"),
+    (None, "cannot be read: No such file"), (b"", "are not an .npy array"), (b"text", "are not an .npy array"),
+    (b"\x93NUMPY\x01\x00", "are not an .npy array"), (b"PK\x03\x04broken", "are not an .npy array"),
     (b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (9, 8), }".ljust(118), "are no"),
-    (b"\x80\x04K\x01.", "are no .npy array"),
+    (b"\x80\x04K\x01.", "are not an .npy array"),
 ])  # fmt: skip
 @pytest.mark.parametrize("what", ["latents", "labels"])
 def test_files_that_are_no_arrays(tmp_path: Path, data: bytes | None, words: str, what: str) -> None:
@@ -184,7 +184,7 @@ def test_files_that_are_no_arrays(tmp_path: Path, data: bytes | None, words: str
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     np.save(tmp_path / "z.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert "are no .npy array" in refusal(latents=str(tmp_path / "z.npy"))
+    assert "are not an .npy array" in refusal(latents=str(tmp_path / "z.npy"))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -244,5 +244,5 @@ def test_latents_and_labels_must_be_as_many(tmp_path: Path) -> None:
     spec, uploads = brought(latents=latents, labels=save(tmp_path / "y.npy", np.array([0, 1, 2])))
     assert [upload.name for upload in uploads] == ["latents.npy", "labels.npy"]
     assert spec.count == 3
-    assert "they must be as many" in refusal(latents=latents, labels=save(tmp_path / "y.npy", np.array([0, 1])))
-    assert "they must be as many" in refusal(count=3, labels=str(tmp_path / "y.npy"))
+    assert "the numbers must be equal" in refusal(latents=latents, labels=save(tmp_path / "y.npy", np.array([0, 1])))
+    assert "the numbers must be equal" in refusal(count=3, labels=str(tmp_path / "y.npy"))

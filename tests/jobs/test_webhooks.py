@@ -118,7 +118,7 @@ def test_a_call_that_fails_is_made_again_under_the_same_id(
         "Basic " + base64.b64encode(b"user:geheim").decode()
     }
     for pause, status in (("1 s", 500), ("2 s", 404), ("4 s", 302)):
-        assert f"again in {pause}: it answered {status}" in caplog.text
+        assert f"again in {pause}: it responded with {status}" in caplog.text
     assert "geheim" not in caplog.text
     assert "token-123" not in caplog.text
 
@@ -227,7 +227,7 @@ def odd_receiver() -> Iterator[tuple[str, list[str]]]:
 def test_a_receiver_that_drips_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.jobs.webhooks._DEADLINE_S", 0.5)
     with odd_receiver() as (url, _):
-        assert send(a_call(f"{url}/drip"), None) == "no answer within 0.5 s"
+        assert send(a_call(f"{url}/drip"), None) == "no response within 0.5 s"
         assert send(a_call(f"{url}/fine"), None) is None
 
 
@@ -336,7 +336,7 @@ def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledg
     prepare(spec, tmp_path / "out", [])
     first = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://one/")
     again = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://two/")
-    assert first.warning != again.warning == "it was queued before: its webhook stays as it was then"
+    assert first.warning != again.warning == "it was queued before: its webhook stays the same"
     ledger.cancel(first.id)
     call = Webhooks(settings).take()
     assert call is not None

@@ -86,7 +86,7 @@ def test_a_run_that_is_going_is_not_started_twice(book: ScheduleBook) -> None:
         skipped = fire(book, hours).skipped
         assert skipped is not None
     [noted] = book.skipped("nightly")
-    assert (noted.reason, noted.times) == ("run 1 is still going", 2)
+    assert (noted.reason, noted.times) == ("run 1 is still in progress", 2)
     assert (noted.due_at, noted.until) == (NOW + 2 * 3600, NOW + 3 * 3600)
     end(book, run, "failed")
     assert fired_run(book, 4).number == 2
@@ -126,7 +126,7 @@ def test_a_run_by_hand_takes_a_place_of_its_own(book: ScheduleBook) -> None:
     end(book, fired_run(book, 1))
     by_hand = book.fire_by_hand("nightly", NOW + 3700)
     assert (by_hand.by_hand, by_hand.number, by_hand.destination) == (True, 2, "/data/2026-11-23-000002")
-    with pytest.raises(UsageError, match="'nightly' cannot run now: run 2 is still going"):
+    with pytest.raises(UsageError, match="'nightly' cannot run now: run 2 is still in progress"):
         book.fire_by_hand("nightly", NOW + 3800)
     end(book, by_hand)
     book.pause("nightly")
@@ -198,9 +198,9 @@ def test_a_scheduler_announces_itself(book: ScheduleBook) -> None:
 def test_what_cannot_be_read_is_said(book: ScheduleBook, settings: Settings) -> None:
     with redis.Redis.from_url(settings.redis_url) as raw:
         raw.hset(f"{settings.key_prefix}:schedules", "bad", "{}")
-    with pytest.raises(LedgerError, match=r"Redis holds a schedule that is malformed: '{}'"):
+    with pytest.raises(LedgerError, match=r"a schedule in Redis is malformed: '{}'"):
         book.schedules()
     add(book)
     unreadable: list[str] = []
     assert [schedule.name for schedule in book.schedules(unreadable)] == ["nightly"]
-    assert unreadable == ["schedule 'bad': Redis holds a schedule that is malformed: '{}'"]
+    assert unreadable == ["schedule 'bad': a schedule in Redis is malformed: '{}'"]

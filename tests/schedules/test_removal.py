@@ -55,7 +55,7 @@ def test_another_job_is_left_alone(tmp_path: Path) -> None:
     spec = make_spec()
     folder = make_dataset(tmp_path / "one", spec)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(DatasetError, match="holds another job now: it is left alone"):
+    with pytest.raises(DatasetError, match="holds another job now: nothing is removed"):
         remove_dataset(str(folder), replace(spec, seed=99).sha256)
     assert sorted(folder.rglob("*")) == before
 

@@ -52,7 +52,7 @@ def test_templates(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 BAD_TEMPLATES = {
-    "plain": "would go to .*plain more than once: put {run} into it",
+    "plain": "would be stored at .*plain more than once: add {run} to it",
     "x/{time}": "more than once",  # At 02:00 each day.
     "x/{day}": "has '{day}': known are {date}, {time} and {run}",
     "x/{}": "has '{}'",

@@ -90,7 +90,7 @@ def test_history_tells_what_was_skipped(run: Run, book: ScheduleBook) -> None:
         moment = schedule.since // 1 + 3600 * hour
         book.fire("nightly", moment, moment)
     shown = run("schedule", "show", "nightly").out
-    assert "run 1 is still going" in shown
+    assert "run 1 is still in progress" in shown
     [skipped] = json.loads(run("schedule", "show", "nightly", "--json").out)["skipped"]
     assert (skipped["times"], skipped["until"] - skipped["due_at"]) == (2, 3600)
 
@@ -124,14 +124,14 @@ def test_the_webhook_is_not_shown(run: Run, book: ScheduleBook) -> None:
 
 MISTAKES = {
     "--cron '0 2 30 2 *'": "never comes: no such month has that day",
-    "--cron '0 25 * * *'": "'25' is no hour",
+    "--cron '0 25 * * *'": "'25' is not a valid hour",
     "--cron nightly": "has 1 fields, not five",
     "": "how often? give either --cron",
     "--cron '0 2 * * *' --every 6h": "give either --cron",
     "--every 0s": "every '0s' must be from 1 s",
-    "--every -6h": "every '-6h' is no length of time",
+    "--every -6h": "every '-6h' is not a length of time",
     "--every 500d": "must be from 1 s to 366 days",
-    "--every soon": "every 'soon' is no length of time",
+    "--every soon": "every 'soon' is not a length of time",
     "--cron '0 2 * * *' --timezone Berlin": "time zone 'Berlin' is unknown: did you mean Europe/Berlin?",
     "--cron '0 2 * * *' --timezone Mars": "time zone 'Mars' is unknown",
     "--every 6h --keep 0": "'0' is not a whole number from 1",
@@ -158,7 +158,7 @@ def test_mistakes_in_options(run: Run, book: ScheduleBook, options: str) -> None
 
 @pytest.mark.parametrize(
     ("destination", "told"),
-    [("out", "more than once: put {run} into it"), ("out/{day}", "known are {date}, {time} and {run}"),
+    [("out", "more than once: add {run} to it"), ("out/{day}", "known are {date}, {time} and {run}"),
      ("out/{date}", "more than once"), ("../{run}", "has '..' in it"), ("{run}/../../x", "has '..' in it"),
      ("out/{", "a brace alone"), ("ftp://host/{run}", "cannot be written"), ("", "destination is empty")],
 )  # fmt: skip
@@ -195,7 +195,7 @@ def test_a_schedule_that_is_not_there(run: Run, book: ScheduleBook, command: str
 def test_a_run_by_hand_while_one_is_going(run: Run, book: ScheduleBook) -> None:
     add(run, "--every", "6h")
     assert run("schedule", "run", "nightly").code == 0
-    assert_clear(run("schedule", "run", "nightly"), 2, "cannot run now: run 1 is still going")
+    assert_clear(run("schedule", "run", "nightly"), 2, "cannot run now: run 1 is still in progress")
 
 
 @pytest.mark.parametrize("words", [("list",), ("show", "x"), ("run", "x")])

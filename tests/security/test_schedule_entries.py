@@ -64,7 +64,7 @@ def lists_the_others(capsys: pytest.CaptureFixture[str], settings: Settings, mon
         assert outcome.code == 1
         told = [line for line in outcome.err.splitlines() if "malformed" in line]
         assert len(told) == 1
-        assert told[0].startswith("noisemill: schedule 'ill': Redis holds a ")
+        assert told[0].startswith("noisemill: schedule 'ill': a schedule in Redis ")
         assert told[0].isascii()
 
 

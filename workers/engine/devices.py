@@ -19,7 +19,7 @@ from pipeline.fleet.launch import DEVICE, WorkerConfig
 
 log = logging.getLogger("noisemill")
 
-#: Locks that this process holds until it ends, by their descriptors: the kernel lets go of them however it ends.
+#: Descriptors of the locks that this process holds. The kernel releases them when it ends.
 _held: list[int] = []
 
 _GPU_LINE = re.compile(r"GPU (\d+): (.+) \(UUID: (\S+)\)")
@@ -32,9 +32,9 @@ class Device:
 
     #: "cpu" or "gpu:N".
     name: str
-    #: What it calls itself.
+    #: Its model name.
     model: str
-    #: Whether it was asked for by name, so that no other will do.
+    #: Whether the user named it, so that no other device may be used.
     by_name: bool = False
 
     @property
@@ -45,30 +45,30 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """An NVIDIA GPU, or one MIG instance of it: what a worker can have for itself."""
+    """An NVIDIA GPU, or one MIG instance of it."""
 
-    #: What it calls itself.
+    #: Its model name.
     model: str
-    #: GPU-... or MIG-...; what CUDA_VISIBLE_DEVICES names it by.
+    #: GPU-... or MIG-..., as in CUDA_VISIBLE_DEVICES.
     uuid: str
 
 
 def pin_device(wanted: str, threads: int = 0) -> Device:
-    """Makes one device the only one that TensorFlow will see; to be called before it is imported.
+    """Makes one device the only one that TensorFlow will see. Call it before TensorFlow is imported.
 
-    `wanted` is "auto" (the first GPU, else the CPU), "cpu", "gpu" or "gpu:N". `threads` bounds those of the CPU; 0
-    leaves them to TensorFlow, unless a container may use fewer cores than it sees.
-    Raises UsageError for another word, WorkerError for a GPU that is not there.
+    `wanted` is "auto" (the first GPU, else the CPU), "cpu", "gpu" or "gpu:N". `threads` limits the CPU's threads; 0
+    leaves the number to TensorFlow, unless a container's quota is smaller than the number of visible cores. Raises
+    UsageError for another word, WorkerError for a GPU that does not exist.
     """
     gpus = _fitting(wanted)
     return _pin_gpu(wanted, *next(iter(gpus.items()))) if gpus else _pin_cpu(threads)
 
 
 def pin_own_device(config: WorkerConfig, lock_folder: Path) -> Device:
-    """As `pin_device`, for a worker: of the GPUs that are wanted, one that fewer than `per_gpu` workers have.
+    """As `pin_device`, for a worker: takes one of the wanted GPUs that fewer than `per_gpu` workers use.
 
-    Where all are taken: the CPU for "auto", WorkerError for a GPU by name. An embedded worker shares the first
-    then: `generate` is asked for here and now, whoever else is at work.
+    If all are taken, "auto" takes the CPU, and a GPU by name raises WorkerError. An embedded worker shares the first
+    GPU instead, since the user of `generate` waits for it.
     """
     wanted, per_gpu = config.device, config.per_gpu
     gpus = _fitting(wanted)
@@ -88,11 +88,11 @@ def pin_own_device(config: WorkerConfig, lock_folder: Path) -> Device:
 
 
 def confirm_device(device: Device) -> Device:
-    """The pinned device as TensorFlow, which has been started, has it: the CPU where it cannot use the GPU.
+    """The device that TensorFlow, already started, really uses: the CPU if it cannot use the pinned GPU.
 
-    Raises WorkerError where a GPU was asked for by name.
+    Raises WorkerError if the user named the GPU.
     """
-    import tensorflow as tf  # Heavy; and the device must be pinned before.
+    import tensorflow as tf  # Heavy, and only after the device is pinned.
 
     if device.kind == "cpu" or tf.config.list_physical_devices("GPU"):
         return device
@@ -104,10 +104,10 @@ def confirm_device(device: Device) -> Device:
 
 
 def list_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs that this process may use, by `nvidia-smi`; none where it is absent or fails.
+    """The NVIDIA GPUs that this process may use, by `nvidia-smi`; none if that is missing or fails.
 
-    A GPU that is divided by MIG stands for its instances. CUDA_VISIBLE_DEVICES counts: its numbers are those
-    of `nvidia-smi`, its UUIDs may be cut short.
+    A GPU that is divided by MIG is replaced by its instances. CUDA_VISIBLE_DEVICES is respected: its numbers are those
+    of `nvidia-smi`, its UUIDs may be abbreviated.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1") or not shutil.which("nvidia-smi"):
@@ -128,7 +128,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def _parse(listing: str) -> list[list[Gpu]]:
-    """For each GPU in the output of `nvidia-smi -L` its MIG instances, or itself."""
+    """For each GPU in the output of `nvidia-smi -L`, its MIG instances, or the GPU itself."""
     units: list[list[Gpu]] = []
     whole: Gpu | None = None
     for line in listing.splitlines():
@@ -142,7 +142,7 @@ def _parse(listing: str) -> list[list[Gpu]]:
 
 
 def _visible(units: list[list[Gpu]], entries: list[str]) -> list[Gpu]:
-    """What CUDA_VISIBLE_DEVICES means, in its order; as for CUDA, an entry that means nothing ends it."""
+    """The devices in CUDA_VISIBLE_DEVICES, in its order; as in CUDA, an invalid entry ends the list."""
     found: list[Gpu] = []
     for entry in (entry.strip() for entry in entries):
         if entry.isdecimal():
@@ -156,7 +156,7 @@ def _visible(units: list[list[Gpu]], entries: list[str]) -> list[Gpu]:
 
 
 def _fitting(wanted: str) -> dict[int, Gpu]:
-    """The GPUs that a word means, by their number; none stands for the CPU."""
+    """The GPUs that `wanted` selects, by their number; none means the CPU."""
     if not DEVICE.fullmatch(wanted):
         raise UsageError(f"device {wanted!r} is unknown: use auto, cpu, gpu or gpu:N")
     gpus = dict(enumerate([] if wanted == "cpu" else list_gpus()))
@@ -171,7 +171,7 @@ def _fitting(wanted: str) -> dict[int, Gpu]:
 
 def _pin_gpu(wanted: str, number: int, gpu: Gpu) -> Device:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
-    # What it needs and no more, so that others on the same GPU have room.
+    # Only as much memory as needed, so that other workers on the same GPU have room.
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     return Device(name=f"gpu:{number}", model=gpu.model, by_name=wanted != "auto")
 
@@ -181,8 +181,8 @@ def _pin_cpu(threads: int, cores: Sequence[int] = ()) -> Device:
     if cores and hasattr(os, "sched_setaffinity"):
         try:
             os.sched_setaffinity(0, cores)
-        except OSError as error:  # Taken away since; it is a matter of speed alone.
-            log.warning("cores %s cannot be had: %s", ", ".join(map(str, cores)), error)
+        except OSError as error:  # No longer available. This only affects speed.
+            log.warning("cores %s cannot be used: %s", ", ".join(map(str, cores)), error)
     threads = threads or _cores_by_quota()
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
@@ -191,9 +191,9 @@ def _pin_cpu(threads: int, cores: Sequence[int] = ()) -> Device:
 
 
 def _cores_by_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many cores a container's quota comes to, where it sees more than that; 0 where there is none.
+    """The number of cores in a container's quota, if it is less than the visible cores; else 0.
 
-    TensorFlow starts a thread for each core that it sees, and the quota then stops them all for most of the time.
+    TensorFlow starts a thread for each visible core; a smaller quota would then stop them all most of the time.
     """
     try:
         quota, period = file.read_text(encoding="ascii").split()
@@ -204,10 +204,10 @@ def _cores_by_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def _lock(folder: Path, gpu: Gpu, slot: int, per_gpu: int) -> bool:
-    """Takes a place on a GPU until this process ends; False where others have it.
+    """Takes a slot on a GPU until this process ends. Returns False if other workers have it.
 
-    A worker that has a GPU for itself locks it whole. Those that share it share that lock, and take a slot each.
-    Containers on one host keep out of each other's way if they share the folder.
+    A worker with a GPU of its own locks it exclusively. Workers that share a GPU share that lock and lock one slot
+    each. Containers on one host must share the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,12 +224,12 @@ def _lock(folder: Path, gpu: Gpu, slot: int, per_gpu: int) -> bool:
             _held.append(place)
         _held.append(whole)
     except OSError as error:
-        log.warning("%s cannot hold the locks of GPUs, so nothing keeps other workers off: %s", folder, error)
+        log.warning("%s cannot hold the locks of GPUs, so other workers may use the same GPU: %s", folder, error)
     return True
 
 
 def _flock(path: Path, *, exclusive: bool) -> int | None:
-    """The descriptor of a locked file; None where others hold it."""
+    """The descriptor of a locked file; None if another process holds the lock."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)

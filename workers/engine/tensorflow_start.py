@@ -1,4 +1,4 @@
-"""Starts TensorFlow without its chatter."""
+"""Starts TensorFlow without its start-up messages."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pipeline.common.settings import load_settings
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and lets it find its devices; the device must be pinned before.
+    """Imports TensorFlow and initializes its devices. The device must be pinned before.
 
-    Its libraries write to stderr before their own log level counts, so stderr itself is held back
-    meanwhile: shown if the start fails, dropped if it does not. Does nothing the second time.
+    Its libraries write to stderr before their log level applies, so stderr is captured meanwhile: it is printed if the
+    start fails and dropped otherwise. Does nothing the second time.
     """
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Another project's Keras settings must not change samples: the variables count when Keras is imported, what
-    # keras.json says is set back below.
+    # Keras settings of another project must not change samples. Keras reads these variables when it is imported; the
+    # settings of keras.json are reset below.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # Where Keras looks for keras.json, and makes one; without a home it would make a folder `~` in the working folder.
+    # The folder of keras.json, which Keras creates; without a home it would create `~` in the working folder.
     os.environ["KERAS_HOME"] = str(load_settings().cache_dir / "keras")
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     sys.stderr.flush()
@@ -30,16 +30,16 @@ def start_tensorflow() -> None:
         os.dup2(held_back.fileno(), 2)
         try:
             import keras
-            import tensorflow as tf  # Heavy: seconds, and it takes hold of the device.
+            import tensorflow as tf  # Heavy: takes seconds and initializes the device.
 
             keras.config.set_floatx("float32")
             keras.config.set_epsilon(1e-7)
             keras.config.set_image_data_format("channels_last")
 
             tf.config.list_physical_devices()
-            # Each batch size has a function of its own, which TensorFlow takes for one that is traced again and again.
+            # Each batch size has a function of its own, which TensorFlow mistakes for repeated tracing.
             tf.get_logger().setLevel("ERROR")
-            # By default, GPUs would round what they multiply to 10 bits, and samples would differ by 1e-3.
+            # By default, GPUs round factors to 10 bits (TF32), and samples would differ by 1e-3.
             tf.config.experimental.enable_tensor_float_32_execution(False)
         except BaseException:
             held_back.seek(0)

@@ -1,6 +1,6 @@
-"""What a model shows of itself to TensorFlow, as JSON: `python -m workers.once.inspection KIND PATH [SIGNATURE]`.
+"""Inspects a model with TensorFlow and prints JSON: `python -m workers.once.inspection KIND PATH [SIGNATURE]`.
 
-Run as a process of its own by `pipeline.generators`, which never imports TensorFlow.
+`pipeline.generators`, which never imports TensorFlow, runs it as a separate process.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def inspect(kind: str, path: str, signature: str | None = None) -> Structure:
 
 
 def main() -> None:
-    """Exit code 0 with the structure on stdout; 1 and one line where the model cannot be understood."""
+    """Exit code 0 with the structure on stdout; 1 and one line if the model cannot be used."""
     with exit_on_error():
-        # Of a model that nobody has looked at yet; it needs a place for TensorFlow's own temporary files.
+        # The model is not trusted. TensorFlow needs a folder for its own temporary files.
         drop_rights(writable=[Path(tempfile.gettempdir())])
         print(json.dumps(inspect(*sys.argv[1:]).as_json()))
 

@@ -1,8 +1,8 @@
-"""Computes samples again and compares them with those that are stored: `python -m workers.once.recompute DEST`.
+"""Computes samples again and compares them with the stored ones: `python -m workers.once.recompute DEST`.
 
-Reads {"indices": [...], "generator": reference} from stdin and writes the comparison as JSON to stdout. Whole batches
-are computed, aligned as the shard's were, with the engine and batch that its receipt names: on the same kind of device
-the same bits must come out.
+Reads {"indices": [...], "generator": reference} from stdin and writes the comparison as JSON to stdout. It computes
+whole batches, aligned like those of the shard, with the engine and batch in its receipt: on the same kind of device the
+bits must be the same.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from workers.engine.devices import pin_device
 
 #: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md).
 _FLOAT_TOLERANCE = 1e-5
-#: The same where they compute in fewer bits.
+#: The same for reduced precision.
 _LOW_PRECISION_TOLERANCE = 5e-2
-#: Stored in fewer bits, a difference of that size can still turn a value to its neighbour.
+#: Rounding to a stored type can add a difference of one step.
 _STEP = {"float32": 0.0, "float16": 2**-10, "uint8": 1 / 255}
 
 
 def recompute(destination: str, indices: list[int], reference: str) -> Recomputed:
-    """Compares stored samples with new ones, made by the generator of this reference.
+    """Compares stored samples with new ones, made by the referenced generator.
 
-    Raises NoisemillError where they cannot be computed.
+    Raises NoisemillError if they cannot be computed.
     """
     dataset = Dataset(destination)
     generator = find_generator(reference)
@@ -79,7 +79,7 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
 
 
 def _by_batch(dataset: Dataset, indices: list[int]) -> dict[tuple[int, int], list[int]]:
-    """The samples of each batch that must be computed: (shard, first sample of the batch) -> indices."""
+    """The batches that must be computed: (shard, first sample of the batch) -> indices."""
     batches: dict[tuple[int, int], list[int]] = defaultdict(list)
     sizes: dict[int, int] = {}
     for index in indices:
@@ -93,7 +93,7 @@ def _by_batch(dataset: Dataset, indices: list[int]) -> dict[tuple[int, int], lis
 
 
 def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[float, float] | None) -> float:
-    """Greatest difference of two samples as a share of full scale."""
+    """Greatest difference between two samples, as a share of full scale."""
     if stored.dtype == np.uint8:
         full_scale = 255.0
     elif value_range is not None:
@@ -104,7 +104,7 @@ def _difference(stored: NDArray[Any], fresh: NDArray[Any], value_range: tuple[fl
 
 
 def main() -> None:
-    """Exit code 0 with the comparison on stdout, whatever it says; 1 where none could be made."""
+    """Exit code 0 with the comparison on stdout, whatever its result; 1 if there is none."""
     with exit_on_error():
         drop_rights(writable=[Path(tempfile.gettempdir()), load_settings().cache_dir], network=True)
         asked = json.load(sys.stdin)

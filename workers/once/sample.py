@@ -49,7 +49,7 @@ def main() -> None:
     """Exit code 0 with the samples in the folder; otherwise one line."""
     folder = Path(sys.argv[1])
     with exit_on_error():
-        # A model that nobody may have looked at yet: a schedule's, say, whose range is measured.
+        # The model may not be trusted: for example that of a schedule, whose range is measured.
         drop_rights(writable=[Path(tempfile.gettempdir()), folder, load_settings().cache_dir], network=True)
         np.save(folder / sampling.SAMPLES, sample(folder))
 

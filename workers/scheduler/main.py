@@ -1,8 +1,8 @@
-"""The scheduler: fires what is due, and sees to the runs: `python -m workers.scheduler.main`.
+"""The scheduler fires due schedules and follows their runs: `python -m workers.scheduler.main`.
 
-Celery's beat with RedBeat holds the time and the lock: of several schedulers one is active. What is due is not sent
-as a message, which could be lost or doubled, but entered in the book (`pipeline.schedules.book`); the steward, a thread
-of the active scheduler, makes a job of it.
+Celery's beat with RedBeat keeps the time, and a lock makes one of several schedulers active. A due run is not sent as a
+message, which could be lost or doubled, but recorded in the book (`pipeline.schedules.book`). The steward, a thread of
+the active scheduler, submits a job for it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from workers.telemetry.metrics_server import SchedulerCollector, serve
 
 log = logging.getLogger("noisemill")
 
-#: Longest sleep between two looks at the book, seconds: so long may a new schedule wait.
+#: Poll interval of the book, seconds: the longest that a new schedule waits.
 _LOOP_S = 1
-#: A scheduler that did not extend its lock for so long is taken for dead, seconds.
+#: A scheduler that has not extended its lock for this long counts as dead, seconds.
 _LOCK_S = 10
 
 
 class _Entry(RedBeatSchedulerEntry):  # type: ignore[misc]  # RedBeat has no types.
-    """RedBeat's entry of one schedule; due when its recurrence says so, in its own time zone."""
+    """RedBeat's entry of one schedule, due by its recurrence, in its own time zone."""
 
     @property
     def recurrence(self) -> Recurrence:
@@ -57,13 +57,13 @@ class _Entry(RedBeatSchedulerEntry):  # type: ignore[misc]  # RedBeat has no typ
         return datetime.fromtimestamp(self.recurrence.next_after(self.last_run_at.timestamp()), UTC)
 
     def is_due(self) -> tuple[bool, float]:
-        """Whether it is due, and in how many seconds to ask again."""
+        """Whether it is due, and the seconds until the next check."""
         wait_s = self.due_at.timestamp() - time.time()
         return self.enabled and wait_s <= 0, max(0.01, wait_s) if self.enabled else float(_LOOP_S)
 
 
 class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no types.
-    """RedBeat's scheduler over the book of schedules: the book is the record, RedBeat's entries follow it."""
+    """RedBeat's scheduler on top of the book: the book is the record, RedBeat's entries are made from it."""
 
     Entry = _Entry
     # Nothing is sent, so there is no broker to connect to.
@@ -71,7 +71,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
     _steward: Steward | None = None
     #: The schedules that RedBeat's entries were last made from.
     _entered: dict[str, Schedule] | None = None
-    #: What was said of schedules that cannot be read.
+    #: The last warnings about unreadable schedules.
     _unreadable: list[str] | None = None
 
     @property
@@ -80,8 +80,8 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         return book
 
     def tick(self, *arguments: Any, **options: Any) -> float:
-        """One look at what is due; answers in how many seconds to look again."""
-        if self.lock is None:  # Celery swallows what is raised while it is acquired.
+        """Fires due entries; returns the seconds until the next tick."""
+        if self.lock is None:  # Celery ignores errors while acquiring it.
             raise LedgerError("the scheduler could not wait for its turn: is Redis up?")
         self.lock.extend(self.lock_timeout)
         self.book.announce(f"{socket.gethostname()}-{os.getpid()}")
@@ -95,7 +95,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         return wait_s
 
     def maybe_due(self, entry: _Entry, **_: Any) -> float:
-        """Fires an entry that is due: first in the book, where it counts once, then for RedBeat."""
+        """Fires a due entry: first in the book, where it counts once, then in RedBeat."""
         due, wait_s = entry.is_due()
         if due:
             now = time.time()
@@ -118,7 +118,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         super().close()
 
     def _enter(self) -> None:
-        """Makes RedBeat's entries what the book says, also where Redis has lost them."""
+        """Makes RedBeat's entries from the book, including those that Redis has lost."""
         unreadable: list[str] = []
         wanted = {schedule.name: schedule for schedule in self.book.schedules(unreadable)}
         if unreadable != self._unreadable:
@@ -141,7 +141,7 @@ class _BookScheduler(RedBeatScheduler):  # type: ignore[misc]  # RedBeat has no 
         entry = self.Entry(
             name=schedule.name,
             task="noisemill.schedule",
-            # What RedBeat's own tools show; `_Entry` goes by the recurrence.
+            # For RedBeat's own tools; `_Entry` uses the recurrence.
             schedule=float(schedule.recurrence.every_s or 60),
             kwargs={"recurrence": asdict(schedule.recurrence)},
             enabled=not schedule.paused,
@@ -156,7 +156,7 @@ def _application(settings: Settings, book: ScheduleBook, active: threading.Event
     app.conf.update(
         enable_utc=True,
         timezone="UTC",
-        result_expires=None,  # Else Celery enters a task of its own, that clears results away.
+        result_expires=None,  # Else Celery adds a task of its own that deletes results.
         beat_max_loop_interval=_LOOP_S,
         beat_enable_remote_control=False,
         redbeat_redis_url=settings.redis_url,
@@ -170,9 +170,9 @@ def _application(settings: Settings, book: ScheduleBook, active: threading.Event
 
 
 def run(config: SchedulerConfig) -> int:
-    """Runs the scheduler until it is told to stop; answers the exit code."""
+    """Runs the scheduler until it is told to stop; returns the exit code."""
     set_up_logging(config.log_level, config.log_format)
-    # Celery logs a traceback where Redis goes away while the lock is waited for; the first tick says it in a line.
+    # If Redis goes away while Celery waits for the lock, it logs a traceback; the first tick reports it in one line.
     logging.getLogger("celery.utils.dispatch.signal").setLevel(logging.CRITICAL)
     settings = load_settings(redis_url=config.redis_url)
     book, active = ScheduleBook(settings), threading.Event()
@@ -184,7 +184,7 @@ def run(config: SchedulerConfig) -> int:
         scheduler_cls=_BookScheduler,
         max_interval=_LOOP_S,
     )
-    log.info("the scheduler is up, and waits for its turn where another is active")
+    log.info("the scheduler is up; if another is active, it waits")
     try:
         with redis_errors(settings.redis_url):
             service.start()
@@ -194,7 +194,7 @@ def run(config: SchedulerConfig) -> int:
 
 
 def main() -> None:
-    """Runs the scheduler that the environment describes. Exit code 0 after an orderly stop, 1 otherwise."""
+    """Runs the scheduler configured by the environment. Exit code 0 after an orderly stop, 1 otherwise."""
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit(0)

@@ -1,7 +1,7 @@
-"""Sees to the runs of schedules: makes jobs of those that are due, follows them, and keeps the newest datasets.
+"""Carries out the runs of schedules: submits a job for each due run, follows it, and deletes old datasets.
 
-Runs in threads of the scheduler that is active. All that it does can be done again: a run's destination and seed are
-in the book, so that a second try asks for the same job.
+It runs in threads of the active scheduler. Every step can be repeated: a run's destination and seed are in the book, so
+a second attempt submits the same job.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from workers.telemetry.metrics import RUNS_ENDED
 
 log = logging.getLogger("noisemill")
 
-#: Pause between two looks at the book, seconds.
+#: Poll interval of the book, seconds.
 _LOOK_S = 0.5
-#: Pause before what failed is tried again, and how long a run waits for a store that fails, seconds.
+#: Pause before a failed step is repeated, and the longest that a run waits for a failing store, seconds.
 _RETRY_S, _GIVE_UP_S = 10.0, 3600.0
 _ENDS = {"done": "is done", "failed": "failed", "cancelled": "was cancelled"}
-#: Of runs that failed or were cancelled so many are still watched: a person may resume them.
+#: The number of failed or cancelled runs that are still followed: the user may resume them.
 _WATCHED = 3
 
 
@@ -59,12 +59,12 @@ class Steward:
         ]
 
     def start(self) -> None:
-        """Begins at once."""
+        """Starts both threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends it after the step that is under way, or leaves that to the end of the process."""
+        """Stops after the current step, if that does not take long."""
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=3)
@@ -72,9 +72,9 @@ class Steward:
     # -- jobs ----------------------------------------------------------------------------------------
 
     def attend(self, schedule: Schedule) -> bool:
-        """Follows the jobs of a schedule's runs, and makes one of the next that waits.
+        """Follows the jobs of a schedule's runs, and submits a job for the next waiting run.
 
-        Answers whether it is to be attended to again, even if nothing changes in the book.
+        Returns whether to call it again even if nothing changes in the book.
         """
         runs = self._book.runs(schedule.name)
         going = [run for run in runs if run.going and run.job]
@@ -106,7 +106,7 @@ class Steward:
             )
 
     def _ask(self, schedule: Schedule, run: Run) -> None:
-        """What `submit` does. A store that fails is asked again for an hour; all else that fails ends the run."""
+        """Submits a job. A failing store is tried again for an hour; any other error ends the run."""
         try:
             self._submit(schedule, run)
         except LedgerError:
@@ -120,11 +120,11 @@ class Steward:
                 log.warning("schedule %s: run %d waits for its store: %s", schedule.name, run.number, error)
                 self._book.update(schedule.name, run.number, error=str(error))
         except Exception as error:
-            # Whatever it is, the other schedules must go on.
+            # An error must not stop the other schedules.
             reason = str(error)
             if not isinstance(error, NoisemillError):
                 reason = f"{type(error).__name__}: {shown(reason)}"
-                log.exception("schedule %s: run %d met what was not foreseen", schedule.name, run.number)
+                log.exception("schedule %s: run %d failed with an unexpected error", schedule.name, run.number)
             self._end(schedule, run, "failed", reason)
 
     def _submit(self, schedule: Schedule, run: Run) -> None:
@@ -148,10 +148,10 @@ class Steward:
         log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
 
     def _take_place(self, schedule: Schedule, run: Run) -> None:
-        """Makes sure that what lies at a run's destination is the run's own. Raises DestinationOccupiedError."""
+        """Checks that a run's destination is free or its own. Raises DestinationOccupiedError."""
         store = open_store(run.destination)
         occupied = read_spec(store) is not None
-        # In this order: another scheduler, about to lose its turn, may have placed the run meanwhile.
+        # In this order: another scheduler, which is about to lose the lock, may have placed the run meanwhile.
         placed = any(known.placed for known in self._book.runs(schedule.name) if known.number == run.number)
         if occupied and not placed:
             raise DestinationOccupiedError(
@@ -183,9 +183,9 @@ class Steward:
     # -- datasets ------------------------------------------------------------------------------------
 
     def keep(self, schedule: Schedule) -> bool:
-        """Verifies what was done, and deletes the oldest of the datasets that are sound, beyond those to be kept.
+        """Verifies finished runs, and deletes the oldest intact datasets beyond those to keep.
 
-        Answers False: there is more to do once the book has changed.
+        Returns False: call it again once the book has changed.
         """
         if schedule.keep is None:
             return False
@@ -197,10 +197,10 @@ class Steward:
         surplus = sound[: -schedule.keep]
         if not surplus:
             return False
-        # Who deleted a newer one by hand does not want the older gone for it.
+        # A user who deleted a newer dataset by hand does not want older ones deleted in its place.
         gone = [run for run in sound[-schedule.keep :] if not Dataset(run.destination).whole]
         for run in gone:
-            self._book.update(schedule.name, run.number, verified=False, error="it is not whole any more")
+            self._book.update(schedule.name, run.number, verified=False, error="it is no longer complete")
         if not gone:
             for run in surplus:
                 self._remove(schedule, run)
@@ -239,7 +239,7 @@ class Steward:
             try:
                 schedules, changes = self._book.schedules(unreadable=[]), self._book.changes()
             except LedgerError:
-                continue  # The main thread sees it too, and says so.
+                continue  # The main thread logs it.
             for schedule in schedules:
                 if self._stop.is_set():
                     return
@@ -252,7 +252,7 @@ class Steward:
                     if not again:
                         settled[schedule.name] = present
                 except Exception as error:
-                    # One schedule's trouble must not end the others'; said once, tried again.
+                    # An error of one schedule must not stop the others. It is logged once, and the step repeated.
                     if told.get(schedule.name) != str(error):
                         expected = isinstance(error, NoisemillError)
                         log.warning("schedule %s: %s", schedule.name, error, exc_info=None if expected else error)

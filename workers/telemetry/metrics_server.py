@@ -1,6 +1,7 @@
-"""The Prometheus endpoint of a worker, served by its parent process: up from the start, and while the child dies.
+"""The Prometheus endpoints of workers and the scheduler.
 
-And that of the scheduler, up while it waits for its turn too.
+A worker's parent process serves it, so it is up from the start and while a child dies. A scheduler serves it on standby
+too.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Schedule
 from workers.telemetry.metrics import RUNS_ENDED
 
-#: Where the child keeps its numbers; set by the parent before the child starts.
+#: Folder of the child's values; set by the parent before the child starts.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class WorkerCollector(Collector):
-    """What the parent knows: its queue, its reconciler, whether Redis answers; beside what its children counted."""
+    """The parent's own metrics (queue, reconciler, whether Redis responds) and those of its children."""
 
     def __init__(
         self,
@@ -41,8 +42,8 @@ class WorkerCollector(Collector):
         self._children = MultiProcessCollector(None, str(folder))
 
     def collect(self) -> Iterable[Metric]:
-        """All families; the queue's depth is absent while Redis does not answer."""
-        up = GaugeMetricFamily("noisemill_redis_up", "1 where Redis answered this scrape, else 0.")
+        """All families; the queue's depth is absent while Redis does not respond."""
+        up = GaugeMetricFamily("noisemill_redis_up", "1 if Redis responded at this scrape, else 0.")
         depth = GaugeMetricFamily(
             "noisemill_queue_depth", "Wake-ups that wait for workers of this generator.", labels=["generator"]
         )
@@ -53,39 +54,39 @@ class WorkerCollector(Collector):
             up.add_metric([], 0)
         sent = CounterMetricFamily("noisemill_wakeups_sent", "Missing wake-ups that this worker's reconciler sent.")
         sent.add_metric([], self._sent())
-        refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were no wake-ups.")
+        refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were not wake-ups.")
         refused.add_metric([], self._refused())
         yield from (up, depth, sent, refused)
         self._forget_the_dead()
         yield from self._children.collect()
 
     def _forget_the_dead(self) -> None:
-        """What a dead child was doing is no state of now; what it counted stays."""
+        """Drops the gauges of dead children; their counters stay."""
         for pid in {int(path.stem.rpartition("_")[2]) for path in self._folder.glob("gauge_live*.db")}:
             if not _is_alive(pid):
                 mark_process_dead(pid, str(self._folder))
 
 
 class SchedulerCollector(Collector):
-    """What the book says of schedules, the same from every scheduler; and what this one does and has seen end."""
+    """Metrics of schedules, the same from every scheduler, and of this scheduler itself."""
 
     def __init__(self, book: ScheduleBook, is_active: Callable[[], bool]) -> None:
         self._book, self._is_active = book, is_active
 
     def collect(self) -> Iterable[Metric]:
-        """All families; what the book says is absent while Redis does not answer."""
+        """All families; those of schedules are absent while Redis does not respond."""
         yield GaugeMetricFamily(
-            "noisemill_scheduler_active", "1 where this scheduler fires what is due, 0 while it waits for its turn.",
+            "noisemill_scheduler_active", "1 if this scheduler fires due runs, 0 if it is on standby.",
             self._is_active(),
         )  # fmt: skip
-        info = GaugeMetricFamily("noisemill_scheduler_info", "What the scheduler is.", labels=["version"])
+        info = GaugeMetricFamily("noisemill_scheduler_info", "Properties of the scheduler.", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
         yield from self._said_by_the_book()
         yield from RUNS_ENDED.collect()
 
     def _said_by_the_book(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("noisemill_redis_up", "1 where Redis answered this scrape, else 0.")
+        up = GaugeMetricFamily("noisemill_redis_up", "1 if Redis responded at this scrape, else 0.")
         unreadable: list[str] = []
         try:
             found = self._book.schedules(unreadable)
@@ -102,7 +103,7 @@ class SchedulerCollector(Collector):
                 paused += schedule.paused
             except LedgerError as error:
                 unreadable.append(str(error))
-        states = GaugeMetricFamily("noisemill_schedules", "Schedules, by what becomes of them.", labels=["state"])
+        states = GaugeMetricFamily("noisemill_schedules", "The number of schedules by state.", labels=["state"])
         states.add_metric(["paused"], paused)
         states.add_metric(["unreadable"], len(unreadable))
         states.add_metric(["carried_out"], len(each.names) - paused)
@@ -110,7 +111,7 @@ class SchedulerCollector(Collector):
 
 
 class _OfEachSchedule:
-    """The families that have a series for each schedule."""
+    """The families with a series for each schedule."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -122,12 +123,12 @@ class _OfEachSchedule:
         )
         self.next = GaugeMetricFamily(
             "noisemill_schedule_next_run_timestamp_seconds",
-            "When it is due next, or has been since where that is past; absent while it is paused.",
+            "When it is due next; in the past if it is late, absent while it is paused.",
             labels=["schedule"],
         )
 
     def add(self, schedule: Schedule, book: ScheduleBook) -> None:
-        """One schedule. Raises LedgerError where what Redis holds of it cannot be read."""
+        """Adds one schedule. Raises LedgerError if its record in Redis cannot be read."""
         number, last = book.last_number(schedule.name), book.last_run(schedule.name)
         settled = book.fired_until(schedule)
         self.names.append(schedule.name)
@@ -136,14 +137,14 @@ class _OfEachSchedule:
             self.last.add_metric([schedule.name], last.fired_at)
         if not schedule.paused:
             self.next.add_metric([schedule.name], schedule.recurrence.next_after(settled))
-        for state in ("done", "failed", "cancelled"):  # There from the start, as in `metrics`.
+        for state in ("done", "failed", "cancelled"):  # They exist from the start, as in `metrics`.
             RUNS_ENDED.labels(schedule.name, state)
 
 
 def serve(collector: Collector, host: str, port: int, child: Callable[[], int | None] | None = None) -> None:
-    """Serves /metrics from a thread: the collector, and the memory and time of the process `child` names, else of this.
+    """Serves /metrics from a thread: the collector, and memory and time of the process `child`, or else of this one.
 
-    Raises WorkerError where the address cannot be had.
+    Raises WorkerError if the address cannot be used.
     """
     registry = CollectorRegistry()
     registry.register(collector)

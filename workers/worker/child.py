@@ -29,21 +29,21 @@ from workers.worker.intake import messages_refused
 
 log = logging.getLogger("noisemill")
 
-#: What stopped the child for good, in one line.
+#: File with the reason, in one line, why the child cannot work.
 FATAL = "fatal"
-#: How often the child began to load its generator without getting through.
+#: File with a byte for each time that the child began to load its generator and did not finish.
 _LOADS = "loads"
-#: A generator that takes the process with it so often while it loads is given up.
+#: After this number of crashes while it loads, a generator is given up.
 _MOST_LOADS = 3
 
 _ANNOUNCE_S = 5.0
 
 
 def new_worker_id() -> str:
-    """Id of a worker, made by its parent process and kept for its children (`WORKER_ID_VARIABLE`).
+    """A new worker id, made by the parent process and kept for its children (`WORKER_ID_VARIABLE`).
 
-    Host and process id alone are not unique: in containers both are often the same, and the twins would take each
-    other's leases.
+    Host name and process id alone are not unique: in containers both are often the same, and two such workers would
+    take each other's leases.
     """
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
@@ -51,7 +51,7 @@ def new_worker_id() -> str:
 def start_child(config: WorkerConfig) -> SliceWorker:
     """Pins the device, loads and warms up the generator, announces the worker.
 
-    Does not return where that fails: leaves word for the parent and tells it to stop.
+    If that fails it does not return, but leaves the reason for the parent and tells it to stop.
     """
     run_folder = Path(os.environ[RUN_FOLDER_VARIABLE])
     try:
@@ -69,7 +69,7 @@ def start_child(config: WorkerConfig) -> SliceWorker:
 
 
 def _count_load(run_folder: Path) -> None:
-    """Raises NoisemillError where earlier children died while they loaded."""
+    """Raises NoisemillError if earlier children died while they loaded."""
     loads = run_folder / _LOADS
     tries = len(loads.read_bytes()) if loads.exists() else 0
     if tries >= _MOST_LOADS:
@@ -82,16 +82,16 @@ def _stop_parent(run_folder: Path, reason: str) -> None:
     told = (run_folder / FATAL).exists()
     (run_folder / FATAL).write_text(reason, encoding="utf-8")
     if not told:
-        # A second SIGTERM would make the parent leave at once, before it has said why.
+        # A second SIGTERM would make the parent exit at once, before it has reported the reason.
         os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(60)  # Leaving now would make the pool start another child; the parent ends this one.
+    time.sleep(60)  # If it exited, the pool would start another child. The parent ends this one.
 
 
 def _load(config: WorkerConfig) -> SliceWorker:
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)
 
-    # The device is pinned before TensorFlow is imported, which the engine room does.
+    # The device must be pinned before TensorFlow is imported, as the engine room does.
     from workers.engine.devices import pin_own_device
 
     device = pin_own_device(config, settings.lock_dir)
@@ -125,9 +125,9 @@ def _load(config: WorkerConfig) -> SliceWorker:
         info.id, info.generator, info.digest[:19], rooms.device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
     metrics.started(info)
-    # What the process before this one held goes back.
+    # Give back the leases of the process before this one.
     until_redis_answers(lambda: ledger.release_worker(info.id), log, "the worker")
-    # What TensorFlow and Keras consist of stays; to look through it for garbage would stop all threads for 0.15 s.
+    # Exclude the objects of TensorFlow and Keras: searching them for garbage would stop all threads for 0.15 s.
     gc.collect()
     gc.freeze()
     return SliceWorker(
@@ -160,7 +160,7 @@ def _keep_announcing(worker: SliceWorker) -> None:
                 )
             )
             if is_new and listed:
-                log.warning("Redis had forgotten this worker: it was emptied, or out of reach for a while")
+                log.warning("this worker was no longer listed in Redis, which was emptied or unreachable for a while")
             repeated.clear()
             listed = True
         except NoisemillError as error:

@@ -1,8 +1,8 @@
-"""What may come in by the queue: wake-ups, and nothing else.
+"""Accepts wake-ups from the queue, and nothing else.
 
-Who can write to Redis can put anything into a worker's queue. Here it is looked at before Celery sees it: what is no
-wake-up is dropped, logged in one line and counted, and of a wake-up only its four values go on, in a message that is
-made anew. So no header of a stranger's (a callback, a date, a time limit, another serialiser) ever has an effect.
+Anyone who can write to Redis can put anything into a worker's queue. Messages are checked here before Celery sees them:
+anything but a wake-up is dropped, logged in one line and counted. Of a wake-up, four checked values are used, in a new
+message, so no header of the sender (a callback, a date, a time limit, another serializer) has any effect.
 """
 
 from __future__ import annotations
@@ -22,48 +22,49 @@ from pipeline.jobs.broker import PRIORITIES, SLICE_TASK, RefusedMessage, Wakeup,
 
 log = logging.getLogger("noisemill")
 
-#: Has a byte for every message that the parent refused; the child, which announces the worker, reads its length.
+#: File with a byte for every refused message, written by the parent. The child, which announces the worker, reads its
+#: size.
 _REFUSED = "refused"
 
 
 def guard_intake() -> None:
-    """Has this process take messages from Redis through here. To be called before Celery connects."""
+    """Makes this process receive messages through this transport. Call it before Celery connects."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
 
 
 def messages_refused(run_folder: Path) -> int:
-    """How many messages the worker of this run folder has refused since it started."""
+    """The number of messages that the worker with this run folder has refused since it started."""
     path = run_folder / _REFUSED
     return path.stat().st_size if path.exists() else 0
 
 
 class Channel(redis.Channel):
-    """Takes messages from the lists of a queue."""
+    """Reads messages from the lists of a queue."""
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Reads one message; kombu parses it, and hands it to `Transport._deliver`."""
+        """Reads one message; kombu parses it and passes it to `Transport._deliver`."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc] # unknown to kombu's stubs
         except RefusedMessage as refused:
             _refuse(str(refused))
-        except (ValueError, RecursionError):  # What kombu could not parse; it has left the queue.
+        except (ValueError, RecursionError):  # kombu could not parse it; it has left the queue already.
             _refuse("it is no JSON")
         return True
 
 
 class Transport(redis.Transport):
-    """Hands on what is a wake-up."""
+    """Delivers wake-ups only."""
 
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str | None) -> None:
-        """Raises RefusedMessage."""
+        """Delivers a wake-up as a new message. Raises RefusedMessage for any other."""
         super()._deliver(_made_anew(message, read_wakeup(message), queue), queue)
 
 
 def _made_anew(message: dict[str, Any], wakeup: Wakeup, queue: str | None) -> dict[str, Any]:
-    """A message that says nothing but the wake-up, in Celery's protocol 2."""
+    """A message with the wake-up only, in Celery's protocol 2."""
     identity = str(uuid.uuid4())
     arguments = wakeup.arguments()
     body = json.dumps([[], arguments, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
@@ -83,7 +84,7 @@ def _made_anew(message: dict[str, Any], wakeup: Wakeup, queue: str | None) -> di
             "correlation_id": identity,
             "delivery_tag": str(uuid.uuid4()),
             "delivery_mode": 2,
-            # Where it goes back to, should this worker lose it; the empty exchange names the queue itself.
+            # The queue to restore it to, should this worker lose it; the empty exchange routes by queue name.
             "delivery_info": {"exchange": "", "routing_key": queue},
             "priority": _priority(message),
             "body_encoding": "base64",

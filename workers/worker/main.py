@@ -1,7 +1,7 @@
 """Starts a Celery worker around one generator on one device: `python -m workers.worker.main`.
 
-The parent process consumes messages and reconciles; TensorFlow lives in its one child, started by
-`spawn`, so that nothing of the parent is carried over by fork.
+The parent process consumes messages and reconciles. TensorFlow runs in its one child, started by `spawn`, so that it
+inherits no state of the parent.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger("noisemill")
 
 
 def run(config: WorkerConfig) -> int:
-    """Runs the worker until it is told to stop; answers the exit code."""
+    """Runs the worker until it is told to stop; returns the exit code."""
     if config.embedded:
-        # Its private Valkey goes with the client too: there is nobody left to whom it could put anything down.
+        # Its private Valkey ends with the client too, so there is nothing to give back.
         die_with_parent(signal.SIGKILL)
     identity = os.environ[WORKER_ID_VARIABLE] = new_worker_id()
     set_up_logging(config.log_level, config.log_format, worker=identity)
-    # Celery warns root of pickle; messages here are JSON alone, and containers run as root.
+    # Celery warns root users of pickle. Messages here are JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)
@@ -60,13 +60,13 @@ def run(config: WorkerConfig) -> int:
 
 
 def _check_semaphores() -> None:
-    """Raises NoisemillError where Celery's pool of processes could not make its semaphores, which lie in /dev/shm."""
+    """Raises NoisemillError if Celery's process pool could not create its semaphores in /dev/shm."""
     try:
         multiprocessing.get_context("spawn").Lock()
     except OSError as error:
         raise NoisemillError(
-            f"no semaphores can be made in /dev/shm ({error.strerror or error}): "
-            "mount a tmpfs there that can be written to, as 'docker run --tmpfs /dev/shm' does"
+            f"no semaphores can be created in /dev/shm ({error.strerror or error}): "
+            "mount a writable tmpfs there, as 'docker run --tmpfs /dev/shm' does"
         ) from error
 
 
@@ -95,7 +95,7 @@ def _run_in(
     leaving = threading.Event()
 
     def tell_child(**_: Any) -> None:
-        """The child ends its slice after the batch that runs, and Celery waits for it; told again, nobody waits."""
+        """Ends the child's slice after the current batch; Celery waits for it. The second time, kills it and exits."""
         hurry = leaving.is_set()
         leaving.set()
         for pid in children():
@@ -109,7 +109,7 @@ def _run_in(
     hangup_stops = signal.SIGHUP in stop_signals()
 
     def heed_hangup(**_: Any) -> None:
-        """Celery would begin anew at a SIGHUP, where stdout is no terminal; a terminal that closes ends the worker."""
+        """Makes SIGHUP (the terminal closes) end the worker. Celery would restart it if stdout is not a terminal."""
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if hangup_stops else signal.SIG_IGN)
 
     signals.worker_ready.connect(heed_hangup, weak=False)
@@ -147,7 +147,7 @@ def _withdraw(ledger: Ledger, identity: str) -> None:
 
 
 def main() -> None:
-    """Runs the worker that the environment describes. Exit code 0 after an orderly stop, 1 otherwise."""
+    """Runs the worker configured by the environment. Exit code 0 after an orderly stop, 1 otherwise."""
     config = config_from_environment()
     try:
         sys.exit(run(config))

@@ -1,7 +1,7 @@
-"""Puts back wake-ups that are missing, and mends what the ledger has lost: the one mechanism behind every loss.
+"""Sends missing wake-ups and repairs the ledger: the one mechanism for every kind of loss.
 
-A killed child, a killed worker, a message lost on the way, an emptied queue, a worker that joins late:
-all are the same case, a job with fewer wake-ups than it has workers.
+A killed child, a killed worker, a lost message, an emptied queue and a worker that joins late are all the same case: a
+job with fewer wake-ups than workers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers.telemetry.logs import Repeated
 
 log = logging.getLogger("noisemill")
 
-#: Damaged entries of which a worker remembers that it told of them.
+#: The number of damaged entries that a worker remembers to have logged.
 _REMEMBERED = 100
 
 
@@ -32,27 +32,27 @@ class Reconciler:
         self._ledger, self._wakeups = ledger, wakeups
         self._worker_id = worker_id
         self._interval_s = interval_s
-        #: Wake-ups that it has sent so far.
+        #: Wake-ups sent so far.
         self.sent = 0
         self._stop = threading.Event()
         self._told: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
     def start(self) -> None:
-        """Begins at once, then goes on at its interval."""
+        """Starts with a round at once; the next ones follow at its interval."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, if it has begun; waits for a round that is under way."""
+        """Stops it, if it has started; waits for the current round."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=15)
 
     def reconcile(self) -> int:
-        """One round over the live jobs whose generator this worker holds; answers how many wake-ups were sent."""
+        """One round over the live jobs of this worker's generator; returns the number of wake-ups sent."""
         workers = self._ledger.workers()
         mine = next((worker for worker in workers if worker.id == self._worker_id), None)
-        if mine is None:  # The child is not up yet: nobody here could take a wake-up.
+        if mine is None:  # The child is not up yet and could not take a wake-up.
             return 0
         sent = 0
         mends = self._ledger.takes_turn("mending", self._interval_s)
@@ -63,7 +63,7 @@ class Reconciler:
                 if mends and (mended := self._ledger.mend(job_id)):
                     log.warning("job %s: Redis had lost track of %s: put back", job_id, shard_count(mended))
                 sent += self._send_missing(job_id, mine, workers)
-            except UnknownJobError:  # Redis lost it in part: no reason to keep the others waiting.
+            except UnknownJobError:  # Redis has lost parts of it; continue with the others.
                 continue
             except DamagedEntryError as error:
                 self._tell_once(job_id, str(error))
@@ -89,8 +89,8 @@ class Reconciler:
                 sent = self.reconcile()
                 repeated.clear()
                 if sent:
-                    log.info("sent %d wake-ups that were missing", sent)
+                    log.info("sent %d missing wake-ups", sent)
             except NoisemillError as error:
                 repeated.warn(error)
-            # Many workers are started together; spread, they reconcile one after the other.
+            # Workers that were started together should not reconcile at the same time.
             self._stop.wait(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311

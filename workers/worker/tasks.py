@@ -35,13 +35,13 @@ def _on_child_start(**_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def _on_child_end(**_: Any) -> None:
-    """Ends no slice in its midst. The parent waits; told a second time to stop, it kills the child."""
+    """Waits for the background. The parent waits too, and kills the child at the second signal."""
     if slice_worker.cache_info().currsize:
         slice_worker().background.wait()
 
 
 @shared_task(name=SLICE_TASK)
 def spend_slice(**arguments: Any) -> None:
-    """Takes one wake-up, which `workers.worker.intake` has checked."""
+    """Carries out one wake-up, which `workers.worker.intake` has checked."""
     wakeup = Wakeup(**arguments)
     slice_worker().run(job=wakeup.job, token=wakeup.token, serial=wakeup.serial)

@@ -14,31 +14,31 @@ from workers.telemetry.logs import Repeated, about
 
 log = logging.getLogger("noisemill")
 
-#: Longest pause between two looks, seconds.
+#: Longest poll interval, seconds.
 _LOOK_S = 2.0
-#: Receivers that are called at the same time, and calls that are taken at one look.
+#: Receivers called at the same time, and calls taken per poll.
 _RECEIVERS, _CALLS = 8, 64
-#: Calls that were taken longer ago than this are given back: their lease (a minute) would run out, seconds.
+#: Calls taken longer ago than this are given back before their lease (a minute) expires, seconds.
 _OLDEST_S = 30.0
-#: How long a receiver is left alone after its first failure; doubled with each one up to the longest, seconds.
+#: Pause of a receiver after its first failure, doubled with each further one up to the longest, seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
 @dataclass
 class _Receiver:
-    """What is known here of one receiver (scheme, host and port)."""
+    """The state of one receiver (scheme, host and port)."""
 
     busy: bool = False
     failures: int = 0
-    #: Not called before this time of the clock.
+    #: Not called before this time, by the caller's clock.
     free_at: float = 0.0
 
 
 class WebhookCaller:
     """Runs in threads of each worker's parent process.
 
-    Each receiver has a thread of its own while it is called, and gets one call at a time: one that is slow, or fails,
-    holds up nobody else. One that failed is left alone for a while, all its calls together.
+    Each receiver is called in a thread of its own, one call at a time, so a slow or failing receiver does not delay the
+    others. After a failure, all calls to the receiver pause.
     """
 
     def __init__(self, webhooks: Webhooks, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,18 +52,18 @@ class WebhookCaller:
         self._told = Repeated(log)
 
     def start(self) -> None:
-        """Begins at once. Raises UsageError where the secret cannot be read."""
+        """Starts the thread. Raises UsageError if the secret cannot be read."""
         webhook_secret()
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it; calls that are under way are left to the next worker if they take long."""
+        """Stops it. Calls in progress that take long are left to another worker."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
 
     def call_due(self) -> int:
-        """Makes the calls that are due and waits for them; answers how many were made."""
+        """Makes all due calls and waits for them; returns their number."""
         calls, threads = self._start_due()
         for thread in threads:
             thread.join()
@@ -93,7 +93,7 @@ class WebhookCaller:
         return sum(map(len, due.values())), threads
 
     def _pause_s(self, name: str) -> float:
-        """How long a receiver has to be left alone from now, seconds."""
+        """Remaining pause of a receiver, seconds."""
         with self._lock:
             receiver = self._receivers.get(name)
             if receiver is None:
@@ -101,9 +101,9 @@ class WebhookCaller:
             return _FIRST_PAUSE_S if receiver.busy else receiver.free_at - self._clock()
 
     def _call_all(self, name: str, calls: list[Call], taken_at: float) -> None:
-        """Makes the calls to one receiver; after one that fails the others are put off.
+        """Makes the calls to one receiver; after a failure the others are postponed.
 
-        Those that were tried least come first: one path that never answers must not keep the others waiting for ever.
+        Calls with the fewest tries come first, so that a path that never responds does not delay the others for ever.
         """
         pause_s = 0.0
         try:
@@ -119,7 +119,7 @@ class WebhookCaller:
                 self._receivers[name].busy = False
 
     def _note(self, name: str, *, well: bool) -> float:
-        """Remembers how a call to a receiver went; answers how long it is left alone now, seconds."""
+        """Records the result of a call to a receiver; returns the pause that follows, seconds."""
         with self._lock:
             receiver = self._receivers[name]
             receiver.failures = 0 if well else receiver.failures + 1
@@ -128,7 +128,7 @@ class WebhookCaller:
             return pause_s
 
     def _make(self, call: Call) -> bool:
-        """Whether the receiver has heard it."""
+        """Makes a call. Returns whether the receiver accepted it."""
         try:
             reason = send(call, webhook_secret())
         except NoisemillError as error:

@@ -275,7 +275,7 @@ def test_locks_that_cannot_be_held_are_told(machine: Path, caplog: pytest.LogCap
     install_gpus(machine, "A")
     (machine / "locks").write_text("no folder")
     assert pin_own_device(CONFIG, machine / "locks").name == "gpu:0"
-    assert "cannot hold the locks of GPUs, so nothing keeps other workers off" in caplog.text
+    assert "cannot hold the locks of GPUs, so other workers may use the same GPU" in caplog.text
 
 
 def test_a_link_in_place_of_a_lock_is_not_followed(machine: Path, caplog: pytest.LogCaptureFixture) -> None:

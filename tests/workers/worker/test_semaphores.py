@@ -21,5 +21,5 @@ def test_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("_multiprocessing.SemLock", refuse)
-    with pytest.raises(NoisemillError, match=r"/dev/shm \(Read-only file system\): mount a tmpfs there"):
+    with pytest.raises(NoisemillError, match=r"/dev/shm \(Read-only file system\): mount a writable tmpfs there"):
         _check_semaphores()

@@ -1,6 +1,6 @@
-"""Judges samples by what a small classifier makes of them: `python -m workers.once.evaluation REQUEST`.
+"""Evaluates samples with a small classifier: `python -m workers.once.evaluation REQUEST`.
 
 classifier   the classifier, and its cache
 neighbours   coverage and novelty
-figures      the figures of samples beside real images
+figures      metrics of samples compared with real images
 """

@@ -1,4 +1,4 @@
-"""One evaluation, for `pipeline.datasets.evaluation.evaluation`: a request as JSON, the figures as JSON on stdout."""
+"""One evaluation, for `pipeline.datasets.evaluation.evaluation`: a request as JSON, the metrics as JSON on stdout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.formats.values import to_stored
 from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
 
-#: Samples that are read in one go.
+#: Samples read at a time.
 _STRETCH = 256
 
 
 def draw(dataset: Dataset, most: int) -> Labelled:
-    """At most so many samples as uint8, in stretches from all over what is there, in random order."""
+    """At most `most` samples as uint8, in runs spread over the dataset, in random order."""
     spec = dataset.spec
     stretches = [
         (first, min(_STRETCH, shard.first + shard.count - first))
@@ -52,7 +52,7 @@ def draw(dataset: Dataset, most: int) -> Labelled:
 def run(request: dict[str, str | int]) -> Evaluation:
     """Carries out a request. Raises NoisemillError."""
     dataset = Dataset(str(request["destination"]))
-    # Matrices are grey pictures, here as for PNG.
+    # Matrices are grey images, as for PNG.
     pictures = replace(dataset.spec, sample_shape=image_shape(dataset.spec.sample_shape) or dataset.spec.sample_shape)
     real = load_real(Path(str(request["real"])), pictures).limited(int(request["limit"]))
     samples = draw(dataset, int(request["limit"]))
@@ -77,7 +77,7 @@ def _tell(words: str) -> None:
 
 
 def main() -> None:
-    """Exit code 0 with the figures on stdout; otherwise one line."""
+    """Exit code 0 with the metrics on stdout; otherwise one line."""
     with exit_on_error():
         print(json.dumps(run(json.loads(sys.argv[1])).as_json()))
 

@@ -1,4 +1,4 @@
-"""The small convolutional classifier that samples are judged by. No generator was trained with it."""
+"""The small convolutional classifier that evaluates samples. It was not used in training any generator."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.datasets.evaluation.real_data import Labelled
 
 FEATURES = 64
 
-#: Changes with the network and its training, so that classifiers that were kept are not taken for it.
+#: Increase it when the network or its training changes, so that cached classifiers are not used any more.
 _VERSION = 1
-#: Passes over the data: at least, at most, and so many that so many steps are made.
+#: Least and most passes over the data, the number of steps to reach, and the batch.
 _EPOCHS, _MOST_EPOCHS, _STEPS, _BATCH = 5, 60, 1500, 128
-#: Convolutions halve the picture until its sides are at most so long.
+#: Convolutions halve the image until its sides are at most this long.
 _SIDE = 8
 
 
@@ -41,14 +41,14 @@ def train_classifier(data: Labelled, classes: int, seed: int) -> keras.Model:
 
 
 def kept_classifier(data: Labelled, data_sha256: str, classes: int, seed: int, cache_dir: Path) -> keras.Model:
-    """The classifier of this data from the cache, or trained and kept there."""
+    """The classifier of this data, from the cache or newly trained."""
     key = sha256(f"{_VERSION} {data_sha256} {classes} {seed} {tf.__version__}".encode()).hexdigest()[:24]
     path = cache_dir / "classifiers" / f"{key}.keras"
     if path.exists():
         try:
             return keras.saving.load_model(path, safe_mode=True)
         except (OSError, ValueError):
-            path.unlink(missing_ok=True)  # Cut short, or of another Keras.
+            path.unlink(missing_ok=True)  # Truncated, or written by another Keras.
     classifier = train_classifier(data, classes, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{os.getpid()}-{path.name}")

@@ -1,4 +1,4 @@
-"""Figures of samples compared with real images; `pipeline.datasets.evaluation.evaluation.Evaluation` defines each."""
+"""Metrics of samples compared with real images; `pipeline.datasets.evaluation.evaluation.Evaluation` defines each."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def judge(
     cache_dir: Path,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Figures of samples, the order of which does not follow their labels."""
+    """Metrics of samples, which must be in random order."""
     started = time.monotonic()
     training, test = real.training, real.test
     progress(f"a classifier of {len(training.labels):,} real images")
     teacher = kept_classifier(training, real.training_sha256, len(names), seed, cache_dir)
     progress(f"a classifier of {len(samples.labels):,} samples")
     pupil = train_classifier(samples, len(names), seed)
-    progress("what both make of samples and test images")
+    progress("both classify samples and test images")
     sample_classes, sample_features = classify(teacher, samples.images)
     real_classes, real_features = classify(teacher, test.images)
     _, training_features = classify(teacher, training.images[: len(test.images)])
@@ -50,7 +50,7 @@ def judge(
         for label, name in enumerate(names)
     }
     tstr, accuracy = float(np.mean(pupil_classes == test.labels)), float(np.mean(real_classes == test.labels))
-    # As many of either, as these two figures want it.
+    # These two metrics need the same number of both.
     count = min(len(test.labels), len(samples.labels), len(training.labels))
     progress("distances")
     return Evaluation(
@@ -76,7 +76,7 @@ def judge(
 def frechet_distance(a: Features, b: Features) -> float:
     """Frechet distance between Gaussians fitted to features (n, d) and (m, d) (Heusel et al., 2017)."""
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # The trace of a matrix's root is the sum of its eigenvalues' roots; rounding can make small ones negative.
+    # The trace of a matrix's square root is the sum of its eigenvalues' roots; rounding can make small ones negative.
     eigenvalues = np.linalg.eigvals(covariance_a @ covariance_b).real
     root_trace = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
     offset = np.square(a.mean(0, np.float64) - b.mean(0, np.float64)).sum()
@@ -89,7 +89,7 @@ def spread(features: Features) -> float:
 
 
 def _diversity(samples: Features, real: Features) -> float | None:
-    """None where there are not two samples, or the real ones are all alike."""
+    """None if there are fewer than two samples, or the real ones are all alike."""
     if len(samples) < 2 or len(real) < 2 or not (real_spread := spread(real)):
         return None
     return spread(samples) / real_spread

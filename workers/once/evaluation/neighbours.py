@@ -1,4 +1,4 @@
-"""Distances to nearest neighbours: does a generator reach all of the real data, and does it copy it?"""
+"""Distances to nearest neighbors: does a generator cover the real data, and does it copy it?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,18 +7,18 @@ _BLOCK = 1000
 
 
 def coverage(real: NDArray[np.float32], samples: NDArray[np.float32], neighbours: int = 5) -> float:
-    """Share of real features (n, d) that have a sample nearer than their fifth real neighbour (Naeem et al., 2020).
+    """Share of real features (n, d) with a sample nearer than their fifth real neighbor (Naeem et al., 2020).
 
-    Give as many samples as real ones.
+    Pass as many samples as real features.
     """
     radii = _nearest(real, real, rank=neighbours)  # rank 0 is the image itself
     return float(np.mean(_nearest(real, samples, rank=0) < radii))
 
 
 def novelty(training: NDArray[np.uint8], test: NDArray[np.uint8], samples: NDArray[np.uint8]) -> float:
-    """Median pixel distance from a sample to the nearest training image, as a share of the same from test images.
+    """Median pixel distance from a sample to the nearest training image, relative to that of test images.
 
-    Copies of training images would make it 0, new images like the test set's make it 1.
+    0 for copies of training images, 1 for new images like those of the test set.
     """
     known = _flat(training)
     sample_distance = np.median(_nearest(_flat(samples), known, rank=0))
