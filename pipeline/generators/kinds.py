@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import re
 from dataclasses import replace
@@ -19,8 +18,9 @@ from pipeline.common.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
 from pipeline.generators.architecture_file import architecture_beside, is_architecture
 from pipeline.generators.archive import read_config
-from pipeline.generators.hdf5 import read_hdf5_model
+from pipeline.generators.hdf5 import keras_of, read_hdf5_model
 from pipeline.generators.inspection import structure_of
+from pipeline.generators.keras_notes import notes_of
 from pipeline.generators.structure import Structure
 from pipeline.generators.tfjs import read_json, read_layers_model, read_topology
 from pipeline.generators.tfjs_graph import read_graph_model
@@ -75,8 +75,7 @@ class KerasFile:
             structure = structure_of(read_architecture(config))
         except NotUnderstoodError:
             return None
-        active = '"training": true' in json.dumps(config)
-        return replace(structure, notes=(_TRAINING_NOTE,)) if active else structure
+        return replace(structure, notes=notes_of(config, keras_of(model)))
 
 
 class Hdf5File:
@@ -221,7 +220,6 @@ def _latest(state: Path) -> str | None:
     return told[1].decode("utf-8", "replace") if told else None
 
 
-_TRAINING_NOTE = "layers that the model calls with training=True (dropout) do nothing here: it runs in inference mode"
 _SAVED_MODEL = "saved_model.pb"
 _UNTRAINED = "untrained.json"
 

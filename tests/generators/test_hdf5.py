@@ -138,6 +138,11 @@ TRIED: list[tuple[Any, tuple[int, ...]]] = [
     (layers.Conv3DTranspose(2, 3, strides=2, padding="same"), (2, 2, 2, 2)),
     (layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), (5, 5, 2)),
     (layers.SeparableConv2D(3, 3, depth_multiplier=2), (5, 5, 2)),
+    (layers.Conv2D(4, 2, strides=2, data_format="channels_first"), (2, 5, 6)),
+    (layers.Conv1DTranspose(3, 4, strides=2, data_format="channels_first", activation="relu"), (2, 5)),
+    (layers.Conv2DTranspose(3, (2, 3), strides=2, data_format="channels_first"), (2, 4, 5)),
+    (layers.DepthwiseConv2D(3, depth_multiplier=2, data_format="channels_first"), (2, 5, 5)),
+    (layers.SeparableConv2D(4, 3, data_format="channels_first"), (2, 5, 5)),
     (layers.AveragePooling1D(2), (6, 3)),
     (layers.AveragePooling2D(2, padding="same"), (5, 5, 2)),
     (layers.MaxPooling1D(2, strides=1), (6, 3)),
@@ -152,6 +157,17 @@ TRIED: list[tuple[Any, tuple[int, ...]]] = [
     (layers.SpatialDropout2D(0.3), (3, 4, 2)),
     (layers.SpatialDropout3D(0.3), (2, 3, 4, 2)),
     (layers.ActivityRegularization(l2=0.1), (4,)),
+]
+
+#: Convolutions with a bias, and a shape of channels, rows and columns that makes as many filters as columns.
+SQUARE: list[tuple[Any, dict[str, Any], tuple[int, ...]]] = [
+    (layers.Conv1D, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 6)),
+    (layers.Conv2D, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 5, 6)),
+    (layers.Conv1DTranspose, {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}, (2, 3)),
+    (layers.Conv2DTranspose, {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}, (2, 4, 3)),
+    (layers.Conv3DTranspose, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (2, 1, 2, 2)),
+    (layers.DepthwiseConv2D, {"kernel_size": 3, "padding": "same", "depth_multiplier": 3}, (2, 5, 6)),
+    (layers.SeparableConv2D, {"filters": 6, "kernel_size": 3, "padding": "same"}, (2, 5, 6)),
 ]
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 
@@ -179,6 +195,36 @@ def assert_rebuilt(model: Any, folder: Path, fed: list[Any]) -> None:
 def test_a_layer_is_rebuilt(tmp_path: Path, layer: Any, shape: tuple[int, ...]) -> None:
     model = randomised(keras.Sequential([keras.Input(shape), layer]))
     assert_rebuilt(model, tmp_path, [np.random.default_rng(1).standard_normal((3, *shape)).astype(np.float32)])
+
+
+@pytest.mark.parametrize(("kind", "settings", "shape"), SQUARE, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_bias_belongs_to_the_channels(tmp_path: Path, kind: Any, settings: Any, shape: tuple[int, ...]) -> None:
+    """Keras 3 adds it to the columns where these are as many as the filters, and channels come first."""
+    last = randomised(keras.Sequential([keras.Input((*shape[1:], shape[0])), kind(**settings, name="square")]))
+    first = keras.Sequential([keras.Input(shape), kind(**settings, name="square", data_format="channels_first")])
+    first.set_weights(last.get_weights())
+    fed = np.random.default_rng(1).standard_normal((3, *shape)).astype(np.float32)
+    wanted = np.moveaxis(np.asarray(last(np.moveaxis(fed, 1, -1))), -1, 1)
+    network = load_hdf5(save(tmp_path / "model.h5", first))
+    [made] = network.call({network.structure.inputs[0].name: fed}).values()
+    np.testing.assert_allclose(np.asarray(made), wanted, rtol=1e-6, atol=1e-5)
+    # A file that Keras itself loads is as Keras has it, and the user is told.
+    assert np.abs(np.asarray(first(fed)) - wanted).max() > 0.01, "Keras is mended: the warning can go"
+    notes = load_keras(save(tmp_path / "model.keras", first)).structure.notes
+    assert notes == find_generator(str(tmp_path / "model.keras")).structure.notes
+    assert [note.partition(" has channels first and as many filters as columns")[0] for note in notes] == [
+        "layer 'square'"
+    ]
+
+
+def test_a_bias_that_keras_gets_right_is_no_news(tmp_path: Path) -> None:
+    for name, convolution in {
+        "last": layers.Conv2D(6, 3, padding="same"),
+        "no_bias": layers.Conv2D(6, 3, padding="same", use_bias=False, data_format="channels_first"),
+        "wide": layers.Conv2D(5, 3, padding="same", data_format="channels_first"),
+    }.items():
+        model = keras.Sequential([keras.Input((6, 6, 6)), convolution])
+        assert find_generator(str(save(tmp_path / f"{name}.keras", model))).structure.notes == ()
 
 
 def test_layers_of_several_inputs_are_rebuilt(tmp_path: Path) -> None:

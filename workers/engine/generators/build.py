@@ -70,7 +70,32 @@ def _layer(layer: Layer, dialect: Dialect) -> Any:
         return _old_bilinear(layer.name, **settings)
     if layer.kind == "Reshape":
         settings["target_shape"] = [-1 if size is None else size for size in settings["target_shape"]]
-    return getattr(keras.layers, layer.kind)(name=layer.name, **settings)
+    kind = getattr(keras.layers, layer.kind)
+    if "kernel_size" in settings and settings["data_format"] == "channels_first":
+        return _channels_first(kind, layer.name, settings)
+    return kind(name=layer.name, **settings)
+
+
+def _channels_first(kind: Any, name: str, settings: dict[str, Any]) -> Any:
+    """A convolution over channels first, computed with channels last.
+
+    Keras 3.15 adds the bias along the width instead of the channels where there are as many filters as the width.
+    """
+    import keras  # Seconds; and the device must be pinned before.
+
+    class ChannelsFirst(keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name=name)
+            self.convolution = kind(name=name, **{**settings, "data_format": "channels_last"})
+
+        def build(self, shape: Any) -> None:
+            self.convolution.build((shape[0], *shape[2:], shape[1]))
+            self.built = True
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.moveaxis(self.convolution(keras.ops.moveaxis(x, 1, -1)), -1, 1)
+
+    return ChannelsFirst()
 
 
 def _old_hard_sigmoid(x: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.archive import read_config
 from pipeline.generators.hdf5 import WAY_OUT, StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
+from pipeline.generators.keras_notes import notes_of
 from workers.engine.generators.build import build_model, set_weights
 from workers.engine.generators.keras_model import keras_network
 from workers.engine.generators.network import Network, first_line
@@ -17,7 +19,7 @@ def load_keras(path: Path) -> Network:
     """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
     import keras  # Seconds; and the device must be pinned before.
 
-    read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
+    config = read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
     if keras_of(path) < 3 and (stored := _in_the_table(path)) is not None:
         return _rebuilt(stored)  # Keras 3 opens it, if at all, as if it had written it itself.
     try:
@@ -28,7 +30,8 @@ def load_keras(path: Path) -> Network:
         raise GeneratorError(f"generator {path} cannot be loaded: {_reason(path, error)}") from error
     if not getattr(model, "inputs", None):
         raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
-    return keras_network(model)
+    network = keras_network(model)
+    return replace(network, structure=replace(network.structure, notes=notes_of(config, 3)))
 
 
 def _in_the_table(path: Path) -> StoredModel | None:
