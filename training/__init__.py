@@ -1,1 +1,1 @@
-"""The recipe that made the built-in generator `fashion`. Nothing of noisemill needs it to run."""
+"""The recipes that made the built-in generators. Nothing of noisemill needs them to run."""

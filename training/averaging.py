@@ -1,4 +1,4 @@
-"""The generator that ships: an average of the trained one, with batch statistics of its own."""
+"""The weights that ship: an average of the trained ones, with batch statistics of its own where there are any."""
 
 import keras
 import tensorflow as tf

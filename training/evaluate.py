@@ -6,10 +6,12 @@ What the figures mean is said in `pipeline/datasets/evaluation/evaluation.py`.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.cli.evaluate import print_evaluation
 from pipeline.common.settings import load_settings
@@ -20,10 +22,12 @@ from training.grids import sample
 from workers.once.evaluation.figures import judge
 
 
-def evaluate(generator: keras.Model, real: RealData, count: int, seed: int, cache_dir: Path) -> Evaluation:
-    """Judge `count` samples, the classes in equal numbers and in turn."""
+def evaluate(
+    make: Callable[[NDArray[np.int32]], NDArray[np.uint8]], real: RealData, count: int, seed: int, cache_dir: Path
+) -> Evaluation:
+    """Judge `count` samples, the classes in equal numbers and in turn; `make` maps labels to images."""
     labels = (np.arange(count) % len(CLASS_NAMES)).astype(np.int32)
-    samples = Labelled(sample(generator, labels, seed), labels)
+    samples = Labelled(make(labels), labels)
     return judge(samples, real, CLASS_NAMES, seed=seed, cache_dir=cache_dir)
 
 
@@ -42,7 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     except DataMissingError as error:
         sys.exit(str(error))
     generator = keras.saving.load_model(options.model, safe_mode=True)
-    evaluation = evaluate(generator, real, options.count, options.seed, load_settings().cache_dir)
+    evaluation = evaluate(
+        lambda labels: sample(generator, labels, options.seed),
+        real,
+        options.count,
+        options.seed,
+        load_settings().cache_dir,
+    )
     if options.json:
         print(json.dumps(evaluation.as_json(), indent=1))
     else:

@@ -1,6 +1,7 @@
 """Contact sheets, one row per class, named at its left: `python -m training.grids MODEL.keras OUT.png`."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -25,10 +26,12 @@ def sample(generator: keras.Model, labels: NDArray[np.int32], seed: int, batch: 
     return to_uint8(np.concatenate(parts))
 
 
-def write_contact_sheet(generator: keras.Model, path: Path, columns: int = 14, seed: int = 0, zoom: int = 2) -> None:
-    """Write a PNG of `columns` samples per class, each magnified `zoom` times."""
+def write_contact_sheet(
+    make: Callable[[NDArray[np.int32]], NDArray[np.uint8]], path: Path, columns: int = 14, zoom: int = 2
+) -> None:
+    """Write a PNG of `columns` samples per class, each magnified `zoom` times; `make` maps labels to images."""
     labels = np.repeat(np.arange(len(CLASS_NAMES), dtype=np.int32), columns)
-    images = sample(generator, labels, seed).reshape(len(CLASS_NAMES), columns, 28, 28)
+    images = make(labels).reshape(len(CLASS_NAMES), columns, 28, 28)
     pitch = 28 * zoom + _GAP
     sheet = Image.new("L", (_MARGIN + columns * pitch, len(CLASS_NAMES) * pitch), 255)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
@@ -46,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="picture to write, ending in .png")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    write_contact_sheet(keras.saving.load_model(options.model, safe_mode=True), options.out, seed=options.seed)
+    generator = keras.saving.load_model(options.model, safe_mode=True)
+    write_contact_sheet(lambda labels: sample(generator, labels, options.seed), options.out)
 
 
 if __name__ == "__main__":

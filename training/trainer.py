@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from training import losses, networks
-from training.averaging import WeightAverage
+from training.averaging import WeightAverage, measure_batch_norms
 from training.data import LabelledImages
+from training.grids import sample, write_contact_sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,16 @@ class Trainer:
         )
 
     @property
+    def batch(self) -> int:
+        """Images per step."""
+        return self.recipe.batch
+
+    def write_sheet(self, path: Path) -> None:
+        """Draw samples of the averaged generator."""
+        measure_batch_norms(self.average, batches=2)
+        write_contact_sheet(lambda labels: sample(self.average, labels, seed=0), path)
+
+    @property
     def generator_rate(self) -> tf.Tensor:
         """The generator's learning rate now."""
         return self._generator_adam.learning_rate
@@ -82,11 +94,11 @@ class Trainer:
         self._class_weight.assign(self.recipe.class_weight * factor)
 
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
-    def round(self, plain_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One step with gradient penalties, then `plain_steps` without; return the last one's losses."""
+    def round(self) -> dict[str, tf.Tensor]:
+        """One step with gradient penalties, then others without; return the last one's losses."""
         penalty = self._step(penalised=True)["penalty"]
         report = {name: tf.constant(0.0) for name in ("discriminator", "generator", "class_real", "class_fake")}
-        for _ in tf.range(plain_steps):
+        for _ in tf.range(self.recipe.penalty_interval - 1):
             report = self._step(penalised=False)
         return report | {"penalty": penalty}
 

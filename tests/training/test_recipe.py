@@ -14,7 +14,8 @@ if not DEFAULT_DATA.is_dir():
 import keras
 import tensorflow as tf
 
-from training import averaging, data, export, networks, train
+from training import averaging, data, export, networks
+from training.loop import train
 from training.trainer import Recipe, Trainer
 from workers.once.evaluation import figures, neighbours
 
@@ -33,7 +34,7 @@ def few() -> data.LabelledImages:
 @pytest.fixture(scope="module")
 def run(few: data.LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    train.train(Trainer(RECIPE, few, seed=1), folder, budget_s=3600, most_steps=4)
+    train(Trainer(RECIPE, few, seed=1), folder, budget_s=3600, most_steps=4)
     return folder
 
 
@@ -92,7 +93,7 @@ def test_a_run_goes_on_where_it_stopped(run: Path, few: data.LabelledImages) -> 
     assert int(trainer.step) == 4
     assert float(trainer.elapsed_s) > 0
     loaded = trainer.discriminator.get_layer("class_logits").kernel.numpy()
-    train.train(trainer, run, budget_s=3600, most_steps=6)
+    train(trainer, run, budget_s=3600, most_steps=6)
     assert int(trainer.step) == 6
     assert not np.array_equal(loaded, trainer.discriminator.get_layer("class_logits").kernel.numpy())
     assert (run / "samples-000006.png").is_file()
