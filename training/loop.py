@@ -20,7 +20,7 @@ _REPORT_S, _SAVE_S, _SHEET_S = 10.0, 120.0, 240.0
 
 
 class Trainer(Protocol):
-    """What the loop needs of a run's state."""
+    """The state of a run, as the loop uses it."""
 
     #: Steps taken, and seconds spent in all calls.
     step: tf.Variable
@@ -34,7 +34,7 @@ class Trainer(Protocol):
         """All that a run needs to go on as if it had never stopped."""
 
     def set_progress(self, progress: float) -> None:
-        """Set what depends on the share of the run that is over, 0 to 1."""
+        """Set learning rates for the share `progress` of the run that is over, 0 to 1."""
 
     def round(self) -> dict[str, tf.Tensor]:
         """Take a few steps; return losses to print."""

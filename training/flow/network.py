@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 IMAGE_SHAPE = (28, 28, 1)
-#: The label that means "of no class in particular", for classifier-free guidance.
+#: The label that means none, for classifier-free guidance.
 NO_CLASS = 10
 _CONDITION = 128
 _WIDTH_14, _WIDTH_7 = 64, 128

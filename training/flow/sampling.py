@@ -1,4 +1,4 @@
-"""From noise to images with the network alone, in plain TensorFlow: what the recipe looks at and judges by."""
+"""Samples from the network in plain TensorFlow, for the recipe to draw and evaluate."""
 
 import keras
 import numpy as np
