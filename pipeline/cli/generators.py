@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import examples, json_option
+from pipeline.cli.options import examples, json_option, trust_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
 from pipeline.common.errors import UsageError
 from pipeline.generators import Generator, builtin_names, find_generator, remember
@@ -34,6 +34,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
 
 @generators_command.command("inspect", epilog=examples("noisemill generators inspect fashion"))
 @click.argument("reference", metavar="REF")
+@trust_option
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:
     """Tell a generator's inputs, output, classes and digest."""
@@ -63,6 +64,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
         ("range", found["value_range"] or "unknown: only floats can be stored"),
         ("weights", _number(found["parameters"])),
         ("FLOP", f"{_number(found['flop'])} per sample"),
+        *(("code", f"{path} (sha256:{sha256[:12]})") for path, sha256 in found["code"].items()),
         *(("note", note) for note in found["notes"]),
     ]
     for name, value in facts:
@@ -72,6 +74,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
 @generators_command.command("init", epilog=examples("noisemill generators init my.keras"))
 @click.argument("path", metavar="PATH")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
+@trust_option
 def init_command(path: str, force: bool) -> None:
     """Write a first generator.toml beside a model.
 
@@ -82,6 +85,7 @@ def init_command(path: str, force: bool) -> None:
     from pipeline.generators.kinds import content_sha256
     from pipeline.generators.remote import is_remote
     from pipeline.generators.sidecar_draft import draft_sidecar
+    from pipeline.generators.trusted_code import code_offers
 
     if path in builtin_names() or is_remote(path):
         raise UsageError(f"{path!r} is no file here: give the path of a model of yours")
@@ -90,7 +94,8 @@ def init_command(path: str, force: bool) -> None:
     there = next((each for each in sidecar_paths(model) if each.exists()), None)
     if there is not None and not force:
         raise UsageError(f"{there} is there already: edit it, or replace it with --force")
-    text = draft_sidecar(structure_of(kind, model, content_sha256(kind, model)), model.name)
+    structure = structure_of(kind, model, content_sha256(kind, model), offers=code_offers(model, ()))
+    text = draft_sidecar(structure, model.name)
     write_file(there or place, text.encode())
     click.echo(there or place)
 

@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     queueing_options,
     redis_option,
     take_over_option,
+    trust_option,
 )
 from pipeline.cli.output import duration, print_json, print_manifest_hash, rate, shard_count, size, warn
 from pipeline.common.counts import MAX_WORKERS
@@ -53,6 +54,7 @@ _local_workers_option = click.option(
 @job_options
 @_local_workers_option
 @device_option
+@trust_option
 @take_over_option
 @on_done_option
 @json_option
@@ -105,6 +107,7 @@ def generate_command(
 @click.argument("destination", metavar="DEST")
 @job_options
 @queueing_options
+@trust_option
 @redis_option
 @json_option
 def submit_command(

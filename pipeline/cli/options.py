@@ -12,6 +12,7 @@ import click
 from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.common.errors import UsageError
 from pipeline.fleet.launch import DEVICE
+from pipeline.generators.trusted_code import OWN, trust
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -173,12 +174,29 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
+def _trust(_ctx: click.Context, _param: click.Parameter, files: tuple[str, ...]) -> None:
+    trust(files)
+
+
+#: Of commands that load a generator; after it this process and its children trust the code.
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    is_flag=False,
+    flag_value=OWN,
+    expose_value=False,
+    callback=_trust,
+    metavar="[FILE.py]",
+    help="Run this code for a model that needs it; alone: what its generator.toml names.",
+)
+
 #: Of commands that load the generator that data names.
 generator_options = together(
     click.option("--generator", metavar="REF", help="The generator, where it is not where the data says."),
     click.option(
         "--trust-generator", is_flag=True, help="Load what the data names, though you have not named it here before."
     ),
+    trust_option,
 )
 
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"

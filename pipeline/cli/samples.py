@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.generators import known_generator
-from pipeline.cli.options import FILE, examples, json_option, settings_option, together
+from pipeline.cli.options import FILE, examples, json_option, settings_option, together, trust_option
 from pipeline.cli.output import print_json, write_file
 from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
@@ -27,6 +27,7 @@ _draw_options = together(
     click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
     click.option("--attributes", metavar="V,V,...", help="The generator's attributes."),
     settings_option,
+    trust_option,
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option
+from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option, trust_option
 from pipeline.cli.output import duration, print_json, print_table, rate, warn
 from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError
@@ -59,6 +59,7 @@ _log_format_option = click.option(
 @_roots_option
 @click.option("--threads", type=Whole(0, 4096), default=0, help="CPU threads, 0 for all cores.  [default: 0]")
 @_metrics_option
+@trust_option
 @redis_option
 @_log_option
 @_log_format_option
@@ -90,6 +91,7 @@ def worker_command(generator: str, **options: Any) -> None:
 )
 @_roots_option
 @_metrics_option
+@trust_option
 @redis_option
 @_log_option
 @_log_format_option

@@ -43,6 +43,8 @@ class Settings:
     sse_kms_key: str = ""
     #: Largest generator that is fetched from S3, millions of bytes.
     generator_limit_mb: float = 4000.0
+    #: Code that models may run when they are loaded, see `pipeline.generators.trusted_code`.
+    trust: str = ""
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -15,22 +15,28 @@ _NAMES = ("generator.json", "model.json", "architecture.json", "config.json")
 
 
 def architecture_beside(weights: Path) -> Path:
-    """The file with the architecture of the weights in this file.
+    """The file with the architecture of the weights in this file. Raises GeneratorError where there is none."""
+    found = find_architecture(weights)
+    if found is None:
+        stem = _stem(weights)
+        raise GeneratorError(
+            f"generator {weights} holds weights alone: put the model's architecture beside it as {stem}.json "
+            f"(model.to_json() where it was made), or save it whole (model.save('{stem}.keras'))"
+        )
+    return found
 
-    It has their name or a usual one, or it is the only architecture beside them. Raises GeneratorError where there is
-    none.
-    """
-    stem = weights.name.removesuffix(weights.suffix).removesuffix(".weights")
-    for name in (f"{stem}.json", f"{weights.stem}.json", *_NAMES):
+
+def find_architecture(weights: Path) -> Path | None:
+    """The same, or None; it has the weights' name or a usual one, or it is the only architecture beside them."""
+    for name in (f"{_stem(weights)}.json", f"{weights.stem}.json", *_NAMES):
         if is_architecture(weights.parent / name):
             return weights.parent / name
     others = [each for each in sorted(weights.parent.glob("*.json")) if is_architecture(each)]
-    if len(others) == 1:
-        return others[0]
-    raise GeneratorError(
-        f"generator {weights} holds weights alone: put the model's architecture beside it as {stem}.json "
-        f"(model.to_json() where it was made), or save it whole (model.save('{stem}.keras'))"
-    )
+    return others[0] if len(others) == 1 else None
+
+
+def _stem(weights: Path) -> str:
+    return weights.name.removesuffix(weights.suffix).removesuffix(".weights")
 
 
 def is_architecture(path: Path) -> bool:

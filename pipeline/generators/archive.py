@@ -13,14 +13,21 @@ from pipeline.common.errors import GeneratorError
 CONFIG, METADATA = "config.json", "metadata.json"
 _WEIGHTS = ("model.weights.h5", "model.weights.npz")
 
+#: What a user can do about a model that takes code.
+EXPORT = "where it was made, save it by model.export('FOLDER'), which needs neither classes nor code here"
+WAYS_OUT = f"give their code with --trust FILE.py, or {EXPORT}"
+
 #: Most bytes that a description may have.
 MOST_CONFIG_BYTES = 64 * 2**20
 #: Weights hardly shrink: what unpacks to more than this many times its size is meant to fill a disk.
 _MOST_RATIO = 50
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """`config.json` of a `.keras` file. Raises GeneratorError where the file is damaged or dangerous."""
+def read_config(path: Path, *, trusted: bool = False) -> dict[str, Any]:
+    """`config.json` of a `.keras` file. Raises GeneratorError where the file is damaged or dangerous.
+
+    One that is `trusted` may hold Python code.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             _check_entries(path, archive)
@@ -31,12 +38,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise GeneratorError(f"generator {path}: its {CONFIG} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise GeneratorError(f"generator {path}: its {CONFIG} describes no model")
-    for kind in _class_names(config):
-        if kind == "Lambda":
-            raise GeneratorError(
-                f"generator {path} holds a Lambda layer: Python code that could do anything when it is loaded; "
-                f"use a layer of Keras's own instead"
-            )
+    if not trusted and "Lambda" in _class_names(config):
+        raise GeneratorError(
+            f"generator {path} holds a Lambda layer: Python code that could do anything when it is loaded; "
+            f"say --trust if you trust who made it, or {EXPORT}"
+        )
     return config
 
 

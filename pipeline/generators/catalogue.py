@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.generators.kinds import Kind, content_sha256, find_model, names_of
 from pipeline.generators.remote import fetch, is_remote
 from pipeline.generators.sidecar import SIDECAR, read_sidecar
 from pipeline.generators.structure import Structure, structure_from_json
+from pipeline.generators.trusted_code import Code, code_offers
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
@@ -39,12 +41,16 @@ def find_generator(reference: str) -> Generator:
     builtin = reference in builtin_names()
     sidecar = read_sidecar(sidecar_paths(model))
     content = content_sha256(kind, model)
-    structure = structure_of(kind, model, content, sidecar.signature)
+    offers = [] if builtin else code_offers(model, sidecar.code)
+    structure = structure_of(kind, model, content, sidecar.signature, offers)
+    code = next((offer for offer in offers if tuple(file.sha256 for file in offer) == structure.code), ())
     interface = interface_of(structure, sidecar, reference)
     told = asdict(interface)
     for name in ("constants", "latent_parts", "noise_inputs", "attributes_input", "signature"):
         if not told[name]:  # Younger than many a dataset, whose digest must stay.
             del told[name]
+    if code:
+        told["code"] = structure.code
     identity = json.dumps([content, told], sort_keys=True)
     return Generator(
         reference=reference if builtin or is_remote(reference) else str(model.resolve()),
@@ -57,14 +63,26 @@ def find_generator(reference: str) -> Generator:
         size_bytes=size_bytes(kind, model),
         structure=replace(structure, notes=(*structure.notes, *hints(interface, sidecar))),
         interface=interface,
+        code=code,
     )
 
 
-def structure_of(kind: Kind, model: Path, content: str, signature: str | None = None) -> Structure:
-    """What a model shows of itself, by one of its signatures. Raises GeneratorError where it cannot be understood."""
+def structure_of(
+    kind: Kind, model: Path, content: str, signature: str | None = None, offers: Sequence[Code] = ()
+) -> Structure:
+    """What a model shows of itself, by one of its signatures; with the first of `offers` that it takes to load it.
+
+    Raises GeneratorError where it cannot be understood.
+    """
     if signature is not None and kind.name != "saved_model":
         raise GeneratorError(f"generator {model}: {SIDECAR} names a signature, which SavedModels alone have")
-    return kind.structure(model) or _structure_by_tensorflow(kind, model, content, signature)
+    try:
+        known = kind.structure(model)
+    except GeneratorError:
+        if not offers:
+            raise
+        known = None
+    return known or _structure_by_tensorflow(kind, model, content, signature, offers)
 
 
 def locate(reference: str) -> tuple[Kind, Path]:
@@ -116,18 +134,29 @@ def sidecar_paths(model: Path) -> list[Path]:
     return [model.with_suffix(".toml"), model.parent / SIDECAR]
 
 
-def _structure_by_tensorflow(kind: Kind, model: Path, content: str, signature: str | None) -> Structure:
-    """A model as TensorFlow sees it, kept in the cache by the model's hash and the signature.
+def _structure_by_tensorflow(
+    kind: Kind, model: Path, content: str, signature: str | None, offers: Sequence[Code]
+) -> Structure:
+    """A model as TensorFlow sees it, kept in the cache by the hashes of the model and its code, and the signature.
 
     TensorFlow runs in a process of its own, so that this one never imports it.
     """
-    key = content if signature is None else hashlib.sha256(f"{content} {signature}".encode()).hexdigest()
+    hashes = [[file.sha256 for file in offer] for offer in offers]
+    key = content
+    if signature is not None or hashes:
+        key = hashlib.sha256(" ".join(filter(None, [content, signature, *map(str, hashes)])).encode()).hexdigest()
     cached = load_settings().cache_dir / "structures" / f"{key}.json"
     try:
         return structure_from_json(json.loads(cached.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # Not known yet, or written by another version.
-    command = python_command("workers.once.inspection", kind.name, str(model), *filter(None, [signature]))
+    asked = {
+        "kind": kind.name,
+        "model": str(model),
+        "signature": signature,
+        "offers": [[[str(file.path), file.sha256] for file in offer] for offer in offers],
+    }
+    command = python_command("workers.once.inspection", json.dumps(asked))
     with tempfile.TemporaryDirectory(prefix="noisemill-inspection-") as folder:
         environment = {**os.environ, "TMPDIR": folder}
         done = subprocess.run(

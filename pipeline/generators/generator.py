@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.common.errors import UsageError, shown
 from pipeline.generators.interface import Constant, Interface, constant_of
 from pipeline.generators.structure import Structure
+from pipeline.generators.trusted_code import Code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Generator:
     size_bytes: int
     structure: Structure
     interface: Interface
+    #: What has to be run to load it, where its author's own code is needed.
+    code: Code = ()
 
     def settings(self, told: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
         """What inputs are fed in place of the generator's own constants, by name. Raises UsageError.
@@ -70,6 +73,7 @@ class Generator:
             "parameters": self.structure.parameters,
             "flop": self.structure.flop,
             "notes": list(self.structure.notes),
+            "code": {str(file.path): file.sha256 for file in self.code},
             **asdict(self.interface),
             "latent_dim": self.interface.latent_dim,
         }

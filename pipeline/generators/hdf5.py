@@ -20,7 +20,7 @@ from pipeline.common.errors import GeneratorError
 from pipeline.common.files import first_line, open_regular
 from pipeline.generators.architecture import Architecture, Layer, NotUnderstoodError, read_architecture
 from pipeline.generators.architecture_file import architecture_beside, major_version, parse_description
-from pipeline.generators.archive import METADATA, read_config
+from pipeline.generators.archive import METADATA, WAYS_OUT, read_config
 from pipeline.generators.inspection import survey
 from pipeline.generators.keras_1 import modernised
 from pipeline.generators.layers import Weights
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 #: Weights that training does not change: of a model inside another, Keras writes them after all others.
 _NOT_TRAINED = ("moving_mean", "moving_variance")
-
-#: What a user can do about a model that is not understood.
-WAY_OUT = "save it there by model.export('FOLDER'), which needs neither classes nor code here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +68,12 @@ def read_hdf5_model(path: Path) -> StoredModel:
         version = _text(file.attrs.get("keras_version")) or str(description.get("keras_version", ""))
         keras = major_version(version, "3" if "layers" in file or "_layer_checkpoint_dependencies" in file else "1")
         return _understood(path, description, keras, file, beside)
+
+
+def holds_weights_alone(path: Path) -> bool:
+    """Whether a `.h5` file has no architecture in it. Raises GeneratorError for what is no HDF5 file."""
+    with _opened(path, None) as file:
+        return "model_config" not in file.attrs
 
 
 def read_keras_archive(path: Path) -> StoredModel:
@@ -165,7 +168,7 @@ def _understood(path: Path, description: Any, keras: int, file: h5py.File, besid
         architecture = read_architecture(modernised(description) if keras == 1 else description)
         structure, found = survey(architecture)
     except NotUnderstoodError as error:
-        raise GeneratorError(f"generator {path}: {error}; where it was made, {WAY_OUT}") from None
+        raise GeneratorError(f"generator {path}: {error}; if its author wrote layers, {WAYS_OUT}") from None
     if any(container in file for container in _CONTAINERS):
         places = dict(_by_class(path, architecture, found.weights, file))
     else:

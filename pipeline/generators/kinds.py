@@ -16,9 +16,9 @@ from typing import Protocol
 from pipeline.common.errors import GeneratorError
 from pipeline.common.files import open_regular
 from pipeline.generators.architecture import NotUnderstoodError, read_architecture
-from pipeline.generators.architecture_file import architecture_beside, is_architecture
+from pipeline.generators.architecture_file import architecture_beside, find_architecture, is_architecture
 from pipeline.generators.archive import read_config
-from pipeline.generators.hdf5 import keras_of, read_hdf5_model
+from pipeline.generators.hdf5 import holds_weights_alone, keras_of, read_hdf5_model
 from pipeline.generators.inspection import structure_of
 from pipeline.generators.keras_notes import notes_of
 from pipeline.generators.structure import Structure
@@ -89,7 +89,7 @@ class Hdf5File:
 
     def files(self, model: Path) -> list[Path]:
         """The file, and the architecture where it is not in it."""
-        beside = read_hdf5_model(model).beside
+        beside = find_architecture(model) if holds_weights_alone(model) else None
         return [model] if beside is None else [model, beside]
 
     def structure(self, model: Path) -> Structure | None:

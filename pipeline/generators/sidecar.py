@@ -25,6 +25,9 @@
     kind = "latent"                          # more of the latent; or "noise", numbers of a stream of each sample's
                                              # own, or "attributes", a vector a sample: --attributes FILE.npy
 
+    [code]                                   # Python files beside this one that define the model's own layers;
+    files = ["layers.py"]                    # run only for a user who says --trust
+
 Everything may be left out that the model itself tells, and what is there must agree with it.
 """
 
@@ -51,6 +54,7 @@ _KEYS = {
     "latent": {"input", "shape"},
     "label": {"input", "encoding", "classes"},
     "output": {"name", "shape", "dtype", "channels", "range"},
+    "code": {"files"},
 }
 
 
@@ -66,6 +70,8 @@ class Sidecar:
     output: dict[str, Any] = field(default_factory=dict)
     #: By the name of an input.
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Files with the code of the model's own layers.
+    code: tuple[Path, ...] = ()
 
 
 def read_sidecar(paths: Sequence[Path]) -> Sidecar:
@@ -92,9 +98,10 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
             raise ValueError(f"signature {shown(signature)} is not a name")
         _check_types(tables)
         _check_inputs(inputs)
+        code = _code(path.parent, tables.pop("code"))
     except ValueError as error:
         raise GeneratorError(f"{path}: {error}") from None
-    return Sidecar(summary=str(summary), signature=signature, inputs=inputs, **tables)
+    return Sidecar(summary=str(summary), signature=signature, inputs=inputs, code=code, **tables)
 
 
 def _check_types(tables: dict[str, dict[str, Any]]) -> None:
@@ -116,6 +123,17 @@ def _check_types(tables: dict[str, dict[str, Any]]) -> None:
     numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
     if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
         raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
+
+
+def _code(folder: Path, table: dict[str, Any]) -> tuple[Path, ...]:
+    files = table.get("files", [])
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not all(isinstance(file, str) and file.endswith(".py") for file in files):
+        raise ValueError(f'[code] files {shown(files)} are no Python files, as in files = ["layers.py"]')
+    for file in files:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ValueError(f"[code] {shown(file)} leaves the folder of the model: code lies beside it")
+    return tuple(folder.resolve() / file for file in files)
 
 
 def _check_inputs(inputs: Any) -> None:

@@ -38,6 +38,8 @@ class Structure:
     flop: int | None = None
     #: What a user should know, one line each.
     notes: tuple[str, ...] = ()
+    #: SHA-256 of the files whose code it takes to load the model, in the order in which they are run.
+    code: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For `structure_from_json`."""
@@ -52,6 +54,7 @@ def structure_from_json(data: dict[str, Any]) -> Structure:
         parameters=data["parameters"],
         flop=data["flop"],
         notes=tuple(data["notes"]),
+        code=tuple(data.get("code", ())),
     )
 
 

@@ -313,7 +313,7 @@ def test_a_layer_of_the_authors_own_has_a_way_out(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["model_config"] = file.attrs["model_config"].replace("LeakyReLU", "PixelNorm")
     with pytest.raises(
-        GeneratorError, match=r"'PixelNorm', which is not supported; where it was made, save it .*xport"
+        GeneratorError, match=r"'PixelNorm', which is not supported; .*--trust FILE.py, or where it was made.*xport"
     ):
         find_generator(str(path))
 

@@ -120,6 +120,7 @@ class Engine:
                 "keras": keras.__version__,
                 "numpy": np.__version__,
                 **encoder_versions(),
+                **{file.path.name: f"sha256:{file.sha256}" for file in generator.code},
             },
         )
         self._warm_up()

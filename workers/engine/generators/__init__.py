@@ -3,6 +3,7 @@
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
 keras_files, checkpoint, saved_model, tfjs, untrained, interpreted      the loaders
+trusted_code Keras models with their author's own layers, by code that the user trusts
 build        a Keras model from another's description of it
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator
+from pipeline.generators.trusted_code import Code
 from workers.engine.generators.checkpoint import load_checkpoint
 from workers.engine.generators.interpreted import load_onnx, load_tflite
 from workers.engine.generators.keras_files import load_hdf5, load_keras
@@ -21,6 +23,7 @@ from workers.engine.generators.keras_model import lower_precision
 from workers.engine.generators.network import Network
 from workers.engine.generators.saved_model import load_saved_model
 from workers.engine.generators.tfjs import load_tfjs
+from workers.engine.generators.trusted_code import load_with_code
 from workers.engine.generators.untrained import load_untrained
 from workers.engine.generators.wiring import Forward, wire
 
@@ -44,14 +47,19 @@ def load_generator(generator: Generator, policy: str = "float32") -> Forward:
     Raises GeneratorError if it cannot be loaded or is not what its interface says.
     """
     _check_memory(generator)
-    network = load_network(generator.kind, generator.model, generator.interface.signature)
+    network = load_network(generator.kind, generator.model, generator.interface.signature, generator.code)
     if policy != "float32":
         lower_precision(network, policy)
     return wire(network, generator)
 
 
-def load_network(kind: str, model: Path, signature: str | None = None) -> Network:
-    """The model at a path, as it is; of a SavedModel the function of a signature. Raises GeneratorError."""
+def load_network(kind: str, model: Path, signature: str | None = None, code: Code = ()) -> Network:
+    """The model at a path, as it is; of a SavedModel the function of a signature. Raises GeneratorError.
+
+    `code` is run first: that of a Keras model's own layers.
+    """
+    if code and kind in ("keras", "hdf5"):
+        return load_with_code(model, code)
     if signature is not None:
         return load_saved_model(model, signature)
     return _LOADERS[kind](model)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.architecture import Architecture, Layer, NotUnderstoodError, read_architecture
 from pipeline.generators.architecture_file import architecture_beside, major_version
-from pipeline.generators.hdf5 import WAY_OUT
+from pipeline.generators.archive import EXPORT
 from pipeline.generators.inspection import survey
 from pipeline.generators.layers import Weights
 from pipeline.generators.tfjs import read_json
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> Network:
         architecture = read_architecture(description)
         structure, found = survey(architecture)
     except NotUnderstoodError as error:
-        raise GeneratorError(f"generator {beside}: {error}; where it was made, {WAY_OUT}") from None
+        raise GeneratorError(f"generator {beside}: {error}; {EXPORT}") from None
     values = _read(path, beside.stem, architecture, found.weights)
     keras = major_version(str(description.get("keras_version", "")), "3")
     try:
@@ -70,7 +70,7 @@ def _read(path: Path, name: str, architecture: Architecture, wanted: dict[str, W
         for keys in chosen.values():
             return {weight: checkpoint.value(key) for weight, key in keys.items()}
     except _MisfitError as error:
-        raise GeneratorError(f"generator {path}: {error}; where it was made, {WAY_OUT}") from None
+        raise GeneratorError(f"generator {path}: {error}; {EXPORT}") from None
     except (tf.errors.OpError, DecodeError, IndexError, ValueError, RuntimeError) as error:
         raise GeneratorError(f"generator {path} is no whole checkpoint: {first_line(error)}") from error
     if fitting:
@@ -80,7 +80,7 @@ def _read(path: Path, name: str, architecture: Architecture, wanted: dict[str, W
             f"one to use"
         )
     if not misfits:
-        raise GeneratorError(f"generator {path} contains no Keras model; where it was made, {WAY_OUT}")
+        raise GeneratorError(f"generator {path} contains no Keras model; {EXPORT}")
     told = "; ".join(f"{place or 'the model'}: {why}" for place, why in misfits.items())
     raise GeneratorError(f"generator {path} does not fit the architecture in {name}.json: {told[:300]}")
 

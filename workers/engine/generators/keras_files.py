@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import GeneratorError
-from pipeline.generators.archive import read_config
-from pipeline.generators.hdf5 import WAY_OUT, StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
+from pipeline.generators.archive import EXPORT, WAYS_OUT, read_config
+from pipeline.generators.hdf5 import StoredModel, keras_of, read_hdf5_model, read_keras_archive, read_values
 from pipeline.generators.keras_notes import notes_of
 from workers.engine.generators.build import build_model, set_weights
 from workers.engine.generators.keras_model import keras_network
@@ -27,7 +27,7 @@ def load_keras(path: Path) -> Network:
     except Exception as error:  # Keras raises whatever its layers raise.
         if (stored := _in_the_table(path)) is not None:
             return _rebuilt(stored)
-        raise GeneratorError(f"generator {path} cannot be loaded: {_reason(path, error)}") from error
+        raise GeneratorError(f"generator {path} cannot be loaded: {why_not(read_config(path), error)}") from error
     if not getattr(model, "inputs", None):
         raise GeneratorError(f"generator {path} cannot be loaded: it was never called, so its input is unknown")
     network = keras_network(model)
@@ -60,15 +60,15 @@ def _rebuilt(stored: StoredModel) -> Network:
     return keras_network(model)
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Why Keras did not load a file, in one line with a way out."""
+def why_not(description: Any, error: Exception) -> str:
+    """Why Keras did not load a model of this description, in one line with a way out."""
     if "Lambda" in str(error) or "safe_mode" in str(error):
         return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
-    if own := _own_classes(read_config(path)):
+    if own := _own_classes(description):
         told = ", ".join(sorted(own)[:5])
-        return f"it has classes of its author's own ({told}), whose code is not here; where it was made, {WAY_OUT}"
+        return f"it has classes of its author's own ({told}), whose code is not here: {WAYS_OUT}"
     if "could not be deserialized" in str(error) or "deserialize" in str(error):
-        return f"this Keras cannot read it; where it was made, {WAY_OUT}"
+        return f"this Keras cannot read it; {EXPORT}"
     return first_line(error)
 
 
