@@ -183,10 +183,13 @@ def test_a_model_that_needs_no_code_runs_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("raise RuntimeError('out of paint')", r"the code .*x\.py fails: RuntimeError: out of paint"),
-        ("import sys; sys.exit(3)", r"the code .*x\.py fails: SystemExit: 3"),
-        ("class PixelNorm(:", r"the code .*x\.py fails: SyntaxError"),
-        ("import nothing_like_it", r"the code .*x\.py fails: ModuleNotFoundError: No module named 'nothing_like_it'"),
+        ("raise RuntimeError('out of paint')", r"running the code of .*x\.py failed: RuntimeError: out of paint"),
+        ("import sys; sys.exit(3)", r"running the code of .*x\.py failed: SystemExit: 3"),
+        ("class PixelNorm(:", r"running the code of .*x\.py failed: SyntaxError"),
+        (
+            "import nothing_like_it",
+            r"running the code of .*x\.py failed: ModuleNotFoundError: No module named 'nothing_like_it'",
+        ),
         ("import keras", r"with the code of x\.py: .*"),
     ],
 )

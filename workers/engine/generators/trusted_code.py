@@ -115,7 +115,9 @@ def _run(file: CodeFile) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise GeneratorError(f"the code {file.path} fails: {type(error).__name__}: {first_line(error)}") from error
+        raise GeneratorError(
+            f"running the code of {file.path} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
     _modules[name, file.sha256] = module
     return module
 
