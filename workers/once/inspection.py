@@ -1,7 +1,7 @@
 """Inspects a model with TensorFlow and prints its structure as JSON: `python -m workers.once.inspection JSON`.
 
-The argument is {"kind": ..., "model": path, "signature": name or null, "offers": [[[path, sha256], ...], ...]}. Started by
-`pipeline.generators`, which never imports TensorFlow itself.
+The argument is {"kind": ..., "model": path, "signature": name or null, "offers": [[[path, sha256], ...], ...]}.
+`pipeline.generators` starts it and never imports TensorFlow itself.
 """
 
 from __future__ import annotations
