@@ -47,6 +47,10 @@ ACTIVATIONS = (
     "silu", "softmax", "softplus", "softsign", "swish", "tanh",
 )  # fmt: skip
 
+#: Functions of `keras.ops` that a functional model may hold between its layers, as embeddings of time do; and their
+#: kinds in its description.
+OPERATIONS = {"Cos": "cos", "Sin": "sin"}
+
 #: What the values cannot leave after an activation.
 ACTIVATION_RANGES = {
     "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0),
@@ -465,6 +469,11 @@ KINDS: dict[str, LayerKind] = {
     "LayerNormalization": LayerKind(
         settings={"axis": -1, "epsilon": 1e-3, "center": True, "scale": True}, shape=_same, weights=_norm_weights
     ),
+    "GroupNormalization": LayerKind(
+        settings={"groups": 32, "axis": -1, "epsilon": 1e-3, "center": True, "scale": True},
+        shape=_same,
+        weights=_norm_weights,
+    ),
     "Activation": LayerKind(settings={"activation": "linear"}, shape=_same),
     "LeakyReLU": LayerKind(settings={"negative_slope": 0.3}, shape=_same),
     "ReLU": LayerKind(settings={"max_value": None, "negative_slope": 0.0, "threshold": 0.0}, shape=_same),
@@ -503,6 +512,7 @@ KINDS: dict[str, LayerKind] = {
     **dict.fromkeys(("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"), _POOL),
     **dict.fromkeys(("GlobalAveragePooling2D", "GlobalMaxPooling2D"), _GLOBAL_POOL),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _MERGE),
+    **dict.fromkeys(OPERATIONS, LayerKind(settings={}, shape=_same)),
     "Concatenate": LayerKind(settings={"axis": -1}, shape=_concatenated, merges=True),
     **dict.fromkeys(
         (

@@ -15,7 +15,7 @@ import pytest
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from pipeline.generators.hdf5 import read_keras_archive
-from pipeline.generators.layers import KINDS
+from pipeline.generators.layers import KINDS, OPERATIONS
 from tests.generators.suite import CLOSE, Example, GeneratorSuite, predict
 from workers.engine.generators.build import build_model
 from workers.engine.generators.keras_files import load_hdf5, load_keras
@@ -109,6 +109,8 @@ TRIED: list[tuple[Any, tuple[int, ...]]] = [
     (layers.BatchNormalization(epsilon=0.01, center=False), (3, 4)),
     (layers.BatchNormalization(axis=1), (3, 4)),
     (layers.LayerNormalization(epsilon=0.01), (3, 4)),
+    (layers.GroupNormalization(2, epsilon=0.01), (3, 4)),
+    (layers.GroupNormalization(3, axis=1, scale=False), (3, 4)),
     (layers.Activation("softsign"), (4,)),
     (layers.Activation("hard_sigmoid"), (4,)),
     (layers.LeakyReLU(negative_slope=0.15), (4,)),
@@ -173,7 +175,7 @@ MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Conca
 
 
 def test_every_kind_of_layer_is_tried() -> None:
-    assert {type(layer).__name__ for layer, _ in TRIED} | {*MERGES, "Embedding"} == set(KINDS)
+    assert {type(layer).__name__ for layer, _ in TRIED} | {*MERGES, *OPERATIONS, "Embedding"} == set(KINDS)
 
 
 def assert_rebuilt(model: Any, folder: Path, fed: list[Any]) -> None:
@@ -233,6 +235,14 @@ def test_layers_of_several_inputs_are_rebuilt(tmp_path: Path) -> None:
     model = randomised(keras.Model([first, second], layers.Dense(2)(layers.Concatenate()(merged))))
     rng = np.random.default_rng(1)
     assert_rebuilt(model, tmp_path, [rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2)])
+
+
+def test_operations_between_layers_are_rebuilt(tmp_path: Path) -> None:
+    time = keras.Input((1,))
+    angles = layers.Dense(4)(time)
+    waves = layers.Concatenate()([getattr(keras.ops, name)(angles) for name in OPERATIONS.values()])
+    model = randomised(keras.Model(time, layers.Dense(2)(waves)))
+    assert_rebuilt(model, tmp_path, [np.random.default_rng(1).standard_normal((3, 1)).astype(np.float32)])
 
 
 def test_models_in_models_are_rebuilt(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators.architecture import Architecture, Layer, evaluate
-from pipeline.generators.layers import known_kind, settings_of
+from pipeline.generators.layers import OPERATIONS, known_kind, settings_of
 from pipeline.generators.structure import Structure
 
 #: By layer and weight.
@@ -70,6 +70,8 @@ def _layer(layer: Layer, dialect: Dialect) -> Any:
         return _old_bilinear(layer.name, **settings)
     if layer.kind == "Reshape":
         settings["target_shape"] = [-1 if size is None else size for size in settings["target_shape"]]
+    if layer.kind in OPERATIONS:
+        return getattr(keras.ops, OPERATIONS[layer.kind])
     kind = getattr(keras.layers, layer.kind)
     if "kernel_size" in settings and settings["data_format"] == "channels_first":
         return _channels_first(kind, layer.name, settings)
