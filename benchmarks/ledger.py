@@ -27,7 +27,7 @@ from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
 from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
 from pipeline.jobs.connection import connect
-from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.ledger import Claim, Ledger, NewJob
 from pipeline.jobs.request import JobRequest
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -251,7 +251,7 @@ def _huge_spec() -> JobSpec:
 def _enter(ledger: Ledger, job_id: str, job_shards: int, done: Iterator[tuple[int, int]] | tuple[()] = ()) -> None:
     """A job of so many shards of one sample, in the ledger alone."""
     spec = replace(_huge_spec(), count=job_shards, shard_size=1)
-    assert ledger.enter(job_id=job_id, spec=spec, destination="/nowhere", priority=5, done=done)
+    assert ledger.enter(NewJob(job_id=job_id, spec=spec, destination="/nowhere", priority=5), done=done)
 
 
 def _command(settings: Settings, *arguments: str) -> float:

@@ -16,7 +16,7 @@ from pipeline.datasets.verification import damaged_inputs
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.jobs.worker_info import WorkerInfo, roots_in_words
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -88,20 +88,19 @@ def enqueue(
     with held:  # The workers take it when they begin.
         finished, whole = _found(spec, destination, only)
         made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
-        ledger.enter(
+        new = NewJob(
             job_id=job_id,
             spec=spec,
             destination=destination,
             priority=priority,
             parallel=parallel,
-            done=((index, receipt.count) for index, receipt in finished.items()),
             engine=made_by.engine if made_by else None,
             batch=made_by.batch if made_by else 0,
-            whole=whole,
-            only=only,
             schedule=schedule,
             webhook=webhook,
+            only=only,
         )
+        ledger.enter(new, done=((index, receipt.count) for index, receipt in finished.items()), whole=whole)
     _wake(handle, spec, priority)
     return handle
 

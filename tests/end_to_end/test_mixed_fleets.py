@@ -15,7 +15,7 @@ from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.generators import find_generator
 from pipeline.jobs.broker import MESSAGE_VERSION, SLICE_TASK, celery_app, queue_name
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.spec.job_spec import SPEC_VERSION
 from tests.end_to_end.fleet import TINY, Fleet, Worker
 
@@ -61,7 +61,7 @@ def test_a_worker_among_newer_ones(lone_fleet: Fleet) -> None:
     newer = json.loads(spec.to_json()) | {"version": SPEC_VERSION + 1, "style": "cubist"}
     destination.mkdir()
     (destination / "job.json").write_text(spec.to_json())
-    ledger.enter(job_id=second, spec=spec, destination=str(destination), priority=5)
+    ledger.enter(NewJob(job_id=second, spec=spec, destination=str(destination), priority=5))
     server.hset(f"{prefix}:job:{second}", "spec", json.dumps(newer))
 
     def told() -> str:

@@ -52,7 +52,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         "noisemill/py.typed",
         "pipeline/py.typed",
         "workers/py.typed",
-        "pipeline/jobs/ledger.lua",
+        "pipeline/jobs/ledger/ledger.lua",
         "pipeline/generators/builtin/article/untrained.json",
         "pipeline/generators/builtin/fashion/generator.toml",
         "pipeline/generators/builtin/fashion/model.keras",

@@ -19,7 +19,7 @@ import redis
 
 from pipeline.common.errors import UsageError
 from pipeline.common.settings import Settings
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.jobs.webhooks import Call, Webhooks, check_webhook, run_on_done, send, shown_webhook, webhook_secret
 from tests.making import make_spec
 from tests.schedules.receiver import receiver
@@ -51,7 +51,7 @@ def caller(webhooks: Webhooks, now: list[float]) -> WebhookCaller:
 def end_job(ledger: Ledger, url: str, name: str = "tiny-1") -> None:
     """A job with a webhook, cancelled at once."""
     spec = make_spec(count=40, shard_size=10)
-    ledger.enter(job_id=name, spec=spec, destination="/data/x", priority=5, webhook=url, schedule="nightly")
+    ledger.enter(NewJob(job_id=name, spec=spec, destination="/data/x", priority=5, webhook=url, schedule="nightly"))
     ledger.cancel(name)
 
 

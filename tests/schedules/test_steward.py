@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.schedules.schedule import Run, Schedule
@@ -127,7 +127,7 @@ def test_a_job_that_a_person_resumes_is_followed_again(
     steward.attend(schedule)
     assert only(book).state == "cancelled"
     spec, destination = ledger.spec(str(only(book).job))
-    assert ledger.enter(job_id=str(only(book).job), spec=spec, destination=destination, priority=5)
+    assert ledger.enter(NewJob(job_id=str(only(book).job), spec=spec, destination=destination, priority=5))
     steward.attend(schedule)
     assert (only(book).state, only(book).ended_at) == ("queued", None)
 

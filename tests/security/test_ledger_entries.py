@@ -20,7 +20,7 @@ from pipeline.common.settings import Settings
 from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.jobs.request import JobRequest
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
@@ -58,7 +58,7 @@ def key(ledger: Ledger, job: str = "job-1") -> str:
 
 
 def enter(ledger: Ledger, job: str = "job-1", spec: JobSpec | None = None, destination: str = "/data/x") -> None:
-    assert ledger.enter(job_id=job, spec=spec or make_spec(), destination=destination, priority=5)
+    assert ledger.enter(NewJob(job_id=job, spec=spec or make_spec(), destination=destination, priority=5))
 
 
 @pytest.mark.parametrize(("field", "value"), FIELDS, ids=lambda value: str(value)[:20])

@@ -15,7 +15,7 @@ import redis
 
 from pipeline.common.settings import Settings
 from pipeline.jobs.broker import PRIORITIES, SLICE_TASK, Wakeups, queue_name
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, NewJob
 from tests.jobs.test_ledger import worker_info
 from tests.making import make_spec
 from tests.servers import Valkey
@@ -43,7 +43,7 @@ def reconciler(ledger: Ledger, wakeups: Wakeups) -> Reconciler:
 
 
 def enter(ledger: Ledger, job: str = "job-1", destination: str = "/data/x", **options: Any) -> None:
-    assert ledger.enter(job_id=job, spec=SPEC, destination=destination, **{"priority": 5, **options})
+    assert ledger.enter(NewJob(job_id=job, spec=SPEC, destination=destination, **{"priority": 5, **options}))
 
 
 def messages(raw: redis.Redis, ledger: Ledger, priority: int = 5) -> list[dict[str, Any]]:
