@@ -59,7 +59,9 @@ class FreeRooms:
         self._shape = shape
         self.generator = free_generator(shape)
 
-    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
+    def engine(
+        self, engine: str, batch: int, precision: str = "float32", settings: Any = (), sampler: Any = None
+    ) -> Any:
         """A free engine."""
         if batch not in self.images:
             self.images[batch] = natural_images(_READY * batch, self._shape)

@@ -93,7 +93,9 @@ def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[
         )  # fmt: skip
         wakeups = Wakeups(settings, ledger)
         rooms = cast("EngineRoom", rooms)
-        worker = SliceWorker(settings, ledger, wakeups, rooms, {"float32": calibration}, info, threading.Event())
+        worker = SliceWorker(
+            settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, threading.Event()
+        )
         yield Rig(generator, worker)
 
 

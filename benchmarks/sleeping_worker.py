@@ -65,7 +65,9 @@ class SleepingRooms:
         self._sample_s = sample_s
         self.generator = find_generator(GENERATOR)
 
-    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
+    def engine(
+        self, engine: str, batch: int, precision: str = "float32", settings: Any = (), sampler: Any = None
+    ) -> Any:
         """An engine that sleeps."""
         return SleepingEngine(self._images, batch, sample_s=self._sample_s)
 
@@ -95,7 +97,7 @@ def serve(settings: Settings, name: str, root: str, sample_s: float) -> None:
     wakeups = Wakeups(settings, ledger)
     rooms = cast("EngineRoom", SleepingRooms(sample_s))
     calibration = Calibration(engine="tf", batch=BATCH, rate=1000.0)
-    worker = SliceWorker(settings, ledger, wakeups, rooms, {"float32": calibration}, info, threading.Event())
+    worker = SliceWorker(settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, threading.Event())
     threading.Thread(target=_announce, args=(worker,), daemon=True).start()
     Reconciler(ledger, wakeups, info.id, settings.reconcile_s).start()
     with celery_app(settings).connection_for_read() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -54,6 +54,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
         *([("noise", _parts(found["noise_inputs"]))] if found["noise_inputs"] else []),
         *([("attributes", _parts([found["attributes_input"]]))] if found["attributes_input"] else []),
         *([("settings", settings_in_words(found["constants"]))] if found["constants"] else []),
+        *_denoising(found),
         ("label", label),
         ("classes", ", ".join(found["classes"] or ()) or "none"),
         (
@@ -63,7 +64,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
         ("output", found["output"]),
         ("range", found["value_range"] or "unknown: only floats can be stored"),
         ("weights", _number(found["parameters"])),
-        ("FLOP", f"{_number(found['flop'])} per sample"),
+        ("FLOP", _flop(found)),
         *(("code", f"{path} (sha256:{sha256[:12]})") for path, sha256 in found["code"].items()),
         *(("note", note) for note in found["notes"]),
     ]
@@ -102,6 +103,23 @@ def init_command(path: str, force: bool) -> None:
 
 def _parts(inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     return " + ".join(f"{name} {_shape(shape)}" for name, shape in inputs)
+
+
+def _denoising(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How a sample is made of a denoiser; nothing of other generators."""
+    if (denoiser := found["denoiser"]) is None:
+        return
+    constants = ", ".join(f"{name} {value}" for name, value in denoiser["constants"])
+    yield "predicts", f"{denoiser['predicts']}; {denoiser['time_input']} takes the {denoiser['time_as']}"
+    yield "schedule", f"{denoiser['schedule']}: {constants}"
+    yield "sampler", f"{found['sampler']}, unless a job says otherwise"
+    if denoiser["none"] is not None:
+        yield "no label", str(denoiser["none"])
+
+
+def _flop(found: dict[str, Any]) -> str:
+    told = f"{_number(found['flop_per_sample'])} per sample"
+    return f"{told}, {_number(found['flop'])} each time that the network is evaluated" if found["sampler"] else told
 
 
 def _number(value: int | None) -> str:

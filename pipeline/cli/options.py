@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count
 from pipeline.common.errors import UsageError
 from pipeline.fleet.launch import DEVICE
 from pipeline.generators.trusted_code import OWN, trust
+from pipeline.spec.sampler import MAX_GUIDANCE, MAX_STEPS, METHODS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -84,22 +86,30 @@ class Webhook(click.ParamType[str, str]):
             self.fail(str(error), param, ctx)
 
 
-class Seconds(click.ParamType[float, str]):
-    """A time from `least` to `most` seconds, both included."""
+class Number(click.ParamType[float, str]):
+    """A number from `least` to `most`, both included."""
 
-    name = "seconds"
+    name = "number"
+    what = "number"
 
     def __init__(self, least: float, most: float) -> None:
         self.least, self.most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            seconds = float(value)
+            number = float(value)
         except ValueError:
-            seconds = -1.0
-        if not self.least <= seconds <= self.most:
-            self.fail(f"{value!r} is not a number of seconds from {self.least:g} to {self.most:g}", param, ctx)
-        return seconds
+            number = math.nan
+        if not self.least <= number <= self.most:
+            self.fail(f"{value!r} is not a {self.what} from {self.least:g} to {self.most:g}", param, ctx)
+        return number
+
+
+class Seconds(Number):
+    """A time from `least` to `most` seconds, both included."""
+
+    name = "seconds"
+    what = "number of seconds"
 
 
 class Setting(click.ParamType[tuple[str, tuple[float, ...]], str]):
@@ -214,22 +224,32 @@ settings_option = click.option(
     help="Another constant for an input.",
 )
 
+
+def sampler_options(*steps: str) -> Callable[[_Command], _Command]:
+    """How a denoiser samples; `steps` are the names of its steps."""
+    return together(
+        _option("--sampler", metavar="METHOD", help=f"Of a denoiser: {'|'.join(METHODS)}."),
+        _option(*steps, type=Whole(1, MAX_STEPS), help="Its steps from noise to data."),
+        _option("--guidance", type=Number(0, MAX_GUIDANCE), help="Weight of the label; 1 is no guidance."),
+        _option("--eta", type=Number(0, 1), help="Fresh noise of ddim, 0 to 1."),
+    )
+
+
 #: What a job is made of; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
     _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
     _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
-    _option("--shard-size", type=Count(), help="Samples per shard.  [default: up to 8192, about 64 MiB]"),
+    _option("--shard-size", type=Count(), help="Samples per shard.  [default: about 64 MiB]"),
     _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
     _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; png: uint8]"),
-    _option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]"),
+    _option("--layout", metavar="flat|class", help="PNGs by shard or by class.  [default: flat]"),
     _option("--labels", metavar="PLAN", help=_LABELS_HELP),
     _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
     _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
     _option("--attributes", metavar="PLAN", help="Where there are some: FILE.npy or V,V"),
     settings_option,
-    _option(
-        "--batch", type=Batch(), default="auto", show_default=True, help="Samples per forward pass; auto measures."
-    ),
+    sampler_options("--steps"),
+    _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples a pass, or measured."),
     _option("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
     _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.generators import known_generator
-from pipeline.cli.options import FILE, examples, json_option, settings_option, together, trust_option
+from pipeline.cli.options import FILE, examples, json_option, sampler_options, settings_option, together, trust_option
 from pipeline.cli.output import print_json, write_file
 from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
@@ -35,6 +35,7 @@ _draw_options = together(
 @click.argument("generator")
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which sample of the job.")
 @_draw_options
+@sampler_options("--steps", "sampler_steps")
 @click.option(
     "--output",
     "-o",
@@ -53,13 +54,10 @@ def sample_command(
     generator: str,
     index: int,
     seed: int,
-    label: str | None,
-    noise: str,
-    attributes: str | None,
-    settings: dict[str, tuple[float, ...]],
     output: Path | None,
     html: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Make one sample at once: the one that a job with this seed stores at this index."""
     if html is not None:
@@ -71,7 +69,7 @@ def sample_command(
 
     found = known_generator(generator)
     encode = _encoder(output, (".png", ".npy", ".html")) if output is not None else None
-    drawn = draw(found, index, seed=seed, label=label, noise=noise, attributes=attributes, settings=settings)
+    drawn = draw(found, index, seed=seed, **options)
     sample, name = drawn.samples[0], _class_name(found, drawn.labels)
     title = f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else "")
     if output is not None and encode is not None:
@@ -104,6 +102,7 @@ def sample_command(
 @click.argument("last", metavar="B", type=click.IntRange(0))
 @click.option("--steps", type=click.IntRange(2, 1000), default=8, show_default=True, help="Samples, A and B included.")
 @_draw_options
+@sampler_options("--sampler-steps")
 @click.option(
     "--output",
     "-o",

@@ -46,7 +46,7 @@ def schedule_command() -> None:
 @_name_argument
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
-@click.option("--cron", metavar="LINE", help='Minute, hour, day, month, day of the week; for example "0 2 * * *".')
+@click.option("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
 @click.option("--every", metavar="TIME", help="So often, from now on: 90s, 15m, 6h, 1d, 2w.")
 @click.option("--timezone", metavar="ZONE", help="Whose clock --cron, {date} and {time} go by.  [default: UTC]")
 @click.option("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")

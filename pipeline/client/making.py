@@ -186,6 +186,7 @@ def _configs(
         client=this_process(),
         batch=spec.batch,
         samples=spec.count,
+        sampler=spec.sampler or "",
         log_level="warning",
     )
     return share_cores([config] * workers)

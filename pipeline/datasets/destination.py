@@ -111,6 +111,7 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "latents",
         "attributes",
         "settings",
+        "sampler",
         "batch",
     )
     different = [name for name in names if getattr(present, name) != getattr(wanted, name)]

@@ -18,7 +18,7 @@ from pipeline.common.files import NPY_ERRORS, first_line, read_npy_header
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import LabelPlan, label_plan
-from pipeline.spec.latents import latents, noise_rows, parse_noise
+from pipeline.spec.latents import latents, noise_keys, noise_rows, parse_noise
 from pipeline.stores.store import Store
 
 
@@ -43,11 +43,13 @@ class Inputs:
         return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Latent, noise and attributes of the same samples side by side, float32 of shape (count, row_dim)."""
+        """Latent, noise, attributes and key of the same samples side by side, float32 of shape (count, row_dim)."""
         spec = self._spec
         columns = [self.latents(first, count), *noise_rows(spec.seed, first, count, spec.noise_sizes)]
         if spec.attributes is not None:
             columns.append(self._attributes(spec.attributes, first, count))
+        if spec.sampler is not None:
+            columns.append(noise_keys(spec.seed, first, count))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     def _attributes(self, plan: str, first: int, count: int) -> NDArray[np.float32]:

@@ -52,6 +52,8 @@ class WorkerConfig:
     #: Of the one job that it is started for: its batch, 0 for any, and its samples, 0 where it serves any job.
     batch: int = 0
     samples: int = 0
+    #: Of that job, how it samples (`pipeline.spec.sampler`); empty for the generator's usual way.
+    sampler: str = ""
     #: "info", "warning" and so on.
     log_level: str = "info"
     #: "text" or "json".

@@ -46,7 +46,7 @@ def find_generator(reference: str) -> Generator:
     code = next((offer for offer in offers if tuple(file.sha256 for file in offer) == structure.code), ())
     interface = interface_of(structure, sidecar, reference)
     told = asdict(interface)
-    for name in ("constants", "latent_parts", "noise_inputs", "attributes_input", "signature"):
+    for name in ("constants", "latent_parts", "noise_inputs", "attributes_input", "signature", "denoiser"):
         if not told[name]:  # Younger than many a dataset, whose digest must stay.
             del told[name]
     if code:
@@ -64,6 +64,7 @@ def find_generator(reference: str) -> Generator:
         structure=replace(structure, notes=(*structure.notes, *hints(interface, sidecar))),
         interface=interface,
         code=code,
+        sampler=sidecar.sampler,
     )
 
 

@@ -12,6 +12,7 @@ from pipeline.common.errors import UsageError, shown
 from pipeline.generators.interface import Constant, Interface, constant_of
 from pipeline.generators.structure import Structure
 from pipeline.generators.trusted_code import Code
+from pipeline.spec.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Generator:
     interface: Interface
     #: What has to be run to load it, where its author's own code is needed.
     code: Code = ()
+    #: How jobs sample from a denoiser unless they say otherwise; None for a generator that takes one pass.
+    sampler: Sampler | None = None
 
     def settings(self, told: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
         """What inputs are fed in place of the generator's own constants, by name. Raises UsageError.
@@ -60,6 +63,48 @@ class Generator:
                 found.append((name, numbers))
         return tuple(found)
 
+    def sampler_of(
+        self,
+        method: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float | None = None,
+    ) -> Sampler | None:
+        """How a job samples that says this much of it. Raises UsageError for what the generator cannot do."""
+        usual, told = self.sampler, (method, steps, guidance, eta)
+        if usual is None:
+            if told != (None,) * len(told):
+                raise UsageError(
+                    "--sampler, --steps, --guidance and --eta are for denoisers, which [sampler] in generator.toml "
+                    "describes: this generator makes a sample in one pass"
+                )
+            return None
+        if eta is None:
+            # The usual one belongs to the usual method.
+            eta = usual.eta if method in (None, usual.method) else 0.0
+        sampler = Sampler(
+            method=usual.method if method is None else method,
+            steps=usual.steps if steps is None else steps,
+            guidance=usual.guidance if guidance is None else guidance,
+            eta=eta,
+        )
+        self.check_sampler(sampler)
+        return sampler
+
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """Raises UsageError for a sampler that this generator cannot be used with, or for none where it takes one."""
+        denoiser = self.interface.denoiser
+        if (sampler is None) != (denoiser is None):
+            raise UsageError("a denoiser takes a sampler, and no other generator does")
+        if sampler is not None and denoiser is not None:
+            denoiser.check(sampler)
+
+    @property
+    def flop_per_sample(self) -> int | None:
+        """Multiplications and additions of all passes that a sample takes by itself; None where unknown."""
+        flop = self.structure.flop
+        return None if flop is None else flop * (self.sampler.evaluations if self.sampler else 1)
+
     def as_json(self) -> dict[str, Any]:
         """For `--json` and for a worker's announcement."""
         return {
@@ -72,6 +117,8 @@ class Generator:
             "size_bytes": self.size_bytes,
             "parameters": self.structure.parameters,
             "flop": self.structure.flop,
+            "flop_per_sample": self.flop_per_sample,
+            "sampler": str(self.sampler) if self.sampler else None,
             "notes": list(self.structure.notes),
             "code": {str(file.path): file.sha256 for file in self.code},
             **asdict(self.interface),

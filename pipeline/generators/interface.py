@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.common.errors import GeneratorError
+from pipeline.generators.denoiser import Denoiser
 from pipeline.generators.sidecar import SIDECAR, Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
+from pipeline.spec.sampler import KEY_DIM
 
 #: Words in the name of an input that takes labels.
 _LABEL_WORDS = ("label", "class", "cond")
 #: Names of inputs of numbers that no label is fed to.
 _NOISE_NAME = re.compile(r"(^|[^a-z])(z|noise|latents?|variance|sigma|std|stddev|temperature)([^a-z]|$)", re.IGNORECASE)
+#: Names of inputs by which a network is told of time.
+_TIME_NAME = re.compile(
+    r"(^|[^a-z])(t|times?|timesteps?|sigmas?|noise_(variance|level|rate)s?|log_?snr|lambda)([^a-z]|$)", re.IGNORECASE
+)
 #: Numbers as which latents are often chosen: powers of two, and whole fifties.
 _ROUND = {2**power for power in range(4, 13)} | set(range(50, 1001, 50))
 #: Classes that most labelled data have.
@@ -59,6 +65,8 @@ class Interface:
     attributes_input: NamedShape | None = None
     #: Name of the SavedModel's signature that is called; None for the usual one.
     signature: str | None = None
+    #: What the network predicts where it is a denoiser, which makes a sample in many passes; None for a generator.
+    denoiser: Denoiser | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -78,7 +86,14 @@ class Interface:
     @property
     def row_dim(self) -> int:
         """Numbers per sample of all that differs from sample to sample but the label."""
-        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim
+        key_dim = KEY_DIM if self.denoiser else 0
+        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim + key_dim
+
+    @property
+    def label_width(self) -> int:
+        """Numbers of a one-hot label: as many as there are classes, and one more where a label means none."""
+        classes = len(self.classes or ())
+        return classes + (self.denoiser is not None and self.denoiser.none == classes)
 
 
 def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface:
@@ -88,35 +103,88 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
     """
     try:
         told = _told_inputs(structure.inputs, sidecar.inputs)
+        denoiser = sidecar.denoiser
         others = tuple(port for port in structure.inputs if port.name not in sidecar.inputs)
+        if denoiser is not None:
+            others = _without_time(others, denoiser.time_input)
+        elif time := time_of_denoiser(others, structure.outputs):
+            raise ValueError(
+                f"it takes a noisy sample and its {time.name!r}, as a denoiser does: say in {SIDECAR}, [sampler], what "
+                "it predicts and how it is told of time (docs/generators.md)"
+            )
         if told.latents:
             latents, label = _several_latents(told.latents, others, sidecar)
         else:
             latent, label = tell_apart(others, sidecar)
             latents = [latent]
-        encoding, classes = _classes(label, sidecar.label)
+        encoding, classes = _classes(label, sidecar.label, denoiser.none if denoiser else None)
         if len(latents) > 1 and classes and label is None:
             raise ValueError("labels cannot be concatenated to a latent that several inputs share")
         output = _output(structure.outputs, sidecar.output.get("name"))
         channels_first, sample_shape = _sample_shape(output, sidecar.output)
+        latent_shape = _latent_shape(latents, sidecar.latent, len(classes or ()) if label is None else 0)
+        if denoiser is not None:
+            _check_denoiser(denoiser, latents, latent_shape, output, sample_shape)
+            if encoding == "concatenated":
+                raise ValueError("labels cannot be concatenated to the latent of a denoiser, which is a noisy sample")
         return Interface(
             latent_input=latents[0].name,
-            latent_shape=_latent_shape(latents, sidecar.latent, len(classes or ()) if label is None else 0),
+            latent_shape=latent_shape,
             label_input=label.name if label is not None else None,
             label_encoding=encoding,
             classes=classes,
             output=output.name,
             channels_first=channels_first,
             sample_shape=sample_shape,
-            value_range=_value_range(output, sidecar.output.get("range")),
+            # What a denoiser puts out is not a sample, and its range not that of samples.
+            value_range=_value_range(
+                output if denoiser is None else replace(output, dtype="float32", value_range=None),
+                sidecar.output.get("range"),
+            ),
             constants=told.constants,
             latent_parts=tuple(map(_named_shape, latents)) if len(latents) > 1 else (),
             noise_inputs=tuple(map(_named_shape, told.noise)),
             attributes_input=_named_shape(told.attributes) if told.attributes else None,
             signature=sidecar.signature,
+            denoiser=denoiser,
         )
     except (TypeError, ValueError) as error:
         raise GeneratorError(f"generator {what}: {error}") from None
+
+
+def time_of_denoiser(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Port | None:
+    """The input that tells of time; None unless one of the others takes what the network puts out, as in a denoiser."""
+    single = [port for port in inputs if math.prod(size or 1 for size in port.shape) == 1]
+    times = [port for port in single if _TIME_NAME.search(port.name)]
+    others = [port for port in inputs if port not in times]
+    alike = any(port.shape == output.shape and port.shape for port in others for output in outputs)
+    return times[0] if times and alike else None
+
+
+def _without_time(inputs: tuple[Port, ...], name: str) -> tuple[Port, ...]:
+    """The inputs but the one that a denoiser is told of time by. Raises ValueError where there is none of this name."""
+    if name not in [port.name for port in inputs]:
+        names = ", ".join(port.name for port in inputs)
+        raise ValueError(f"{SIDECAR}, [sampler.time] speaks of the input {name!r}, the model has {names}")
+    return tuple(port for port in inputs if port.name != name)
+
+
+def _check_denoiser(
+    denoiser: Denoiser, latents: list[Port], latent_shape: tuple[int, ...], output: Port, sample_shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError where a network cannot take its own output for a latent, as a denoiser does."""
+    if len(latents) > 1:
+        raise ValueError("a denoiser has one latent, the noisy sample")
+    if len(output.shape) != len(latent_shape) or any(
+        size not in (None, wanted) for size, wanted in zip(output.shape, latent_shape, strict=True)
+    ):
+        raise ValueError(
+            f"a denoiser puts out what it takes: the latent is {_in_words(latent_shape)}, "
+            f"the output {output.name!r} {_in_words(output.shape)}"
+        )
+    for name, values in (("mean", denoiser.mean), ("scale", denoiser.scale)):
+        if len(values) not in (1, sample_shape[-1]):
+            raise ValueError(f"[sampler] {name} has {len(values)} numbers, samples have {sample_shape[-1]} channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +307,8 @@ def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port |
     )
 
 
-def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:
-    """The encoding of labels and the names of the classes."""
+def _classes(label: Port | None, told: dict[str, Any], none: int | None) -> tuple[str | None, tuple[str, ...] | None]:
+    """The encoding of labels and the names of the classes, without the label that means none."""
     classes = told.get("classes")
     width = label.shape[-1] if label is not None and label.shape and label.shape[-1] != 1 else None
     if label is None:
@@ -253,16 +321,35 @@ def _classes(label: Port | None, told: dict[str, Any]) -> tuple[str | None, tupl
         raise ValueError(f"label encoding 'concatenated' does not fit a model with the input {label.name!r} for labels")
     if classes is None:
         if label is None:
+            if none is not None:
+                raise ValueError(f"[sampler] none is {none}, and the model takes no label")
             return None, None
         classes = width if encoding == "one_hot" else label.classes
+        if classes is not None and none == classes - 1:
+            classes = none
         if classes is None:
             raise ValueError(f"it takes a label: {SIDECAR}, [label] needs classes, a number or a list of names")
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
     if not names:
         raise ValueError("there must be at least one class")
-    if label is not None and width is not None and (encoding == "integer" or width != len(names)):
+    wanted = len(names) + (none == len(names))
+    if label is not None and width is not None and (encoding == "integer" or width != wanted):
         raise ValueError(f"{len(names)} classes ({encoding}) do not fit the input {label.name!r} of {label.shape}")
+    if none is not None:
+        _check_none(none, encoding, len(names), label)
     return encoding, names
+
+
+def _check_none(none: int, encoding: str, classes: int, label: Port | None) -> None:
+    """Raises ValueError for a label that cannot mean none."""
+    if 0 <= none < classes:
+        raise ValueError(f"[sampler] none is {none}, which is one of the {classes} classes: say the classes without it")
+    if encoding == "integer":
+        known = label.classes if label is not None else None
+        if none < 0 or (known is not None and none >= known):
+            raise ValueError(f"[sampler] none is {none}: labels are 0 to {'...' if known is None else known - 1}")
+    elif none not in (-1, classes):
+        raise ValueError(f"[sampler] none is {none}: of one-hot labels it is {classes}, or -1 for a row of zeros")
 
 
 def _latent_shape(latents: list[Port], told: dict[str, Any], concatenated: int) -> tuple[int, ...]:

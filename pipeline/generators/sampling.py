@@ -23,7 +23,8 @@ from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec.labels import canonical_labels, label_plan
-from pipeline.spec.latents import latents, noise_rows, parse_noise
+from pipeline.spec.latents import latents, noise_keys, noise_rows, parse_noise
+from pipeline.spec.sampler import Sampler
 
 #: Files of the folder through which both processes speak.
 REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samples.npy"
@@ -53,6 +54,11 @@ class DrawOptions(TypedDict, total=False):
     noise: str
     attributes: str | None
     settings: _Settings | None
+    sampler: str | None
+    #: Of the sampler; `steps` of `interpolate` are the samples on the way.
+    sampler_steps: int | None
+    guidance: float | None
+    eta: float | None
 
 
 def draw(generator: Generator, index: int, **options: Unpack[DrawOptions]) -> Drawn:
@@ -71,20 +77,26 @@ def interpolate(
     noise: str = "normal",
     attributes: str | None = None,
     settings: _Settings | None = None,
+    sampler: str | None = None,
+    sampler_steps: int | None = None,
+    guidance: float | None = None,
+    eta: float | None = None,
 ) -> Drawn:
     """`steps` samples on the way from sample `first` to sample `last`, both among them.
 
     The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told; so
-    is the noise beside the latent.
+    is the noise beside the latent, and that of a sampler's steps.
     """
+    way_of_sampling = generator.sampler_of(sampler, sampler_steps, guidance, eta)
     ends = _latents(generator, [first, last], seed, noise)
     way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
     noise_columns = [
         np.repeat(columns, steps, axis=0) for columns in noise_rows(seed, first, 1, generator.interface.noise_sizes)
     ]
     told = np.tile(attribute_numbers(generator, attributes), (steps, 1))
-    rows = np.concatenate([way, *noise_columns, told], axis=1)
-    return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings)
+    keys = [] if way_of_sampling is None else [np.repeat(noise_keys(seed, first, 1), steps, axis=0)]
+    rows = np.concatenate([way, *noise_columns, told, *keys], axis=1)
+    return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings, way_of_sampling)
 
 
 def measured_range(generator: Generator) -> tuple[float, float]:
@@ -92,7 +104,7 @@ def measured_range(generator: Generator) -> tuple[float, float]:
     interface = generator.interface
     rows = latents(0, 0, MEASURED, interface.row_dim)
     labels = None if interface.classes is None else (np.arange(MEASURED) % len(interface.classes)).astype(np.int32)
-    samples = _predicted(generator, rows, labels, None).samples
+    samples = _predicted(generator, rows, labels).samples
     return float(samples.min()), float(samples.max())
 
 
@@ -133,12 +145,17 @@ def _labels(generator: Generator, index: int, seed: int, label: str | None, coun
 
 
 def _predicted(
-    generator: Generator, rows: NDArray[np.float32], labels: NDArray[np.int32] | None, settings: _Settings | None
+    generator: Generator,
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int32] | None,
+    settings: _Settings | None = None,
+    sampler: Sampler | None = None,
 ) -> Drawn:
     request = {
         "generator": generator.reference,
         "digest": generator.digest,
         "settings": dict(generator.settings(settings or {})),
+        "sampler": str(sampler) if sampler else None,
     }
     with tempfile.TemporaryDirectory(prefix="noisemill-sample-") as name:
         folder = Path(name)

@@ -25,6 +25,8 @@
     kind = "latent"                          # more of the latent; or "noise", numbers of a stream of each sample's
                                              # own, or "attributes", a vector a sample: --attributes FILE.npy
 
+    [sampler]                                # of a denoiser: see `pipeline.generators.denoiser`
+
     [code]                                   # Python files beside this one that define the model's own layers;
     files = ["layers.py"]                    # run only for a user who says --trust
 
@@ -42,6 +44,8 @@ from typing import Any
 
 from pipeline.common.errors import GeneratorError, shown
 from pipeline.common.files import read_regular
+from pipeline.generators.denoiser import Denoiser, read_denoiser
+from pipeline.spec.sampler import Sampler
 
 SIDECAR = "generator.toml"
 
@@ -72,6 +76,9 @@ class Sidecar:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Files with the code of the model's own layers.
     code: tuple[Path, ...] = ()
+    #: What `[sampler]` says of a denoiser, and how its jobs sample unless they say otherwise.
+    denoiser: Denoiser | None = None
+    sampler: Sampler | None = None
 
 
 def read_sidecar(paths: Sequence[Path]) -> Sidecar:
@@ -84,7 +91,7 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise GeneratorError(f"{path} cannot be read: {error}") from None
     tables = {name: data.pop(name, {}) for name in _KEYS}
-    inputs = data.pop("inputs", {})
+    inputs, sampler = data.pop("inputs", {}), data.pop("sampler", None)
     summary, signature = data.pop("summary", ""), data.pop("signature", None)
     wrong = list(data)
     for name, table in tables.items():
@@ -99,9 +106,12 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
         _check_types(tables)
         _check_inputs(inputs)
         code = _code(path.parent, tables.pop("code"))
+        denoiser, usual = (None, None) if sampler is None else read_denoiser(sampler)
     except ValueError as error:
         raise GeneratorError(f"{path}: {error}") from None
-    return Sidecar(summary=str(summary), signature=signature, inputs=inputs, code=code, **tables)
+    return Sidecar(
+        summary=str(summary), signature=signature, inputs=inputs, code=code, denoiser=denoiser, sampler=usual, **tables
+    )
 
 
 def _check_types(tables: dict[str, dict[str, Any]]) -> None:

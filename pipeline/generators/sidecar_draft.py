@@ -6,7 +6,8 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from pipeline.generators.interface import tell_apart
+from pipeline.generators.denoiser import SCHEDULES, TIMES
+from pipeline.generators.interface import tell_apart, time_of_denoiser
 from pipeline.generators.sidecar import Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
 
@@ -35,12 +36,18 @@ def _lines(structure: Structure, what: str) -> Iterator[str]:
     yield ""
     latent, label = structure.inputs[0] if len(structure.inputs) == 1 else None, None
     fed = tuple(port for port in structure.inputs if port.batched)
+    time = time_of_denoiser(fed, structure.outputs)
+    if time is not None:
+        fed = tuple(port for port in fed if port is not time)
+        latent = fed[0] if len(fed) == 1 else latent
     if len(fed) > 1:
         with contextlib.suppress(ValueError):
             latent, label = tell_apart(fed, _NOTHING)
     yield from _latent(latent, fed)
     yield from _label(label, latent, fed)
     yield from _output(structure.outputs)
+    if time is not None:
+        yield from _sampler(time, label)
     for port in structure.inputs:
         if not port.batched:
             yield f"# [inputs.{_quoted(port.name)}]  # it has no open batch: what are all samples fed?"
@@ -90,6 +97,26 @@ def _output(outputs: tuple[Port, ...]) -> Iterator[str]:
         yield "# shape = [28, 28, 1]  # is it a picture, written as one row?"
     if port.value_range is None and port.dtype != "uint8":
         yield "# range = [-1.0, 1.0]  # between which numbers do the values lie? Needed for uint8 and png"
+    yield ""
+
+
+def _sampler(time: Port, label: Port | None) -> Iterator[str]:
+    yield "[sampler]  # it takes a noisy sample and a time: a sample is made in many passes"
+    yield 'predicts = "noise"  # or "sample", or "velocity"'
+    yield "# mean = 0.0  # of the data that it was trained on: a sample is mean + scale * data"
+    yield "# scale = 1.0"
+    if label is not None:
+        yield f"# none = {label.classes - 1 if label.classes else 10}  # the label that means none, for --guidance"
+    yield 'method = "ddim"'
+    yield "steps = 20"
+    yield ""
+    yield "[sampler.time]"
+    yield f"input = {_quoted(time.name)}"
+    told, kind = ("timestep", "linear") if "int" in time.dtype else ("noise_variance", "cosine")
+    yield f'as = "{told}"  # or {", ".join(each for each in TIMES if each != told)}'
+    yield ""
+    yield "[sampler.schedule]"
+    yield f'kind = "{kind}"  # or {", ".join(each for each in SCHEDULES if each != kind)}'
     yield ""
 
 

@@ -49,6 +49,11 @@ class JobRequest:
     attributes: str | None = None
     #: Input name -> numbers that replace the generator's constant.
     settings: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    #: How a denoiser samples, where it is not as its generator.toml says: see `pipeline.spec.sampler.Sampler`.
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    eta: float | None = None
     #: Samples per forward pass; 0 leaves it to calibration.
     batch: int = 0
     #: How the forward pass computes; see `pipeline.spec.job_spec.PRECISIONS`.
@@ -70,6 +75,7 @@ class JobRequest:
         if label_upload is not None:
             uploads.append(label_upload)
         count = self._final_count(count, labels, _rows(label_upload) if label_upload else None)
+        sampler = generator.sampler_of(self.sampler, self.steps, self.guidance, self.eta)
         chosen = format_named(self.format)
         dtype = chosen.default_dtype if self.dtype is None else self.dtype
         spec = JobSpec(
@@ -88,6 +94,7 @@ class JobRequest:
             attributes=attributes,
             attributes_dim=interface.attributes_dim,
             settings=generator.settings(self.settings),
+            sampler=None if sampler is None else str(sampler),
             batch=self.batch,
             precision=self.precision,
             latent_shape=interface.latent_shape,

@@ -43,7 +43,8 @@ class Sizing:
 
 def size_up(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
     """The size of a spec, and its time on these workers."""
-    rate = sum(worker.rate for worker in workers)
+    evaluations = spec.sampling.evaluations if spec.sampling else 1
+    rate = sum(worker.rate * worker.evaluations / evaluations for worker in workers)
     return Sizing(
         count=spec.count,
         shards=len(spec.plan),

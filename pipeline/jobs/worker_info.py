@@ -33,6 +33,8 @@ class WorkerInfo:
     engine: str
     batch: int
     rate: float
+    #: How often the network was evaluated for each of them: more than once where it is a denoiser.
+    evaluations: int = 1
     #: Folders and buckets below which it may write.
     output_roots: tuple[str, ...]
     #: Unix time, by the worker's own clock.
@@ -98,7 +100,8 @@ def read_worker(text: str) -> WorkerInfo | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     texts = (worker.id, worker.host, worker.generator, worker.digest, worker.device, worker.engine, worker.version)
-    numbers = (worker.batch, worker.rate, worker.started_at, worker.samples, worker.messages_refused)
+    counted = (worker.batch, worker.evaluations, worker.samples, worker.messages_refused)
+    numbers: tuple[float, ...] = (worker.rate, worker.started_at, *counted)
     words: list[Any] = [*texts, *worker.output_roots, *worker.unreachable, *(worker.classes or ()), worker.job or ""]
     is_sound = (
         all(isinstance(word, str) and is_one_line(word) for word in words)

@@ -14,6 +14,7 @@ from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZ
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
 from pipeline.common.text import is_one_line
 from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
+from pipeline.spec.sampler import KEY_DIM, Sampler, parse_sampler
 from pipeline.stores.records import parse_record
 
 #: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
@@ -84,6 +85,8 @@ class JobSpec:
     attributes_dim: int = 0
     #: (name, numbers) of inputs that are fed something else than the generator's own constants.
     settings: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    #: How a denoiser samples, canonical (`pipeline.spec.sampler`); None for a generator that takes one pass.
+    sampler: str | None = None
     #: Samples per forward pass; 0 leaves it to the first slice.
     batch: int = 0
     #: How the forward pass computes: one of PRECISIONS.
@@ -104,8 +107,14 @@ class JobSpec:
 
     @property
     def row_dim(self) -> int:
-        """Numbers per sample of latent, noise and attributes."""
-        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim
+        """Numbers per sample of latent, noise, attributes and key."""
+        key_dim = KEY_DIM if self.sampler else 0
+        return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim + key_dim
+
+    @property
+    def sampling(self) -> Sampler | None:
+        """How a denoiser samples; None for a generator that takes one pass."""
+        return None if self.sampler is None else parse_sampler(self.sampler)
 
     @property
     def plan(self) -> Plan:
@@ -256,6 +265,7 @@ class JobSpec:
             ("noise_sizes", _sizes(self.noise_sizes), "a list of sizes"),
             ("attributes", _attributes(self.attributes, self.attributes_dim), "a plan of attributes"),
             ("settings", _settings(self.settings), "a list of names and numbers"),
+            ("sampler", self.sampler is None or _sampler(self.sampler), "a sampler"),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
             ("latent_shape", _shape(self.latent_shape), "a shape"),
             ("sample_shape", _shape(self.sample_shape), "a shape"),
@@ -276,6 +286,7 @@ _YOUNGER: dict[str, Any] = {
     "attributes": None,
     "attributes_dim": 0,
     "settings": (),
+    "sampler": None,
 }
 
 
@@ -350,6 +361,13 @@ def _settings(value: Any) -> bool:
         and all(map(_is_float32, pair[1]))
         for pair in value
     )
+
+
+def _sampler(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and str(parse_sampler(value)) == value
+    except UsageError:
+        return False
 
 
 def _range(value: Any) -> bool:

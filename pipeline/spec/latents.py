@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
+from pipeline.spec.sampler import KEY_DIM
 
 #: Samples per block of the random streams; part of what defines a dataset, so it never changes.
 BLOCK = 1024
 
 _LABEL_STREAM = 1
 _NOISE_STREAM = 2
+_KEY_STREAM = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,19 @@ def noise_rows(seed: int, first: int, count: int, sizes: Sequence[int]) -> list[
         for row in range(count):
             _stream(seed, first + row, _NOISE_STREAM, number).standard_normal(dtype=np.float32, out=rows[row])
     return inputs
+
+
+def noise_keys(seed: int, first: int, count: int) -> NDArray[np.float32]:
+    """What the noise of a sampler's steps is drawn from for samples `first` to `first + count - 1`.
+
+    Float32 of shape (count, KEY_DIM), whole multiples of 2**-24 in [0, 1): their bits are the key of a stream on the
+    device (`workers.engine.samplers.noise`), from which each step takes its own part.
+    """
+    _check_range(seed, first, count)
+    keys = np.empty((count, KEY_DIM), dtype=np.float32)
+    for block, inside, outside in _blocks(first, count):
+        keys[outside] = _stream(seed, block, _KEY_STREAM).random((BLOCK, KEY_DIM), dtype=np.float32)[inside]
+    return keys
 
 
 def _check_range(seed: int, first: int, count: int) -> None:

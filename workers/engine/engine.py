@@ -24,12 +24,16 @@ from pipeline.datasets.receipts import EngineRecord
 from pipeline.formats.image import encoder_versions
 from pipeline.generators import Generator
 from pipeline.generators.interface import Constant
+from pipeline.spec.sampler import Sampler
 from workers.engine.devices import Device, confirm_device
 from workers.engine.generators import Forward, load_generator, memory_bytes
 from workers.engine.tensorflow_start import start_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+#: (engine, batch, precision, settings, sampler)
+_Key = tuple[str, int, str, tuple[Constant, ...], Sampler | None]
 
 ENGINES = ("xla", "tf")
 BATCHES = (64, 128, 256, 512)
@@ -71,7 +75,10 @@ class Calibration:
 
 
 class Engine:
-    """A forward pass compiled for batches of one size, with one precision (see `pipeline.spec.job_spec.PRECISIONS`)."""
+    """A forward pass compiled for batches of one size, with one precision (see `pipeline.spec.job_spec.PRECISIONS`).
+
+    Of a denoiser it is all passes of a sampler, the generator's usual one unless another is named.
+    """
 
     def __init__(
         self,
@@ -82,11 +89,13 @@ class Engine:
         batch: int,
         precision: str = "float32",
         settings: tuple[Constant, ...] = (),
+        sampler: Sampler | None = None,
     ) -> None:
         import keras
         import tensorflow as tf
 
         self.engine, self.batch, self.precision = engine, batch, precision
+        self.sampler = sampler or generator.sampler
         #: Batches to compute at the same time. On a CPU, while one waits for its last thread, the other continues; a
         #: GPU queues them itself.
         self.at_once = 2 if device.kind == "cpu" else 1
@@ -99,7 +108,7 @@ class Engine:
             signature.append(tf.TensorSpec((batch,), tf.int32))
 
         def compiled(rows: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-            return tf.cast(forward(rows, labels, settings), tf.float32)
+            return tf.cast(forward(rows, labels, settings, self.sampler), tf.float32)
 
         self._function = tf.function(
             compiled,
@@ -126,7 +135,7 @@ class Engine:
         self._warm_up()
 
     def predict(self, rows: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Prediction:
-        """Samples of up to `batch` rows of latent, noise and attributes, (n, row_dim); fewer rows are padded.
+        """Samples of up to `batch` rows of latent, noise, attributes and key, (n, row_dim); fewer rows are padded.
 
         May be called by several threads. On a GPU it returns before the samples are ready; `Prediction.samples` waits.
         """
@@ -183,16 +192,22 @@ class EngineRoom:
         self.generator, self.device = generator, confirm_device(device)
         self._forwards = {"float32": load_generator(generator)}
         #: The least recently used first.
-        self._engines: OrderedDict[tuple[str, int, str, tuple[Constant, ...]], Engine] = OrderedDict()
+        self._engines: OrderedDict[_Key, Engine] = OrderedDict()
         self._cache_dir, self._clock = cache_dir, clock
-        self._first_batch: int | None = None
+        self._first_batches: dict[Sampler | None, int] = {}
         self._reproducible: bool | None = None
 
     def engine(
-        self, engine: str, batch: int, precision: str = "float32", settings: tuple[Constant, ...] = ()
+        self,
+        engine: str,
+        batch: int,
+        precision: str = "float32",
+        settings: tuple[Constant, ...] = (),
+        sampler: Sampler | None = None,
     ) -> Engine:
         """The engine for batches of this size, warmed up. Raises GeneratorError if it cannot run the generator."""
-        key = (engine, batch, precision, settings)
+        sampler = sampler or self.generator.sampler
+        key = (engine, batch, precision, settings, sampler)
         if key not in self._engines:
             self._check_memory(batch)
             # Computing in 16 bits needs other layers. TF32 does not: the device applies it to the same ones.
@@ -200,7 +215,7 @@ class EngineRoom:
             if policy not in self._forwards:
                 self._forwards[policy] = load_generator(self.generator, policy)
             self._engines[key] = Engine(
-                self._forwards[policy], self.generator, self.device, engine, batch, precision, settings
+                self._forwards[policy], self.generator, self.device, engine, batch, precision, settings, sampler
             )
             if len(self._engines) > _KEPT_ENGINES:
                 self._engines.popitem(last=False)
@@ -219,63 +234,71 @@ class EngineRoom:
                 f"memory: use --batch {max(1, most)} or less"
             )
 
-    def quick_engine(self, settings: tuple[Constant, ...] = ()) -> Engine:
+    def quick_engine(self, settings: tuple[Constant, ...] = (), sampler: Sampler | None = None) -> Engine:
         """An engine without calibrating: the one calibrated earlier, else one that mostly agrees with it bit for bit.
 
         XLA makes the same bits at any batch from 64 on (docs/decisions/0070-how-engines-agree.md).
         """
-        calibration = self._kept_calibration()
+        calibration = self._kept_calibration(sampler=sampler)
         if calibration is not None:
-            return self.engine(calibration.engine, calibration.batch, settings=settings)
-        engine = self._first_that_runs(self.first_batch())
-        return self.engine(engine.engine, engine.batch, settings=settings) if settings else engine
+            return self.engine(calibration.engine, calibration.batch, settings=settings, sampler=sampler)
+        engine = self._first_that_runs(self.first_batch(sampler), sampler=sampler)
+        if not settings:
+            return engine
+        return self.engine(engine.engine, engine.batch, settings=settings, sampler=sampler)
 
-    def calibrate(self, precision: str = "float32", *, batch: int = 0, samples: int = 0) -> Calibration:
-        """The fastest engine and batch on this device, measured once and then kept in the cache.
+    def calibrate(
+        self, precision: str = "float32", sampler: Sampler | None = None, *, batch: int = 0, samples: int = 0
+    ) -> Calibration:
+        """The fastest engine and batch on this device, measured once for each sampler and then kept in the cache.
 
         A calibration made on a busy machine is repeated once the machine is less busy. If the only job to be made has
         a `batch` of its own, only that batch is measured. If it has so few `samples` that calibration would take longer
         than it saves, only an earlier calibration is used.
         """
-        kept, load = self._kept_calibration(precision), _load()
-        if batch or (kept is None and 0 < samples <= _FEW_BATCHES * self.first_batch()):
-            engine = self._engine_for(precision, batch or self.first_batch(), kept, samples)
+        kept, load = self._kept_calibration(precision, sampler), _load()
+        if batch or (kept is None and 0 < samples <= _FEW_BATCHES * self.first_batch(sampler)):
+            engine = self._engine_for(precision, sampler, batch or self.first_batch(sampler), kept, samples)
             rate = _bare_rate(engine, *self._some_input(engine.batch), self._clock)
             return Calibration(engine=engine.engine, batch=engine.batch, rate=round(rate, 1))
         if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
             return kept
-        path, calibration = self._calibration_path(precision), replace(self._measure(precision), load=round(load, 2))
+        calibration = replace(self._measure(precision, sampler), load=round(load, 2))
+        path = self._calibration_path(precision, sampler)
         keep(path, json.dumps(asdict(calibration)))
         return calibration
 
-    def first_batch(self) -> int:
+    def first_batch(self, sampler: Sampler | None = None) -> int:
         """A batch that takes a fraction of a second, and little memory: a power of two up to BATCHES[0]."""
-        if self._first_batch is None:
+        sampler = sampler or self.generator.sampler
+        if sampler not in self._first_batches:
             flop = self.generator.structure.flop
             if flop is None:
                 # Its operations could not be counted: measure one sample.
-                engine = self._first_that_runs(1)
+                engine = self._first_that_runs(1, sampler=sampler)
                 samples = _FIRST_S * _bare_rate(engine, *self._some_input(1), self._clock)
             else:
-                samples = _FIRST_FLOP / max(1, flop)
-            self._first_batch = min(BATCHES[0], 1 << max(0, int(samples).bit_length() - 1))
-        return self._first_batch
+                samples = _FIRST_FLOP / max(1, flop * (sampler.evaluations if sampler else 1))
+            self._first_batches[sampler] = min(BATCHES[0], 1 << max(0, int(samples).bit_length() - 1))
+        return self._first_batches[sampler]
 
-    def _engine_for(self, precision: str, batch: int, kept: Calibration | None, samples: int) -> Engine:
+    def _engine_for(
+        self, precision: str, sampler: Sampler | None, batch: int, kept: Calibration | None, samples: int
+    ) -> Engine:
         """The calibrated engine, with this batch size; without a calibration, the faster of both if the job is long."""
         if kept is not None:
-            return self.engine(kept.engine, batch, precision)
+            return self.engine(kept.engine, batch, precision, sampler=sampler)
         if samples > _FEW_BATCHES * batch:
-            rates = self._rates([(engine, batch) for engine in ENGINES], precision)
-            return self.engine(*max(rates, key=lambda key: rates[key]), precision)
-        return self._first_that_runs(batch, precision)
+            rates = self._rates([(engine, batch) for engine in ENGINES], precision, sampler)
+            return self.engine(*max(rates, key=lambda key: rates[key]), precision, sampler=sampler)
+        return self._first_that_runs(batch, precision, sampler)
 
-    def _first_that_runs(self, batch: int, precision: str = "float32") -> Engine:
+    def _first_that_runs(self, batch: int, precision: str = "float32", sampler: Sampler | None = None) -> Engine:
         """XLA, else TensorFlow; with a smaller batch if neither can run this one, which may not fit into memory."""
         while True:
             for engine in ENGINES:
                 try:
-                    return self.engine(engine, batch, precision)
+                    return self.engine(engine, batch, precision, sampler=sampler)
                 except GeneratorError as error:
                     failed = error
             if batch == 1:
@@ -305,48 +328,50 @@ class EngineRoom:
 
     def compare(self, engine: Engine, rate: float) -> None:
         """Compares the rate of a job with the calibration. If that was much lower, the next worker calibrates again."""
-        kept = self._kept_calibration(engine.precision)
+        kept = self._kept_calibration(engine.precision, engine.sampler)
         if kept is None or (kept.engine, kept.batch) != (engine.engine, engine.batch):
             return
         if rate > _DISTURBED * kept.rate:
-            self._calibration_path(engine.precision).unlink(missing_ok=True)
+            self._calibration_path(engine.precision, engine.sampler).unlink(missing_ok=True)
 
-    def _kept_calibration(self, precision: str = "float32") -> Calibration | None:
+    def _kept_calibration(self, precision: str = "float32", sampler: Sampler | None = None) -> Calibration | None:
         try:
-            return Calibration(**json.loads(self._calibration_path(precision).read_text()))
+            return Calibration(**json.loads(self._calibration_path(precision, sampler).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
-    def _measure(self, precision: str) -> Calibration:
+    def _measure(self, precision: str, sampler: Sampler | None) -> Calibration:
         """Chooses the engine at a medium batch, then the batch."""
-        first = self.first_batch()
+        first = self.first_batch(sampler)
         if first < BATCHES[0]:
-            return self._climb(first, precision)
-        rates = self._rates([(engine, 256) for engine in ENGINES], precision)
+            return self._climb(first, precision, sampler)
+        rates = self._rates([(engine, 256) for engine in ENGINES], precision, sampler)
         engine = max(rates, key=lambda key: rates[key])[0]
-        rates = self._rates([(engine, batch) for batch in BATCHES], precision)
+        rates = self._rates([(engine, batch) for batch in BATCHES], precision, sampler)
         return _best(rates)
 
-    def _climb(self, batch: int, precision: str) -> Calibration:
+    def _climb(self, batch: int, precision: str, sampler: Sampler | None) -> Calibration:
         """For a large network: doubles the batch until it takes too long or does not fit into memory."""
-        engine = self._first_that_runs(batch, precision)
+        engine = self._first_that_runs(batch, precision, sampler)
         batch = engine.batch
-        rates = self._rates([(name, batch) for name in ENGINES], precision)
+        rates = self._rates([(name, batch) for name in ENGINES], precision, sampler)
         name = max(rates, key=lambda key: rates[key])[0]
         rates = {(name, batch): rates[name, batch]}
         while 2 * batch / rates[name, batch] <= _LONGEST_BATCH_S and batch < BATCHES[-1]:
             batch *= 2
             try:
-                rates |= self._rates([(name, batch)], precision)
+                rates |= self._rates([(name, batch)], precision, sampler)
             except GeneratorError:  # Out of memory, mostly.
                 break
             if rates[name, batch] == 0.0:
                 break
         return _best({key: rate for key, rate in rates.items() if rate})
 
-    def _rates(self, candidates: list[tuple[str, int]], precision: str) -> dict[tuple[str, int], float]:
+    def _rates(
+        self, candidates: list[tuple[str, int]], precision: str, sampler: Sampler | None
+    ) -> dict[tuple[str, int], float]:
         """Samples per second of the bare forward pass, the best of several interleaved measurements."""
-        engines = {key: self._engine_if_any(*key, precision) for key in candidates}
+        engines = {key: self._engine_if_any(*key, precision, sampler) for key in candidates}
         rates = dict.fromkeys(candidates, 0.0)
         for _ in range(_ROUNDS):
             for key, engine in engines.items():
@@ -362,20 +387,21 @@ class EngineRoom:
             return latents, None
         return latents, (np.arange(count) % len(interface.classes)).astype(np.int32)
 
-    def _engine_if_any(self, engine: str, batch: int, precision: str) -> Engine | None:
+    def _engine_if_any(self, engine: str, batch: int, precision: str, sampler: Sampler | None) -> Engine | None:
         """The engine, or None if it is XLA and cannot run the generator."""
         try:
-            return self.engine(engine, batch, precision)
+            return self.engine(engine, batch, precision, sampler=sampler)
         except GeneratorError:
             if engine == "tf":
                 raise
             return None
 
-    def _calibration_path(self, precision: str) -> Path:
+    def _calibration_path(self, precision: str, sampler: Sampler | None) -> Path:
         import tensorflow as tf
 
         device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
-        key = sha256(f"{self.generator.digest} {device}".encode()).hexdigest()[:24]
+        sampler = sampler or self.generator.sampler
+        key = sha256(f"{self.generator.digest} {device}{f' {sampler}' if sampler else ''}".encode()).hexdigest()[:24]
         return self._cache_dir / "calibrations" / f"{key}.json"
 
 

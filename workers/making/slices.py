@@ -41,6 +41,7 @@ from pipeline.jobs.queueing import destination_lease
 from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed, roots_in_words
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.sampler import Sampler
 from pipeline.stores import is_canonical, normalise, open_store
 from pipeline.stores.lease import Lease
 from pipeline.stores.store import StoredFile
@@ -81,8 +82,8 @@ class SliceWorker:
     ledger: Ledger
     wakeups: Wakeups
     rooms: EngineRoom
-    #: By precision; precisions other than float32 are calibrated when a job first needs them.
-    calibrations: dict[str, Calibration]
+    #: By precision and sampler; those that the worker does not start with are calibrated when a job first needs them.
+    calibrations: dict[tuple[str, Sampler | None], Calibration]
     info: WorkerInfo
     #: Set when the worker has to stop.
     stop: threading.Event
@@ -296,6 +297,10 @@ class SliceWorker:
             fits = False
         if not fits:
             raise GeneratorError("the job's settings are not those of its generator")
+        try:
+            generator.check_sampler(spec.sampling)
+        except UsageError as error:
+            raise GeneratorError(f"the job's sampler is not one of its generator's: {error}") from None
 
     def _check_inputs(self, place: str) -> None:
         """Raises DatasetError if the user's own latents or labels are not those that the job was submitted with."""
@@ -314,11 +319,10 @@ class SliceWorker:
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first slice chooses it."""
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
-        if spec.precision not in self.calibrations:
-            self.calibrations[spec.precision] = self.rooms.calibrate(
-                spec.precision, batch=spec.batch, samples=spec.count
-            )
-        calibration = self.calibrations[spec.precision]
+        way = (spec.precision, spec.sampling)
+        if way not in self.calibrations:
+            self.calibrations[way] = self.rooms.calibrate(*way, batch=spec.batch, samples=spec.count)
+        calibration = self.calibrations[way]
         batch = spec.batch or min(calibration.batch, fitting)
         settled, batch = self.ledger.settle(job, calibration.engine, batch)
         try:
@@ -327,7 +331,7 @@ class SliceWorker:
             raise DamagedEntryError(job, str(error)) from None
         if settled not in ENGINES:
             raise DamagedEntryError(job, f"engine is {shown(settled)}")
-        engine = self.rooms.engine(settled, batch, spec.precision, spec.settings)
+        engine = self.rooms.engine(settled, batch, spec.precision, spec.settings, spec.sampling)
         metrics.BATCH.set(engine.batch)
         return engine
 

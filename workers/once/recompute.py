@@ -57,7 +57,8 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
         receipt = dataset.receipt(shard)
         if receipt is None:
             raise DatasetError(f"shard {shard} has no receipt")
-        engine = rooms.engine(receipt.made_by.engine, receipt.made_by.batch, precision, dataset.spec.settings)
+        made_by, spec = receipt.made_by, dataset.spec
+        engine = rooms.engine(made_by.engine, made_by.batch, precision, spec.settings, spec.sampling)
         count = min(engine.batch, receipt.first + receipt.count - start)
         samples = engine.predict(dataset.rows(start, count), dataset.labels(start, count)).samples()
         fresh = to_stored(samples, dataset.spec.dtype, dataset.spec.value_range)

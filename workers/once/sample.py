@@ -19,6 +19,7 @@ from pipeline.common.processes import exit_on_error
 from pipeline.common.rights import drop_rights
 from pipeline.common.settings import load_settings
 from pipeline.generators import find_generator, sampling
+from pipeline.spec.sampler import parse_sampler
 from workers.engine.devices import pin_device
 
 
@@ -34,7 +35,8 @@ def sample(folder: Path) -> NDArray[np.float32]:
     from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
     rooms = EngineRoom(generator, device, load_settings().cache_dir)
-    engine = rooms.quick_engine(generator.settings(request["settings"]))
+    sampler = parse_sampler(request["sampler"]) if request["sampler"] else None
+    engine = rooms.quick_engine(generator.settings(request["settings"]), sampler)
     pieces = [
         engine.predict(rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch])
         for first in range(0, len(rows), engine.batch)

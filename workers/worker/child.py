@@ -22,6 +22,7 @@ from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
+from pipeline.spec.sampler import parse_sampler
 from workers.making.slices import SliceWorker
 from workers.telemetry import metrics
 from workers.telemetry.logs import Repeated, until_redis_answers
@@ -98,8 +99,9 @@ def _load(config: WorkerConfig) -> SliceWorker:
     from workers.engine.engine import EngineRoom
 
     rooms = EngineRoom(generator, device, settings.cache_dir)
-    calibration = rooms.calibrate(batch=config.batch, samples=config.samples)
-    rooms.engine(calibration.engine, calibration.batch)
+    sampler = parse_sampler(config.sampler) if config.sampler else generator.sampler
+    calibration = rooms.calibrate(sampler=sampler, batch=config.batch, samples=config.samples)
+    rooms.engine(calibration.engine, calibration.batch, sampler=sampler)
     if not rooms.is_reproducible():
         log.warning("generator %s: %s", generator.name, NOT_REPRODUCIBLE)
     ledger = Ledger(settings)
@@ -116,6 +118,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         engine=calibration.engine,
         batch=calibration.batch,
         rate=calibration.rate,
+        evaluations=sampler.evaluations if sampler else 1,
         output_roots=config.output_roots,
         started_at=time.time(),
         version=VERSION,
@@ -135,7 +138,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         ledger=ledger,
         wakeups=Wakeups(settings, ledger),
         rooms=rooms,
-        calibrations={"float32": calibration},
+        calibrations={("float32", sampler): calibration},
         info=info,
         stop=threading.Event(),
         client=config.client,

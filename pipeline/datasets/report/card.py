@@ -74,6 +74,7 @@ def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
         ("Labels", spec.labels or "none"),
         *([("Attributes", spec.attributes)] if spec.attributes else []),
         *([("Settings", settings_in_words(spec.settings))] if spec.settings else []),
+        *([("Sampler", spec.sampler)] if spec.sampler else []),
         ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
         ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
         ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),

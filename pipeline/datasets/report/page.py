@@ -238,6 +238,7 @@ def _provenance(findings: Findings) -> str:
         ("Labels", escape(spec.labels or "none")),
         *([("Attributes", escape(spec.attributes))] if spec.attributes else []),
         *([("Settings", escape(settings_in_words(spec.settings)))] if spec.settings else []),
+        *([("Sampler", escape(spec.sampler))] if spec.sampler else []),
         ("Job", escape(spec.sha256)),
         ("Shards", f"{findings.shards_made:,} of {len(spec.plan):,}, up to {spec.shard_size:,} samples each"),
     ]

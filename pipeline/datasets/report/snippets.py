@@ -44,6 +44,10 @@ def making(spec: JobSpec, destination: str) -> Snippet:
         options.append(f"--attributes {shlex.quote(destination + '/attributes.npy') if brought else numbers}")
     for name, values in spec.settings:
         options.append(f"--set {shlex.quote(name + '=' + ','.join(map(str, values)))}")
+    if spec.sampling is not None:
+        sampler = spec.sampling
+        options.append(f"--sampler {sampler.method} --steps {sampler.steps} --guidance {sampler.guidance:g}")
+        options += [f"--eta {sampler.eta:g}"] if sampler.method == "ddim" else []
     options += [f"--batch {spec.batch}"] if spec.batch else []
     options += [f"--precision {spec.precision}"] if spec.precision != "float32" else []
     if spec.labels and spec.labels.startswith("file:"):

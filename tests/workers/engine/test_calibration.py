@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import GeneratorError
+from pipeline.spec.sampler import Sampler
 from workers.engine import engine as engine_module
 from workers.engine.engine import Calibration, EngineRoom
 
@@ -31,7 +32,7 @@ class TimedEngine:
 
     def __init__(self, engine: str, batch: int, seconds: float, disturbed: int, clock: Clock) -> None:
         self.engine, self.batch, self.seconds, self.disturbed, self.clock = engine, batch, seconds, disturbed, clock
-        self.precision = "float32"
+        self.precision, self.sampler = "float32", None
         self.at_once = 1
 
     def predict(self, latents: Any, labels: Any) -> TimedEngine:
@@ -54,12 +55,13 @@ class Room(EngineRoom):
         disturbed: int = 0,
         flop: int | None = 1000,
         most: int = 512,
+        sampler: Sampler | None = None,
     ) -> None:
         self.folder, self.seconds, self.xla, self.disturbed = folder, seconds, xla, disturbed
         #: Multiplications and additions per sample, and the largest batch that there is memory for.
-        self.flop, self.most = flop, most
+        self.flop, self.most, self.sampler = flop, most, sampler
         self.measured = 0
-        self._first_batch = None
+        self._first_batches = {}
         self.tried: list[tuple[str, int]] = []
         self._clock = self.clock = Clock()
 
@@ -72,11 +74,13 @@ class Room(EngineRoom):
             flop = self.flop
 
         class Generator:
-            interface, structure = Interface, Structure
+            interface, structure, sampler = Interface, Structure, self.sampler
 
         return Generator
 
-    def engine(self, engine: str, batch: int, precision: str = "float32", settings: Any = ()) -> Any:
+    def engine(
+        self, engine: str, batch: int, precision: str = "float32", settings: Any = (), sampler: Any = None
+    ) -> Any:
         self.measured += 1
         self.tried.append((engine, batch))
         if engine == "xla" and not self.xla:
@@ -87,8 +91,8 @@ class Room(EngineRoom):
         seconds = self.seconds[batch] * (1 if engine == "xla" else 2)
         return TimedEngine(engine, batch, seconds, disturbed, self.clock)
 
-    def _calibration_path(self, precision: str) -> Path:
-        return self.folder / f"{precision}.json"
+    def _calibration_path(self, precision: str, sampler: Sampler | None) -> Path:
+        return self.folder / f"{precision} {sampler or self.sampler}.json"
 
 
 SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}
@@ -163,9 +167,25 @@ def test_a_job_that_is_much_faster_has_the_next_worker_measure_again(
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"engine": "xla"}', "\x00"])
 def test_a_damaged_cache_is_measured_again(tmp_path: Path, load: dict[str, float], text: str) -> None:
-    (tmp_path / "calibration.json").write_text(text)
-    assert isinstance(Room(tmp_path, SECONDS).calibrate(), Calibration)
+    room = Room(tmp_path, SECONDS)
+    room._calibration_path("float32", None).write_text(text)
+    assert isinstance(room.calibrate(), Calibration)
+    assert room.measured
     assert np.isfinite(Room(tmp_path, {}).calibrate().rate)
+
+
+def test_a_sampler_counts_in_the_batch_and_is_measured_for_itself(tmp_path: Path, load: dict[str, float]) -> None:
+    usual = Sampler(method="euler", steps=10)
+    room = Room(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
+    assert [room.first_batch(sampler) for sampler in (None, usual)] == [64, 64]
+    assert room.first_batch(Sampler(method="euler", steps=100, guidance=2.0)) == 4
+    assert room.first_batch(Sampler(method="heun", steps=500, guidance=2.0)) == 1
+    room.calibrate()
+    other = Room(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
+    other.calibrate(sampler=usual)
+    assert other.measured == 0
+    other.calibrate(sampler=Sampler(method="euler", steps=11))
+    assert other.measured > 0
 
 
 #: A network that takes a quarter of a second a sample, however many are in a batch.

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import Generator, Interface
+from pipeline.generators.denoiser import Denoiser
 from pipeline.generators.interface import Constant, NamedShape
 from pipeline.generators.structure import Port
+from pipeline.spec.sampler import KEY_DIM, Sampler
 from workers.engine.generators.network import Network
+from workers.engine.samplers.loop import Predict, sampled
+from workers.engine.samplers.methods import table
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Rows (batch, row_dim) float32 of latent, noise and attributes, labels (batch,) int32, or None, and what inputs are
-#: fed in place of their constants, to samples (batch, *sample_shape).
-Forward = Callable[["tf.Tensor", "tf.Tensor | None", tuple[Constant, ...]], "tf.Tensor"]
+#: Rows (batch, row_dim) float32 of latent, noise, attributes and key, labels (batch,) int32, or None, what inputs are
+#: fed in place of their constants, and how a denoiser samples, or None, to samples (batch, *sample_shape).
+Forward = Callable[["tf.Tensor", "tf.Tensor | None", tuple[Constant, ...], Sampler | None], "tf.Tensor"]
+
+#: Tensors of a network's inputs, by name, to its output.
+_Call = Callable[[dict[str, "tf.Tensor"]], "tf.Tensor"]
+#: Tensors of the inputs that rows and labels are fed to, and of the constants, by name.
+_Fed = Callable[["tf.Tensor", "tf.Tensor | None"], dict[str, "tf.Tensor"]]
 
 
 def wire(network: Network, generator: Generator) -> Forward:
@@ -32,19 +41,72 @@ def wire(network: Network, generator: Generator) -> Forward:
     outputs = [port.name for port in network.structure.outputs]
     wanted = {interface.latent_input, *(name for name, _ in (*interface.constants, *_columns(interface)))}
     wanted |= {interface.label_input} if interface.label_input else set()
+    wanted |= {interface.denoiser.time_input} if interface.denoiser else set()
     if set(ports) != wanted or interface.output not in outputs:
         raise GeneratorError(
             f"generator {generator.reference} has the inputs {', '.join(ports)} and the outputs {', '.join(outputs)}; "
             f"its interface speaks of {', '.join(sorted(wanted))} and {interface.output}"
         )
 
-    def forward(rows: tf.Tensor, labels: tf.Tensor | None, settings: tuple[Constant, ...]) -> tf.Tensor:
+    def call(fed: dict[str, tf.Tensor]) -> tf.Tensor:
+        made = network.call({name: tf.cast(tensor, ports[name].dtype) for name, tensor in fed.items()})
+        return made[interface.output]
+
+    def forward(
+        rows: tf.Tensor, labels: tf.Tensor | None, settings: tuple[Constant, ...], sampler: Sampler | None
+    ) -> tf.Tensor:
         constants = dict(interface.constants) | dict(settings)
-        fed = _inputs(interface, ports, rows, labels) | _constants(constants, ports, tf.shape(rows)[0])
-        samples = network.call({name: tf.cast(tensor, ports[name].dtype) for name, tensor in fed.items()})
-        return _samples(interface, samples[interface.output])
+
+        def fed(rows: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
+            return _inputs(interface, ports, rows, labels) | _constants(constants, ports, tf.shape(rows)[0])
+
+        if interface.denoiser is None or sampler is None:
+            return _samples(interface, call(fed(rows, labels)))
+        predict = _prediction(interface, interface.denoiser, sampler, call, fed, rows, labels, ports)
+        latents = _cut(interface, rows)[interface.latent_input]
+        data = sampled(table(interface.denoiser, sampler), predict, latents, rows[:, -KEY_DIM:])
+        return _of_data(interface.denoiser, _samples(interface, data))
 
     return forward
+
+
+def _prediction(
+    interface: Interface,
+    denoiser: Denoiser,
+    sampler: Sampler,
+    call: _Call,
+    fed: _Fed,
+    rows: tf.Tensor,
+    labels: tf.Tensor | None,
+    ports: dict[str, Port],
+) -> Predict:
+    """What a denoiser predicts of noisy samples; with guidance, both halves of it are one batch."""
+    import tensorflow as tf  # Seconds; and the device must be pinned before.
+
+    if sampler.guided:
+        assert denoiser.none is not None, "guidance was checked"
+        rows, labels = tf.tile(rows, (2, 1)), tf.concat([labels, tf.fill(tf.shape(labels), denoiser.none)], axis=0)
+    beside, port = fed(rows, labels), ports[denoiser.time_input]
+    shape = (*((tf.shape(rows)[0],) if port.batched else ()), *(size or 1 for size in port.shape))
+
+    def predict(x: tf.Tensor, time: tf.Tensor) -> tf.Tensor:
+        noisy = tf.concat([x, x], axis=0) if sampler.guided else x
+        told = {interface.latent_input: noisy, denoiser.time_input: tf.fill(shape, time)}
+        predicted = tf.cast(call(beside | told), tf.float32)
+        if not sampler.guided:
+            return predicted
+        with_label, without = tf.split(predicted, 2)
+        return without + sampler.guidance * (with_label - without)
+
+    return predict
+
+
+def _of_data(denoiser: Denoiser, data: tf.Tensor) -> tf.Tensor:
+    """Samples of what the network was trained on: mean + scale * data."""
+    import tensorflow as tf  # Seconds; and the device must be pinned before.
+
+    mean, scale = tf.constant(denoiser.mean, tf.float32), tf.constant(denoiser.scale, tf.float32)
+    return data if denoiser.mean == (0.0,) and denoiser.scale == (1.0,) else mean + scale * data
 
 
 def _columns(interface: Interface) -> Iterator[NamedShape]:
@@ -78,7 +140,7 @@ def _inputs(
     if labels is None or interface.classes is None:
         return tensors
     if interface.label_encoding != "integer":
-        labels = tf.one_hot(labels, len(interface.classes))
+        labels = tf.one_hot(labels, interface.label_width)
     elif interface.label_input is not None and ports[interface.label_input].shape:
         labels = tf.reshape(labels, (-1, *(1 for _ in ports[interface.label_input].shape)))
     if interface.label_input is None:
