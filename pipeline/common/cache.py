@@ -1,4 +1,4 @@
-"""The cache on this machine: what can be found out again, at a price."""
+"""The cache on this machine: results that can be computed again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def keep(path: Path, text: str) -> None:
-    """Writes a text that others read meanwhile: they see the old one or the new one, whole. Raises OSError."""
+    """Replaces a text file atomically: readers see the old or the new one. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     draft.write_text(text, encoding="utf-8")

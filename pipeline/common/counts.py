@@ -1,4 +1,4 @@
-"""Numbers that people give: their bounds, and how counts are written."""
+"""Numbers given by users: their bounds, and the syntax of counts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.common.errors import UsageError, shown
 #: seed 5 + 2**32 at block 0.
 MAX_SEED = 2**32 - 1
 
-#: Lua, and JSON in many a language, counts exactly up to here.
+#: Largest integer that Lua, and JSON in many languages, represents exactly.
 MAX_EXACT = 2**53
 
 #: Most samples of one forward pass.
 MAX_BATCH = 2**20
 
-#: Most samples of one shard: labels and receipt of a shard are held in memory.
+#: Most samples of one shard, whose labels and receipt are held in memory.
 MAX_SHARD_SIZE = 10**7
 
 #: Most workers of one job, and most that are started on one machine.
@@ -25,19 +25,19 @@ MAX_WORKERS = 1024
 #: Most datasets that a schedule can keep.
 MAX_KEPT = 100_000
 
-#: Block numbers fill one word too.
+#: Block numbers must fit into one 32-bit word too.
 MAX_COUNT = 10**12
 
-#: Commas stand before groups of three alone: "1,5k" may be meant as 1.5k, and is refused.
+#: Commas are allowed before groups of three digits only: "1,5k" may mean 1.5k, and is refused.
 _COUNT = r"((?:[0-9][0-9_]{0,30}|[0-9]{1,3}(?:,[0-9]{3}){1,6})(?:\.[0-9]{1,12})?)\s*([kmg]?)"
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def parse_count(text: str, what: str = "count") -> int:
-    """A number of samples as people write it: `10000`, `10_000`, `10,000`, `10k`, `1.5M`, `1G`.
+    """Parses a number of samples: `10000`, `10_000`, `10,000`, `10k`, `1.5M`, `1G`.
 
-    Raises UsageError if it is no whole number of at least 1.
+    Raises UsageError unless it is a whole number of at least 1.
     """
     match = re.fullmatch(_COUNT, text.strip().lower())
     if not match:
@@ -53,5 +53,5 @@ def parse_count(text: str, what: str = "count") -> int:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Numbers with commas between them: `0.5,1`. Raises ValueError where one is none."""
+    """Parses numbers separated by commas: `0.5,1`. Raises ValueError if one is invalid."""
     return tuple(map(float, text.split(",")))

@@ -8,14 +8,14 @@
     |-- DestinationError                the destination cannot hold this job
     |   `-- DestinationOccupiedError    it holds another job or other files
     |-- StoreError (OSError)            reading or writing a store failed
-    |   `-- StoreUnavailableError       for now: it may pass without anybody's doing
-    |       `-- DestinationBusyError    another maker is at work there
-    |-- DatasetError (ValueError)       what lies at the destination is malformed or missing
+    |   `-- StoreUnavailableError       it may be temporary
+    |       `-- DestinationBusyError    another maker works there
+    |-- DatasetError (ValueError)       files at the destination are malformed or missing
     |   `-- NewerVersionError           a newer noisemill wrote it
-    |-- LedgerError                     Redis is absent, refuses us or is not Redis
+    |-- LedgerError                     Redis is absent, refuses a command or is not Redis
     |-- SampleError                     the generator made a sample that must not be written
     |-- WorkerError                     a worker could not start or died
-    `-- JobFailedError                  a job ended without being whole
+    `-- JobFailedError                  a job ended and its dataset is incomplete
 
 A message is one or two lines: what is wrong, with which value, and what to do.
 """
@@ -34,11 +34,11 @@ class UsageError(NoisemillError, ValueError):
 
 
 class UnknownGeneratorError(UsageError):
-    """No generator answers to this reference."""
+    """There is no generator with this reference."""
 
 
 class UnknownJobError(UsageError):
-    """The ledger holds no job of this id."""
+    """There is no job with this id in the ledger."""
 
 
 class GeneratorError(NoisemillError):
@@ -54,27 +54,27 @@ class DestinationOccupiedError(DestinationError):
 
 
 class StoreError(NoisemillError, OSError):
-    """Reading from or writing to a store failed. Where no subclass says otherwise, somebody has to mend it."""
+    """Reading from or writing to a store failed. Unless it is a subclass, the user has to fix the cause."""
 
 
 class StoreUnavailableError(StoreError):
-    """A store does not answer, is overloaded or fails in a way that may pass by itself."""
+    """A store does not respond, is overloaded, or fails in a way that may be temporary."""
 
 
 class DestinationBusyError(StoreUnavailableError):
-    """Another maker is at work at a destination."""
+    """Another maker works at a destination."""
 
 
 class DatasetError(NoisemillError, ValueError):
-    """What lies at a destination is malformed or missing."""
+    """Files at a destination are malformed or missing."""
 
 
 class NewerVersionError(DatasetError):
-    """A newer noisemill wrote it: not for this one to judge."""
+    """A newer noisemill wrote it, and this one cannot read it."""
 
 
 class LedgerError(NoisemillError):
-    """Redis is absent, refuses us, or is not Redis."""
+    """Redis is absent, refuses a command, or is not Redis."""
 
 
 class SampleError(NoisemillError):
@@ -86,11 +86,11 @@ class WorkerError(NoisemillError):
 
 
 class JobFailedError(NoisemillError):
-    """A job ended without being whole."""
+    """A job ended and its dataset is incomplete."""
 
 
 def one_line(error: Exception | str) -> str:
-    """What an error says, without its line breaks: for logs and the ledger."""
+    """The text of an error without line breaks, for logs and the ledger."""
     return " ".join(str(error).split())
 
 
@@ -99,6 +99,6 @@ _SHOWN = 60
 
 
 def shown(value: object) -> str:
-    """A bad value as messages show it: quoted, and cut short where it is long."""
+    """A bad value for a message: quoted, and shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""Files that others named: opened only where they are files; and headers of .npy files."""
+"""Opens files named by others safely, and reads headers of .npy files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any, BinaryIO
 
 from pipeline.common.text import one_line_of
 
-#: What numpy raises for a file that is no .npy: its header is Python, which may not even parse.
+#: Errors of numpy for a file that is not .npy: its header is Python source, which may not even parse.
 NPY_ERRORS = (ValueError, SyntaxError, TokenError, OverflowError)
 
 _PARSING = threading.Lock()
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one printable line of bearable length."""
+    """The text of an error as one printable line of limited length."""
     text = next(iter(str(error).splitlines()), type(error).__name__)
     return one_line_of(text)[:200]
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """The file for reading in binary. Raises OSError, also for a folder, a pipe or a device: some never end."""
+    """The file for reading in binary. Raises OSError, also for a folder, a pipe or a device, which may never end."""
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -35,10 +35,10 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def open_unlinked(path: str) -> BufferedReader | None:
-    """The file at a path that names no symbolic link; None where it is not one, or where one cannot tell.
+    """The file at a path without symbolic links; None if it is not a file, or if that cannot be determined.
 
-    Looks at what was opened, which takes a sixth of the time of resolving the path before, and leaves nobody the
-    time to put a link there.
+    It checks the opened file, which takes a sixth of the time of resolving the path first, and leaves no time to insert
+    a link in between.
     """
     try:
         file = FileIO(path, opener=_open_no_link_at_once)
@@ -47,7 +47,7 @@ def open_unlinked(path: str) -> BufferedReader | None:
     try:
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and os.readlink(f"/proc/self/fd/{file.fileno()}") == path:
             return BufferedReader(file)
-    except OSError:  # There is not everywhere a /proc.
+    except OSError:  # There may be no /proc.
         pass
     file.close()
     return None
@@ -60,7 +60,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opening a pipe would wait for somebody to write to it."""
+    """Opens without blocking: opening a pipe would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -69,11 +69,11 @@ def _open_no_link_at_once(path: str, flags: int) -> int:
 
 
 def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:
-    """Shape, whether in Fortran's order, and dtype of an .npy file, version 1.0; `file` is left at the first value.
+    """Shape, Fortran order, and dtype of an .npy file, version 1.0; `file` is left at the first value.
 
     Raises one of NPY_ERRORS. May be called by several threads.
     """
-    from numpy.lib import format as npy_format  # This module is wanted where numpy is not.
+    from numpy.lib import format as npy_format  # This module is also used without numpy.
 
     try:
         version = npy_format.read_magic(file)
@@ -83,6 +83,6 @@ def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:
         raise
     if version != (1, 0):
         raise ValueError(f"its version is {version}, not (1, 0)")
-    # numpy has Python parse it, which in Python 3.11.7 fails with a SystemError now and then where two threads do so.
+    # numpy parses it with Python's parser, which in 3.11.7 sometimes raises SystemError in two threads at once.
     with _PARSING:
         return npy_format.read_array_header_1_0(file)

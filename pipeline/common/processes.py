@@ -1,4 +1,4 @@
-"""Child processes: how they end, how they report errors, and that they end with their parent."""
+"""Child processes: starting and ending them, and reporting their errors."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ERROR_PREFIX = "noisemill: "
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours in a new process of this Python.
+    """The command that runs one of our modules in a new process of this Python.
 
-    `-P` keeps the working folder off its path: a numpy.py or a workers/ that lies there must neither run nor take the
-    place of ours. What the user names in PYTHONPATH still counts.
+    `-P` keeps the working folder off its path: a numpy.py or a workers/ in it must neither run nor replace ours. The
+    user's PYTHONPATH still counts.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Ends this process with an error's exit code where it meets one, and says it for `error_from_stderr` to find."""
+    """Ends this process with the exit code of an error, and prints the error for `error_from_stderr`."""
     try:
         yield
     except NoisemillError as error:
@@ -37,7 +37,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def error_from_stderr(stderr: str) -> str:
-    """Why a process of `workers` ended: its error without the prefix, else the last line that it wrote."""
+    """Why a process of `workers` ended: its error without the prefix, else the last line of its output."""
     lines = stderr.strip().splitlines()
     errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
     return (errors or lines or ["the reason is unknown"])[-1]
@@ -50,20 +50,20 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def open_missing_streams() -> None:
-    """Opens /dev/null for what is closed of stdin, stdout and stderr, as under some daemons.
+    """Opens /dev/null for those of stdin, stdout and stderr that are closed, as under some daemons.
 
-    Else the next file that is opened gets its number, and what is printed goes into that file.
+    Otherwise the next opened file gets that number, and output goes into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number, which is this one.
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Has the kernel send this process a signal when its parent dies, however it dies. Linux only."""
+    """Makes the kernel send this process a signal when its parent dies. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -1,7 +1,7 @@
-"""Gives up rights that a process does not need, before it looks at what somebody else made.
+"""Drops rights that a process does not need before it inspects untrusted files.
 
-Linux only, and as far as the kernel goes: no new privileges, and by Landlock (Linux 5.13) no change to any file outside
-the folders that are named, from Linux 6.7 on no TCP connection either. What a kernel lacks is left out.
+Linux only, as far as the kernel supports it: no new privileges; by Landlock (Linux 5.13) no changes to files outside
+the given folders; from Linux 6.7 on, no TCP connections.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG, _PATH_BENEATH = 1, 1
 # Rights of linux/landlock.h.
 _WRITE_FILE, _TRUNCATE, _REFER = 1 << 1, 1 << 14, 1 << 13
-#: Removing and making folders, files, links, pipes, sockets and devices.
+#: Removing and creating folders, files, links, pipes, sockets and devices.
 _CHANGE_FOLDERS = sum(1 << bit for bit in range(4, 13))
 _TCP = 1 << 0 | 1 << 1
 
 
 def drop_rights(*, writable: Iterable[Path] = (), network: bool = False) -> None:
-    """From here on this process, its threads and its children change no file outside the folders `writable`.
+    """From now on this process and its children cannot change files outside the folders `writable`.
 
-    Without `network` they make no TCP connection. Files that are open already stay usable. To be called
-    before other threads begin: it does not reach them.
+    Without `network` they cannot open TCP connections. Files that are open already stay usable. Call it before other
+    threads start: it does not apply to them.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

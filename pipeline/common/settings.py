@@ -17,40 +17,40 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be tuned by environment; the same names with NOISEMILL_ before them, in capitals."""
+    """Settings from the environment. A variable's name is NOISEMILL_ and the field's name in capitals."""
 
-    #: Where the ledger and the queues live: redis://, rediss:// or unix:// (a socket's path).
+    #: The Redis of the ledger and the queues: redis://, rediss:// or unix:// (a socket's path).
     redis_url: str = DEFAULT_REDIS_URL
-    #: What every key in Redis starts with.
+    #: Prefix of every key in Redis.
     key_prefix: str = "noisemill"
-    #: How long one wake-up spends on a job, seconds.
+    #: Time that a worker spends on a job per wake-up, seconds.
     slice_s: float = 20.0
-    #: How long a claim holds without renewal, seconds; renewed three times as often.
+    #: Time until a claim expires without renewal, seconds; renewed three times as often.
     lease_s: float = 30.0
-    #: How often the reconciler looks for lost wake-ups, seconds.
+    #: Interval of the reconciler, seconds.
     reconcile_s: float = 5.0
-    #: How long a job is held while its store does not answer, seconds; then it fails.
+    #: Longest time that a job is held while its store does not respond, seconds; then it fails.
     store_patience_s: float = 600.0
-    #: Where calibrations and what was learnt about generators are kept.
+    #: Folder for calibrations and facts about generators.
     cache_dir: Path = Path("~/.cache/noisemill")
-    #: Where workers lock the GPUs that they have; containers on one host must share it.
+    #: Folder for the locks of GPUs; containers on one host must share it.
     lock_dir: Path = Path("/tmp/noisemill-locks")  # noqa: S108 - the one place that all users of a machine share
-    #: Address that workers serve their metrics at; 0.0.0.0 is every one, as containers need it.
+    #: Address of the metrics endpoint; 0.0.0.0 for all addresses, as needed in containers.
     metrics_host: str = "127.0.0.1"
-    #: Encryption at rest that S3 is asked for: AES256, aws:kms or aws:kms:dsse; empty leaves it to the bucket.
+    #: Encryption at rest to request from S3: AES256, aws:kms or aws:kms:dsse; empty: the bucket's default.
     sse: str = ""
-    #: The KMS key for it; empty is the account's own.
+    #: The KMS key for it; empty: the account's default key.
     sse_kms_key: str = ""
-    #: Largest generator that is fetched from S3, millions of bytes.
+    #: Largest generator to download from S3, millions of bytes.
     generator_limit_mb: float = 4000.0
     #: Code that models may run when they are loaded, see `pipeline.generators.trusted_code`.
     trust: str = ""
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment; `overrides` that are not None come first.
+    """Settings from the environment; `overrides` that are not None take precedence.
 
-    Raises UsageError for a number that is none.
+    Raises UsageError for an invalid number.
     """
     values: dict[str, object] = {}
     for name, default in Settings().__dict__.items():
@@ -65,26 +65,26 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _expanded(path: Path) -> Path:
-    """The path with `~` replaced; by a folder of the user's own among the temporary ones where there is no home."""
+    """The path with `~` replaced by the home or, without one, by the user's own temporary folder."""
     try:
         return path.expanduser()
-    except RuntimeError:  # As in a container that runs as a uid without an entry in passwd and without HOME.
+    except RuntimeError:  # For example in a container with a uid that has neither a passwd entry nor HOME.
         own = Path(tempfile.gettempdir()) / f"noisemill-home-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         own.mkdir(mode=0o700)
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UsageError(f"this user has no home, and {own} is not its own: set HOME or NOISEMILL_CACHE_DIR")
+        raise UsageError(f"this user has no home, and {own} belongs to another user: set HOME or NOISEMILL_CACHE_DIR")
     return own / Path(*path.parts[1:])
 
 
 def names_redis(redis_url: str | None) -> bool:
-    """Whether the user says which Redis to use: by this option, or in the environment."""
+    """Whether the user has set a Redis, by this option or in the environment."""
     return redis_url is not None or any(os.environ.get(f"NOISEMILL_REDIS_URL{end}") for end in ("", "_FILE"))
 
 
 def _redis_url() -> str | None:
-    """From NOISEMILL_REDIS_URL, or from the file that NOISEMILL_REDIS_URL_FILE names, as containers mount secrets."""
+    """From NOISEMILL_REDIS_URL, or from the file NOISEMILL_REDIS_URL_FILE, which containers mount as a secret."""
     text, path = os.environ.get("NOISEMILL_REDIS_URL"), os.environ.get("NOISEMILL_REDIS_URL_FILE")
     if text or not path:
         return text
@@ -93,7 +93,7 @@ def _redis_url() -> str | None:
     except OSError as error:
         raise UsageError(f"NOISEMILL_REDIS_URL_FILE={path!r} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"NOISEMILL_REDIS_URL_FILE={path!r} is no text: write the URL in one line") from None
+        raise UsageError(f"NOISEMILL_REDIS_URL_FILE={path!r} is not text: write the URL in one line") from None
 
 
 def _parse(name: str, text: str, kind: type) -> object:

@@ -1,3 +1,3 @@
-"""The version of noisemill, held equal to pyproject.toml by a test."""
+"""The version of noisemill; a test compares it with pyproject.toml."""
 
 VERSION = "0.1.0"

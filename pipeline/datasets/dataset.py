@@ -1,4 +1,4 @@
-"""A dataset as it lies at its destination, finished or growing."""
+"""Reads a dataset at its destination, complete or not."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pipeline.stores import open_store
 from pipeline.stores.records import read_record
 from pipeline.stores.store import Store
 
-#: Threads that read receipts, and how many of them one takes at a time.
+#: Threads that read receipts, and the number of receipts per task.
 _READERS = 16
 _MOST_AT_A_TIME = 64
 
-#: Bytes of samples that are kept for the next look, where the store or the format makes single ones slow.
+#: Bytes of samples to cache, if the store or the format makes single reads slow.
 _CACHE_BYTES = 256 * 2**20
-#: Samples that iteration reads at a time.
+#: Samples read at a time during iteration.
 _STRIDE = 1024
 
 
@@ -43,13 +43,13 @@ class Dataset:
         sample, label = dataset[123]
         samples, labels = dataset[-100:]
 
-    It can be opened while its job still runs. Its length is that of the job, so that an index always means the
-    same sample; `available` tells how many are there, iteration yields those, and reading one that is not made
-    yet raises DatasetError. Arrays are the caller's own, with shapes and dtypes as stored.
+    It can be opened while its job still runs. Its length is that of the complete dataset, so an index always means the
+    same sample. `available` is the number of samples made so far; iteration yields those, and reading a sample that is
+    not made yet raises DatasetError. Returned arrays are copies, with shapes and dtypes as stored.
 
-    May be used by several threads, pickled, and used on in a forked process: PyTorch's DataLoader does so.
-    At most `cache_bytes` of samples are kept where single ones are slow to read (S3, tar).
-    Raises DatasetError if the destination holds no job, or what it holds is malformed.
+    May be used by several threads, pickled, and used in a forked process, as PyTorch's DataLoader does.
+    At most `cache_bytes` of samples are cached if single reads are slow (S3, tar).
+    Raises DatasetError if the destination has no job, or its job is malformed.
     """
 
     def __init__(self, destination: str | os.PathLike[str], *, cache_bytes: int = _CACHE_BYTES) -> None:
@@ -66,7 +66,7 @@ class Dataset:
         except UsageError as error:
             raise DatasetError(f"{store.url}/{shards.JOB}: {error}") from None
         self._cache_bytes = cache_bytes
-        #: Shards that were found made; what is made stays so.
+        #: Shards known to be made.
         self._made: set[int] = set()
         self._all_made = False
         self._open(store)
@@ -78,7 +78,7 @@ class Dataset:
         self._readable_rows = Rows(self.spec, store, self._cache_bytes)
 
     def _reopen_after_fork(self) -> None:
-        # Connections to S3 are not to be shared with the process that forked this one.
+        # Connections to S3 must not be shared with the parent process.
         if self._process != os.getpid():
             self._open(open_store(self._store.url))
 
@@ -87,7 +87,7 @@ class Dataset:
 
     @property
     def store(self) -> Store:
-        """Where its files lie."""
+        """The store of its files."""
         self._reopen_after_fork()
         return self._store
 
@@ -103,7 +103,7 @@ class Dataset:
 
     @property
     def url(self) -> str:
-        """Where it lies."""
+        """The URL or path of its destination."""
         return self._store.url
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class Dataset:
 
     @property
     def available(self) -> int:
-        """Number of samples that can be read now: those of the finished shards."""
+        """Number of samples that can be read now: those of finished shards."""
         if self.whole:
             return self.spec.count
         return sum(self.plan[index].count for index in self.receipts())
@@ -124,7 +124,7 @@ class Dataset:
     def __getitem__(self, index: int) -> tuple[NDArray[Any], int | None]: ...
 
     def __getitem__(self, index: Any) -> tuple[NDArray[Any], Any]:
-        """Sample and label of one index, negative ones from the end; of a slice, arrays of both.
+        """Sample and label at an index, negative ones from the end; for a slice, arrays of both.
 
         Labels are None for a generator without classes. Raises IndexError, DatasetError.
         """
@@ -149,7 +149,7 @@ class Dataset:
         return samples[::-1].copy(), None if labels is None else labels[::-1].copy()
 
     def __iter__(self) -> Iterator[tuple[NDArray[Any], int | None]]:
-        """Samples and labels that are there, in order."""
+        """Available samples and labels, in order."""
         for shard in self._readable():
             for first in range(shard.first, shard.first + shard.count, _STRIDE):
                 count = min(_STRIDE, shard.first + shard.count - first)
@@ -179,20 +179,20 @@ class Dataset:
         return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Latent, noise and attributes side by side, as the generator is fed them, float32, (count, row_dim)."""
+        """Latent, noise and attributes side by side, as fed to the generator, float32 (count, row_dim)."""
         return self._inputs.rows(first, count)
 
     def shards(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int32] | None]]:
-        """Samples and labels of each shard that is there, in order."""
+        """Samples and labels of each finished shard, in order."""
         for shard in self._readable():
             yield self.samples(shard.first, shard.count), self.labels(shard.first, shard.count)
 
     def _readable(self) -> Iterator[Shard]:
-        """All shards of a whole dataset, so that damage shows; of a growing one those that are finished."""
+        """All shards of a complete dataset, so that damage is noticed; else the finished ones."""
         return (self.plan[index] for index in self.made())
 
     def _check_made(self, shard: Shard) -> None:
-        """Raises DatasetError unless the shard has been made; what it holds is another matter."""
+        """Raises DatasetError unless the shard has been made. Does not check its content."""
         if self._all_made or shard.index in self._made:
             return
         if self.whole:
@@ -202,19 +202,19 @@ class Dataset:
         else:
             raise DatasetError(
                 f"sample {shard.first} of {self.url} has not been made yet, nor the others of shard {shard.index}: "
-                f"`available` tells how many are there"
+                f"`available` is the number of samples made so far"
             )
 
     def file_names(self, index: int) -> list[str]:
-        """The files that a shard consists of, in the order in which they are written."""
+        """The files of a shard, in the order in which they are written."""
         shard = self.plan[index]
         labels = self._inputs.labels(shard.first, shard.count) if self.spec.layout == "class" else None
         return self._format.names(shard, self.spec.sample_type, labels)
 
     def receipt(self, index: int) -> Receipt | None:
-        """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another's.
+        """The receipt of a shard; None if there is none. Raises DatasetError if it is malformed or another job's.
 
-        One of the time before the dataset was extended, when the shard held fewer samples, is none.
+        A receipt from before an extension, for a shard with fewer samples, counts as none.
         """
         name = shards.receipt_name(index)
         try:
@@ -234,7 +234,7 @@ class Dataset:
         return receipt
 
     def selection(self) -> Selection | None:
-        """The shards that are meant to be here, where that is not all. Raises DatasetError if it is malformed."""
+        """The shards that should be here; None for all. Raises DatasetError if it is malformed."""
         try:
             return selection_from_json(
                 read_record(self.store, shards.SELECTION), self.plan, f"{self.url}/{shards.SELECTION}"
@@ -243,12 +243,12 @@ class Dataset:
             return None
 
     def made(self) -> Sequence[int]:
-        """The shards that are there, in order; of a whole dataset without looking at each."""
+        """The finished shards, in order; for a complete dataset without checking each."""
         all_made = len(self._made) == len(self.plan) or self.whole
         return range(len(self.plan)) if all_made else sorted(self.receipts())
 
     def manifest(self) -> Manifest | None:
-        """The manifest; None while the dataset is not whole. Raises DatasetError if it is malformed."""
+        """The manifest; None while the dataset is incomplete. Raises DatasetError if it is malformed."""
         source = f"{self.store.url}/{shards.MANIFEST}"
         try:
             return Manifest.from_json(read_record(self.store, shards.MANIFEST), source=source)
@@ -257,7 +257,7 @@ class Dataset:
 
     @property
     def exported_from(self) -> str | None:
-        """The dataset that it was made of by `export`; None where a job made it, or what tells it is damaged."""
+        """The source of an export; None if a job made the dataset, or if the record is damaged."""
         try:
             told = json.loads(read_record(self.store, shards.ORIGIN))
         except (FileNotFoundError, ValueError, RecursionError):
@@ -266,13 +266,12 @@ class Dataset:
         return source if isinstance(source, str) else None
 
     def finished(self) -> dict[int, Receipt]:
-        """The shards that are done, by index: a sound receipt, and files of the sizes that it names.
+        """The finished shards, by index: those with a valid receipt and files of the right sizes.
 
-        What is malformed or cut short does not count, so that it is made again. Contents are not
-        hashed; that is `verify`.
+        Malformed or truncated ones do not count, so that they are made again. Contents are not hashed, as by `verify`.
         """
         receipts = self.receipts()
-        # After the receipts, since a shard is in place before its receipt is.
+        # Listed after the receipts, since a shard is in place before its receipt.
         folders = {file.name.partition("/")[0] for receipt in receipts.values() for file in receipt.files}
         sizes = {entry.name: entry.size_bytes for folder in folders for entry in self.store.list(f"{folder}/")}
         finished = {
@@ -284,7 +283,7 @@ class Dataset:
         return finished
 
     def finished_shard(self, index: int) -> Receipt | None:
-        """The receipt of a shard that is done, as `finished` judges it; None where it is not."""
+        """The receipt of a shard if it is finished, by the rules of `finished`; else None."""
         receipt = self._sound_receipt(index)
         if receipt is None:
             return None
@@ -293,17 +292,17 @@ class Dataset:
         return receipt if all(sizes.get(file.name) == file.size_bytes for file in receipt.files) else None
 
     def receipts(self) -> dict[int, Receipt]:
-        """All sound receipts of this job, by shard index."""
+        """All valid receipts of this job, by shard index."""
         found = (shards.receipt_index(entry.name) for entry in self.store.list(shards.RECEIPTS + "/"))
         indices = [index for index in found if index is not None and index < len(self.plan)]
-        # Some at a time: handing a receipt to a thread and back takes as long as reading it from a disk.
+        # Several per task: passing one to a thread and back takes as long as reading it from disk.
         size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
         start, worked = time.perf_counter(), time.thread_time()
         receipts = dict(self._sound_receipts(parts[0])) if parts else {}
         elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
         with ThreadPoolExecutor(_READERS) as readers:
-            # Where reading is mostly waiting, threads wait together; where it is work, they are in each other's way.
+            # If reading is mostly waiting, threads wait in parallel; if it is mostly work, they slow each other down.
             apply = readers.map if elapsed > 2 * worked else map
             for sound in apply(self._sound_receipts, parts[1:]):
                 receipts.update(sound)
@@ -321,7 +320,7 @@ class Dataset:
 
     @property
     def whole(self) -> bool:
-        """Whether a sound manifest of this very job says that all samples are there."""
+        """Whether a valid manifest of this job exists, so that all samples are there."""
         try:
             manifest = self.manifest()
         except DatasetError:

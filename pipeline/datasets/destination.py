@@ -1,4 +1,4 @@
-"""A destination as the place of a job: `job.json`, and what the user brought, before any work."""
+"""Prepares a destination for a job: writes `job.json` and the user's files before any work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stores.store import Store
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that the user brings, as it will lie at the destination."""
+    """A file of the user, as it is stored at the destination."""
 
     name: str
     data: bytes
@@ -28,19 +28,19 @@ class Upload:
         return hashlib.sha256(self.data).hexdigest()
 
     def write(self, store: Store) -> None:
-        """Puts it at the destination."""
+        """Writes it to the destination."""
         store.write(self.name, self.data)
 
 
 def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Upload]) -> Store:
-    """Makes a destination the place of a job: checks it, writes `job.json` and what the user brought.
+    """Prepares a destination for a job: checks it, writes `job.json` and the user's files.
 
-    Raises DestinationOccupiedError where it holds another job or other files.
+    Raises DestinationOccupiedError if it holds another job or other files.
     """
     store = open_store(destination)
     if not is_canonical(store.url):
-        raise UsageError(f"destination {shown(store.url)} has characters that are not shown: use another name")
-    # First, since it gives up soonest where an endpoint does not answer.
+        raise UsageError(f"destination {shown(store.url)} has characters that cannot be displayed: use another name")
+    # First, since it fails soonest if an endpoint does not respond.
     store.check_writable()
     if check_free(spec, store) is None:
         for upload in uploads:
@@ -50,9 +50,9 @@ def prepare(spec: JobSpec, destination: str | os.PathLike[str], uploads: list[Up
 
 
 def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
-    """The spec that lies there, which is the same job's, or None where nothing does.
+    """The spec at a destination if it is the same job's; None if the destination is empty.
 
-    Raises DestinationOccupiedError where it holds another job or other files.
+    Raises DestinationOccupiedError if it holds another job or other files.
     """
     present = read_spec(store)
     if present is None:
@@ -66,7 +66,7 @@ def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
 
 
 def read_spec(store: Store) -> JobSpec | None:
-    """The spec at a destination; None where there is none. Raises DatasetError if it is malformed."""
+    """The spec at a destination; None if there is none. Raises DatasetError if it is malformed."""
     try:
         text = read_record(store, shards.JOB)
     except (FileNotFoundError, NotADirectoryError):
@@ -75,7 +75,7 @@ def read_spec(store: Store) -> JobSpec | None:
 
 
 def spec_at(destination: str) -> tuple[JobSpec, str]:
-    """Spec and normalised place of the job at a destination. Raises DatasetError where there is none."""
+    """Spec and normalized destination of the job there. Raises DatasetError if there is none."""
     store = open_store(destination)
     spec = read_spec(store)
     if spec is None:
@@ -93,7 +93,7 @@ def _refuse_other_files(store: Store) -> None:
 
 def _way_on(present: JobSpec, wanted: JobSpec, url: str) -> str:
     if present.samples_sha256 == wanted.samples_sha256 and present.count < wanted.count:
-        return f"'noisemill extend {quote(url)} --count {wanted.count}' to make that one larger"
+        return f"'noisemill extend {quote(url)} --count {wanted.count}' to extend that one"
     return f"'noisemill resume {quote(url)}' to complete that one"
 
 

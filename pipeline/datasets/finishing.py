@@ -1,6 +1,6 @@
 """The last step of a job: contact sheet, card, index of shards and, last of all, the manifest.
 
-Every part is made from what lies at the destination, so that it can be made again by anyone.
+Every part is made from the files at the destination, so that it can be made again at any time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pipeline.spec import plan as shards
 def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True) -> Manifest:
     """Writes preview, card, index and manifest of a dataset whose shards are all done.
 
-    `reproducible` says whether its samples depend on nothing but their latents and labels.
+    `reproducible`: whether its samples depend on their latents and labels only.
 
-    Raises DatasetError if one is not.
+    Raises DatasetError if a shard is missing or damaged.
     """
     dataset = Dataset(destination)
     receipts = dataset.finished()
@@ -48,7 +48,7 @@ def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True) 
         finished_at=time.time(),
         reproducible=reproducible,
     )
-    # All shards are in place: what is still on its way comes from workers that were given up.
+    # All shards are in place: remaining drafts belong to workers that have lost their leases.
     dataset.store.sweep(older_than_s=0)
     sheet = contact_sheet(dataset)
     if sheet is not None:

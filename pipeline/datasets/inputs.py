@@ -1,7 +1,7 @@
-"""What goes into the generator for any range of samples: latents, noise, attributes and labels.
+"""The generator's inputs for any range of samples: latents, noise, attributes and labels.
 
-They come from the seed and the plans, or from files that the user brought and that lie at the
-destination (`latents.npy`, `attributes.npy`, `labels.npy`), of which only the rows asked for are read.
+They come from the seed and the plans, or from the user's files at the destination (`latents.npy`, `attributes.npy`,
+`labels.npy`), of which only the requested rows are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.stores.store import Store
 
 
 class Inputs:
-    """What goes into the generator in one job."""
+    """The generator's inputs in one job."""
 
     def __init__(self, spec: JobSpec, store: Store) -> None:
         self._spec = spec
@@ -67,14 +67,14 @@ class Inputs:
             return self._plan.labels(first, count)
         labels = read_rows(self._store, shards.LABELS, first, count, "int32", ())
         if count and not 0 <= labels.min() <= labels.max() < len(self._spec.classes or ()):
-            raise DatasetError(f"{self._store.url}/{shards.LABELS} holds labels that are no class: it was changed")
+            raise DatasetError(f"{self._store.url}/{shards.LABELS} has labels that are not classes: it was changed")
         return labels
 
 
 def read_rows(store: Store, name: str, first: int, count: int, dtype: str, row_shape: tuple[int, ...]) -> NDArray[Any]:
     """Rows `first` to `first + count - 1` of an .npy file of this dtype and shape, without reading the others.
 
-    Raises DatasetError if the file is absent, is no such file, or ends before.
+    Raises DatasetError if the file is absent, malformed or too short.
     """
     try:
         with store.open(name) as file:

@@ -1,4 +1,4 @@
-"""What `verify` finds damaged, `resume` makes again."""
+"""Withdraws the records of damaged shards, so that `resume` makes them again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pipeline.spec import plan as shards
 
 
 def withdraw_damaged(destination: str) -> None:
-    """Withdraws the records of damaged shards, so that they count as missing; of a sound dataset, nothing.
+    """Withdraws the records of damaged shards, so that they count as missing.
 
-    A dataset that says that it is whole is hashed through: somebody has a reason to doubt it. Of one that
-    does not, the sizes are enough (`Dataset.finished`), or going on with a long job would begin with
-    reading all that it has made.
+    A dataset with a manifest is hashed completely: the user has a reason to doubt it. Otherwise sizes are enough
+    (`Dataset.finished`); hashing would begin every resume of a long job with reading all of its output.
     """
     dataset = Dataset(destination)
     if not dataset.store.exists(shards.MANIFEST):
@@ -33,6 +32,6 @@ def withdraw_damaged_shards(dataset: Dataset, indices: Iterable[int]) -> None:
 
 
 def _withdraw(dataset: Dataset, damaged: Iterable[int]) -> None:
-    # The manifest goes first: from here on the dataset says itself that it is not whole.
+    # The manifest is deleted first: from now on the dataset counts as incomplete.
     dataset.store.delete([shards.MANIFEST])
     dataset.store.delete(shards.receipt_name(index) for index in damaged)

@@ -1,7 +1,7 @@
-"""Samples by index, quickly and in bounded memory, wherever they lie.
+"""Reads samples by index, fast and with bounded memory.
 
-On local disk `.npy` shards are mapped into memory. What can only be read in larger pieces, tar files and what
-lies in S3, is read in blocks of rows, of which the latest are kept. PNG files are read one by one.
+On local disk `.npy` shards are memory-mapped. Tar files and files in S3, which are read in larger pieces, are read in
+blocks of rows, and the latest blocks are cached. PNG files are read one by one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.spec.plan import Shard
 from pipeline.stores.local import LocalStore
 from pipeline.stores.store import Store
 
-#: Shards that are mapped at the same time; each holds a file open.
+#: Shards mapped at the same time; each keeps a file open.
 _MAPS = 64
-#: Bytes that one request to S3 fetches anyway.
+#: Smallest block in S3, bytes: a request takes as long for less.
 _REMOTE_BLOCK_BYTES = 2**20
-#: A tar is read from its start, so blocks are large: a whole shard of the default size.
+#: Block in a tar file, bytes. It is read from its start, so blocks are large: a whole shard of the default size.
 _TAR_BLOCK_BYTES = 64 * 2**20
 
 
@@ -47,9 +47,9 @@ class Rows:
         self._lock = threading.Lock()
 
     def read(self, shard: Shard, labels: Callable[[], Labels | None], rows: range) -> NDArray[Any]:
-        """These rows of a shard, (n, *shape), an array of the caller's own.
+        """These rows of a shard, (n, *shape), as a new array.
 
-        `labels` answers the shard's planned labels, where files are found by them. Raises DatasetError.
+        `labels` returns the planned labels, by which the layout "class" finds files. Raises DatasetError.
         """
         if self._mapped:
             return np.array(self._cached((shard.index, 0), partial(self._map, shard))[rows.start : rows.stop])
@@ -59,11 +59,11 @@ class Rows:
         for first in range(rows.start // self._block_rows * self._block_rows, rows.stop, self._block_rows):
             stop = min(first + self._block_rows, shard.count)
             if rows.start <= first and stop <= rows.stop:
-                # All of it is wanted: whoever reads in order does not come back for it.
+                # The whole block is requested, as in sequential reading: it will not be needed again.
                 parts.append(self._read(shard, labels, first, stop))
                 continue
             if rows.start == first and self._from_start:
-                # The first pictures of a shard, for a contact sheet say: the rest of it is many times as much.
+                # The first images of a shard, for example for a contact sheet: the rest is many times as much.
                 parts.append(self._read(shard, labels, first, rows.stop))
                 continue
             block = self._cached((shard.index, first), partial(self._read, shard, labels, first, stop))
@@ -81,7 +81,7 @@ class Rows:
             return np.memmap(file, dtype, "r", offset=file.tell(), shape=shape)
 
     def _cached(self, key: tuple[int, int], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """The block of this key; drops the least recently used where there are too many."""
+        """The cached block of this key; drops the least recently used ones if there are too many."""
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -100,7 +100,7 @@ class Rows:
 
 
 def _block_rows(spec: JobSpec, local: bool) -> int:
-    """Rows that are read and kept at a time; 0 where each is read by itself."""
+    """Rows read and cached at a time; 0 if each is read by itself."""
     if spec.format == "png" or (spec.format == "npy" and local):
         return 0
     target = _TAR_BLOCK_BYTES if spec.format == "tar" else _REMOTE_BLOCK_BYTES

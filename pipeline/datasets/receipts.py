@@ -1,4 +1,4 @@
-"""Receipts and the manifest: what lies at a destination must be what they say."""
+"""Receipts and the manifest, the records of the files at a destination."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from pipeline.stores.store import StoredFile
 RECEIPT_VERSION = 1
 MANIFEST_VERSION = 1
 
-#: Receipts of more files are written in one line.
+#: Receipts with more files than this are written in one line.
 _FEW_FILES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of the stored values of one shard, or of all."""
+    """Statistics of the stored values of one shard, or of all."""
 
     minimum: float
     maximum: float
     mean: float
-    #: Samples that equal another sample of their shard; at least, where a shard has more than 4 million.
+    #: Samples that equal another sample of their shard; a lower bound if a shard has more than 4 million.
     repeated: int
     #: Samples whose values are all the same.
     constant: int
     #: Samples per class; None for an unconditional generator.
     classes: tuple[int, ...] | None
-    #: What the values are compared by from afar, see `pipeline.datasets.sketch`; empty where nobody took it.
+    #: For comparisons without the values, see `pipeline.datasets.sketch`; empty if it was not computed.
     sketch: tuple[float, ...] = ()
 
 
-#: What is told of datasets whose manifest says so.
+#: Note about datasets whose manifest has `"reproducible": false`.
 NOT_REPRODUCIBLE = (
     "not reproducible: samples depend on random numbers that the model draws, or on the others in their batch"
 )
@@ -57,18 +57,19 @@ class EngineRecord:
     precision: str
     #: "cpu" or "gpu".
     device: str
-    #: What the device calls itself.
+    #: Model name of the device.
     device_name: str
-    #: Versions of noisemill, of what computed samples (tensorflow, keras, numpy) and of what compresses images (zlib).
+    #: Versions of noisemill, of tensorflow, keras and numpy, which computed samples, and of zlib, which compresses
+    #: images.
     versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What one finished shard must be."""
+    """The record of one finished shard."""
 
     version: int = RECEIPT_VERSION
-    #: Identity of the samples, `JobSpec.samples_sha256`: a dataset that is extended keeps its receipts.
+    #: Identity of the samples, `JobSpec.samples_sha256`: the same after an extension.
     samples_sha256: str
     shard: int
     first: int
@@ -76,12 +77,12 @@ class Receipt:
     files: tuple[StoredFile, ...]
     statistics: Statistics
     made_by: EngineRecord
-    #: How often the shard was claimed until it was done, from 1.
+    #: The number of claims until the shard was done, from 1.
     attempt: int
     worker: str
     #: Unix time.
     finished_at: float
-    #: Seconds that the stages of the mill were busy since the receipt before.
+    #: Seconds that the stages of the mill were busy since the previous receipt.
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -91,18 +92,18 @@ class Receipt:
 
     @property
     def sha256(self) -> str:
-        """Hash over the lines `SHA256  NAME`, one per file, as `sha256sum FILES | sha256sum` prints it."""
+        """Hash over the lines `SHA256  NAME`, one per file, as printed by `sha256sum FILES | sha256sum`."""
         lines = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def belongs_to(self, samples_sha256: str, shard: Shard) -> bool:
-        """Whether it is the receipt of this shard, or of a shorter one in its place, of these samples."""
+        """Whether it is the receipt of this shard of these samples, or of a shorter one in its place."""
         mine = (self.samples_sha256, self.shard, self.first)
         return mine == (samples_sha256, shard.index, shard.first) and self.count <= shard.count
 
     def to_json(self) -> str:
         """JSON with stable keys."""
-        # Of thousands of images: the copies that `asdict` makes, and the encoder that indents, would take five times
+        # For thousands of files, the copies made by `asdict` and the indenting encoder would take five times
         # as long as this.
         data = {**asdict(replace(self, files=())), "files": [file._asdict() for file in self.files]}
         return json.dumps(data, sort_keys=True, indent=1 if len(self.files) <= _FEW_FILES else None) + "\n"
@@ -120,12 +121,12 @@ class Receipt:
             _check(receipt, int, "version", "shard", "first", "count", "attempt")
             _check(receipt, float, "finished_at")
             if not isinstance(receipt.seconds, dict) or not all(map(_is_number, receipt.seconds.values())):
-                raise ValueError("seconds are no numbers")
+                raise ValueError("seconds are not numbers")
             for file in receipt.files:
                 _check(file, str, "name", "sha256")
                 _check(file, int, "size_bytes")
         except (TypeError, ValueError, KeyError) as error:
-            raise DatasetError(f"{source} is no receipt: {error}") from None
+            raise DatasetError(f"{source} is not a receipt: {error}") from None
         return receipt
 
     def index_line(self) -> str:
@@ -144,7 +145,7 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Written last: its presence means that the dataset is whole."""
+    """Written last: its presence means that the dataset is complete."""
 
     version: int = MANIFEST_VERSION
     #: Version of noisemill that wrote it.
@@ -160,17 +161,17 @@ class Manifest:
     #: sha256 of shards.jsonl.
     index_sha256: str
     statistics: Statistics
-    #: Each way in which samples were computed.
+    #: All engines that computed samples.
     made_by: tuple[EngineRecord, ...]
     #: Unix time.
     finished_at: float
-    #: Whether a sample depends on its latent and label alone; not where the network draws random numbers, or takes
-    #: statistics over its batch. In the file only where it is false.
+    #: Whether a sample depends on its latent and label alone. It does not if the network draws random numbers or takes
+    #: statistics over its batch. Written to the file only if false.
     reproducible: bool = True
 
     @property
     def sha256(self) -> str:
-        """Hash of manifest.json as noisemill writes it, as `sha256sum manifest.json` prints it."""
+        """Hash of manifest.json, as printed by `sha256sum manifest.json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -193,7 +194,7 @@ class Manifest:
             _check(manifest, float, "finished_at")
             _check(manifest, bool, "reproducible")
         except (TypeError, ValueError, KeyError) as error:
-            raise DatasetError(f"{source} is no manifest: {error}") from None
+            raise DatasetError(f"{source} is not a manifest: {error}") from None
         return manifest
 
 
@@ -214,7 +215,7 @@ def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
 
 
 def distinct_engines(receipts: Sequence[Receipt]) -> tuple[EngineRecord, ...]:
-    """Each way in which samples were computed, in the order of the shards."""
+    """All engines that computed samples, in the order of the shards."""
     distinct: list[EngineRecord] = []
     for receipt in receipts:
         if receipt.made_by not in distinct:
@@ -223,7 +224,7 @@ def distinct_engines(receipts: Sequence[Receipt]) -> tuple[EngineRecord, ...]:
 
 
 def statistics_of(data: dict[str, Any]) -> Statistics:
-    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
+    """From the result of `asdict`. Raises ValueError, TypeError or KeyError."""
     classes = data["classes"]
     sketch = tuple(data["sketch"])
     statistics = Statistics(**{**data, "classes": None if classes is None else tuple(classes), "sketch": sketch})
@@ -237,7 +238,7 @@ def statistics_of(data: dict[str, Any]) -> Statistics:
 
 
 def engine_record(data: dict[str, Any]) -> EngineRecord:
-    """From what `asdict` made of it. Raises ValueError, TypeError or KeyError."""
+    """From the result of `asdict`. Raises ValueError, TypeError or KeyError."""
     record = EngineRecord(**data)
     _check(record, str, "engine", "precision", "device", "device_name")
     _check(record, int, "batch")
@@ -247,7 +248,7 @@ def engine_record(data: dict[str, Any]) -> EngineRecord:
 
 
 def _check(record: object, kind: type, *names: str) -> None:
-    """Raises ValueError for a field that is no text (str), whole number of at least 0 (int) or number (float)."""
+    """Raises ValueError unless each field is text (str), a whole number of at least 0 (int) or a number (float)."""
     for name in names:
         value: Any = getattr(record, name)
         if kind is float:
@@ -269,7 +270,7 @@ _FIELDS_OF_MANIFEST = frozenset(field.name for field in fields(Manifest))
 
 
 def _object(text: bytes, source: str, names: frozenset[str], newest: int, optional: str = "") -> dict[str, Any]:
-    """The fields of a record, all of them but perhaps one, and no others."""
+    """The fields of a record: exactly `names`, of which one may be optional."""
     data = parse_record(text, source)
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")

@@ -1,19 +1,19 @@
-"""A dataset as a recipe: one small file from which it can be made again elsewhere, and compared with what it was.
+"""A recipe: a small file from which a dataset can be made again elsewhere, and compared with the original.
 
 JSON, written by `to_json`:
 
-    recipe      version of this form
+    recipe      version of this format
     noisemill   version that wrote it
     job         the spec, as in job.json
     generator   its name, digest, and where to get it
-    made_by     engine, batch, device and versions, each way in which shards were made
+    made_by     engine, batch, device and versions of all engines that made shards
     statistics  of all stored values
-    reproducible        false where the generator's samples are no function of their inputs; else left out
-    inputs      latents, attributes and labels that the user brought: size and hash; the bytes too where they are few
-    shards      32 bytes a shard in base64: half of its SHA-256, and its sketch (`pipeline.datasets.sketch`) as float32
-    sha256      over all of this, so that an edited or damaged recipe is known
+    reproducible        false if samples are not a function of the generator's inputs; otherwise left out
+    inputs      the user's latents, attributes and labels: size and hash, and for small files their bytes
+    shards      32 bytes per shard in base64: half of its SHA-256, and its sketch (`pipeline.datasets.sketch`) as
+    float32 sha256      over all of this, so that an edited or damaged recipe is detected
 
-Half a SHA-256 still leaves one chance in 2**128 that another shard has the same.
+With half a SHA-256, the chance that another shard has the same is one in 2**128.
 """
 
 from __future__ import annotations
@@ -44,38 +44,38 @@ RECIPE_VERSION = 1
 #: A shard's fingerprint: half of its hash, and its sketch.
 FINGERPRINT = np.dtype([("sha256", "V16"), ("sketch", "<f4", (WIDTH,))])
 
-#: Latents and labels of the user's up to so many bytes go into the recipe.
+#: The user's files up to this size are embedded in the recipe, bytes.
 EMBEDDED_BYTES = 256 * 1024
-#: Larger files are no recipe: one of ten million shards has less.
+#: Largest recipe that is read, bytes: one of ten million shards is smaller.
 MAX_BYTES = 1 << 30
 
-#: Share of full scale within which values count as equal, in the root mean square
+#: Root mean square difference up to which shards count as equal, as a share of full scale
 #: (docs/decisions/0070-how-engines-agree.md).
 TOLERANCE = 1e-6
-#: The same where they were computed in fewer bits.
+#: The same for reduced precision.
 _LOW_PRECISION_TOLERANCE = 5e-3
-#: Distance of two neighbouring stored values, as a share of full scale.
+#: Distance between two neighboring stored values, as a share of full scale.
 _STEP = {"float32": 0.0, "float16": 2**-11, "uint8": 1 / 255}
 
 IDENTICAL, CLOSE, DIFFERENT = "bit-equal", "within tolerance", "different"
-#: Differs, as the samples of a generator do that are no function of its inputs.
+#: Verdict for samples that are not a function of the generator's inputs.
 UNCOMPARABLE = "not reproducible"
 VERDICTS = (IDENTICAL, CLOSE, DIFFERENT, UNCOMPARABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A file that the user brought."""
+    """A file of the user."""
 
     sha256: str
     size_bytes: int
-    #: Its bytes; None where they are too many.
+    #: Its bytes; None if it is too large.
     data: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What it takes to make a dataset again, and to know whether it is the same."""
+    """Everything needed to make a dataset again and to compare it."""
 
     noisemill: str
     spec: JobSpec
@@ -85,12 +85,12 @@ class Recipe:
     inputs: Mapping[str, Input]
     #: FINGERPRINT, (shards,).
     fingerprints: NDArray[np.void]
-    #: Whether samples are a function of their latents and labels alone.
+    #: Whether samples are a function of their latents and labels only.
     reproducible: bool = True
 
     @property
     def where(self) -> str:
-        """Where to get the generator, for people."""
+        """Where to get the generator, as text."""
         reference = self.spec.generator
         if reference.startswith("s3://"):
             return f"fetched from {reference}"
@@ -100,23 +100,23 @@ class Recipe:
     def tolerance(self) -> float:
         """Root mean square difference, as a share of full scale, up to which a shard is the same.
 
-        Values that differ by t are stored as different ones of distance s with a chance of t / s.
+        A difference of t moves a stored value to the next one, at distance s, with probability t / s.
         """
         computed = TOLERANCE if self.spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
         return max(computed, math.sqrt(computed * _STEP[self.spec.dtype]))
 
     @property
     def full_scale(self) -> float:
-        """From the least to the greatest value that can be."""
+        """Distance between the least and the greatest possible value."""
         if self.spec.dtype == "uint8":
             return 255.0
         low, high = self.spec.value_range or (self.statistics.minimum, self.statistics.maximum)
         return high - low or 1.0
 
     def compare(self, receipt: Receipt) -> tuple[str, float | None]:
-        """Whether a shard is bit-equal, within tolerance, different or not reproducible, and by how much it differs.
+        """Whether a shard is bit-equal, within tolerance, different or not reproducible, and its difference.
 
-        That is the root mean square over its values, as a share of full scale; None where one of both has no sketch.
+        The difference is the root mean square over its values, as a share of full scale; None if one has no sketch.
         """
         fingerprint = self.fingerprints[receipt.shard]
         if fingerprint["sha256"].tobytes() == _half(receipt.sha256):
@@ -130,7 +130,7 @@ class Recipe:
         return (CLOSE if share <= self.tolerance else different), share
 
     def to_json(self) -> str:
-        """The file."""
+        """The content of the file."""
         body = {
             "recipe": RECIPE_VERSION,
             "noisemill": self.noisemill,
@@ -162,16 +162,16 @@ class Recipe:
         except DatasetError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-            raise DatasetError(f"{source} is no recipe: {error}") from None
+            raise DatasetError(f"{source} is not a recipe: {error}") from None
         if len(recipe.fingerprints) != len(spec.plan) or not recipe.made_by:
-            raise DatasetError(f"{source} is no recipe: it tells of {len(recipe.fingerprints)} shards")
+            raise DatasetError(f"{source} is not a recipe: it has {len(recipe.fingerprints)} shards")
         return recipe
 
 
 def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
-    """The recipe of a whole dataset, from its manifest and index of shards; no shard is read.
+    """The recipe of a complete dataset, from its manifest and index of shards; reads no shard.
 
-    `generator` is where others get it, if not where the job found it. Raises DatasetError if the dataset is not whole.
+    `generator` is where others get it, if not where the job found it. Raises DatasetError if the dataset is incomplete.
     """
     spec = dataset.spec
     if spec.format == "null":
@@ -198,7 +198,7 @@ def _index(dataset: Dataset, sha256: str) -> list[dict[str, Any]]:
         text = b""
     if hashlib.sha256(text).hexdigest() != sha256:
         raise DatasetError(
-            f"{dataset.url}/{shards.SHARD_INDEX} is missing or damaged: 'noisemill resume {dataset.url}' mends it"
+            f"{dataset.url}/{shards.SHARD_INDEX} is missing or damaged: 'noisemill resume {dataset.url}' repairs it"
         )
     return [json.loads(line) for line in text.splitlines()]
 
@@ -244,13 +244,13 @@ def _sha256(body: Mapping[str, Any]) -> str:
 
 
 def _checked(text: bytes, source: str) -> dict[str, Any]:
-    """What a recipe holds, once it is known that it is one and nobody has changed it."""
+    """The content of a recipe, after checking its form and hash."""
     body = parse_record(text, source)
     if not isinstance(body, dict) or "recipe" not in body:
-        raise DatasetError(f"{source} is no recipe: 'noisemill recipe DEST' writes one")
+        raise DatasetError(f"{source} is not a recipe: 'noisemill recipe DEST' writes one")
     if isinstance(body["recipe"], int) and body["recipe"] > RECIPE_VERSION:
         raise DatasetError(f"{source} was written by a newer noisemill (version {body['recipe']}): upgrade")
     told = body.pop("sha256", None)
     if told != _sha256(body):
-        raise DatasetError(f"{source} is damaged or was edited: its hash is not the one that it tells")
+        raise DatasetError(f"{source} is damaged or was edited: its hash does not match")
     return body

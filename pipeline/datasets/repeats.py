@@ -1,4 +1,4 @@
-"""Counts the samples of a shard that equal another, in bounded memory."""
+"""Counts the samples of a shard that equal another one, with bounded memory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-#: Samples that all others are compared with. With 8 bytes each and as much to sort them, 64 MiB.
+#: Samples that all others are compared with. 8 bytes each, and as much for sorting, make 64 MiB.
 MOST_KEPT = 2**22
 
 
 class Repeats:
     """Counts samples by the hashes of their bytes.
 
-    Exact up to `most_kept` samples. Of more than that, each of the later ones is compared with the first
-    `most_kept` alone, so that the count is a lower bound: a generator that has collapsed to a few samples made
-    them among the first millions already.
+    Exact up to `most_kept` samples. Later samples are compared only with the first `most_kept`, so the count is a lower
+    bound: a generator that has collapsed to a few samples makes them among the first millions already.
     """
 
     def __init__(self, count: int, most_kept: int = MOST_KEPT) -> None:
         self._hashes = np.empty(min(count, most_kept), np.uint64)
         self._seen = 0
-        #: The distinct hashes among those kept, and how often each came; from when no more are kept.
+        #: The distinct hashes among those kept, and their counts; set once no more are kept.
         self._known: tuple[NDArray[np.uint64], NDArray[np.intp]] | None = None
 
     def add(self, samples: NDArray[Any] | Sequence[bytes]) -> None:
-        """Takes in samples: (n, sample_size), C-contiguous, or the bytes of each."""
+        """Adds samples: (n, sample_size), C-contiguous, or the bytes of each."""
         fresh = np.fromiter(map(xxh3_64_intdigest, samples), np.uint64, count=len(samples))
         kept = fresh[: len(self._hashes) - self._seen]
         self._hashes[self._seen : self._seen + len(kept)] = kept
@@ -37,7 +36,7 @@ class Repeats:
             self._compare(fresh[len(kept) :])
 
     def count(self) -> int:
-        """Samples that equal another."""
+        """Number of samples that equal another one."""
         counts = self._counted()[1]
         return int(counts[counts > 1].sum())
 

@@ -1,4 +1,4 @@
-"""What a shard's receipt says of its values, gathered batch by batch."""
+"""Statistics of a shard's values, collected batch by batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.datasets.receipts import Statistics
 from pipeline.datasets.repeats import Repeats
 from pipeline.datasets.sketch import Sketch
 
-#: Values that are looked at in one go: 1 MiB of float64.
+#: Values processed at a time: 1 MiB of float64.
 _STRETCH = 2**17
 
 
 def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
     """Raises SampleError that names the first sample with NaN or infinity; `first` is the index of row 0."""
-    # Minimum and maximum carry a NaN or an infinity through, and cost a fraction of isfinite.
+    # Minimum and maximum propagate NaN and infinity, and cost a fraction of isfinite.
     if math.isfinite(float(samples.min())) and math.isfinite(float(samples.max())):
         return
     bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))
@@ -27,7 +27,7 @@ def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity
 
 
 class ShardStatistics:
-    """Statistics of the stored samples of one shard, in bounded memory."""
+    """Statistics of the stored samples of one shard, with bounded memory."""
 
     def __init__(self, count: int, classes: int | None, *, first: int) -> None:
         self._repeats = Repeats(count)
@@ -39,9 +39,9 @@ class ShardStatistics:
         self._classes = None if classes is None else np.zeros(classes, np.int64)
 
     def add(self, samples: NDArray[Any], labels: NDArray[np.int32] | None) -> None:
-        """Takes in one batch as it is stored, C-contiguous."""
+        """Adds one batch of stored values, C-contiguous."""
         rows = samples.reshape(len(samples), -1)
-        # Some rows at a time stay in the processor's cache through all that is done to them.
+        # A few rows at a time stay in the processor's cache through all steps.
         stretch = max(1, _STRETCH // rows.shape[1])
         for start in range(0, len(rows), stretch):
             self._add(rows[start : start + stretch])
@@ -61,7 +61,7 @@ class ShardStatistics:
         self._repeats.add(rows)
 
     def result(self) -> Statistics:
-        """Statistics of all that was taken in."""
+        """Statistics of all batches added."""
         return Statistics(
             minimum=self._minimum,
             maximum=self._maximum,

@@ -1,10 +1,10 @@
-"""Four numbers that stand for all values of a dataset, so that it can be compared with another that is elsewhere.
+"""Four numbers that represent all values of a dataset, to compare it with another that is not at hand.
 
-Each is a sum over all values with random weights. Where two
-datasets differ by d, the square of the difference of such sums is on average the sum of the squares of d (as Alon,
-Matias and Szegedy, 1996, have it for random signs), whatever cancels in the mean of the values. So what is told from
-the sketches of two shards is the root mean square of their difference. Weights depend on the index of a sample and
-the position in it alone: sketches of shards add up to the dataset's, however it is cut.
+Each is a sum over all values with random weights. If two datasets differ by d, the square of the difference of such
+sums is on average the sum of the squares of d (Alon, Matias and Szegedy, 1996, for random signs), even if the
+differences cancel in the mean. So the sketches of two shards give the root mean square of their difference. Weights
+depend only on the index of a sample and the position in it, so the sketches of shards add up to that of the dataset,
+whatever the shard size.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Sums of a sketch. One estimate in a hundred is a tenth of the truth, or less (measured).
+#: Number of sums. One estimate in a hundred is a tenth of the truth, or less (measured).
 WIDTH = 4
 
 _BLOCK = 1024
-#: Keys of the two streams of weights, one of samples and one of the values in each, anew for each block of samples.
+#: Keys of the two streams of weights, for samples and for the values in each, drawn again for each block of samples.
 _ROWS, _COLUMNS = 1, 2
-#: Sizes of weights: their mean square is 1.
+#: Range of the weights' magnitudes: their mean square is 1.
 _LEAST, _MOST = 0.5, (math.sqrt(45) - 1) / 4
 
 
 class Sketch:
-    """The sketch of a range of samples, taken in batch by batch."""
+    """The sketch of a range of samples, computed batch by batch."""
 
     def __init__(self, first: int) -> None:
         self._next = first
         self._sums = np.zeros(WIDTH)
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Takes in the next samples, flattened: (n, sample_size), of any dtype; float64 costs no copy."""
+        """Adds the next samples, flattened: (n, sample_size), of any dtype; float64 needs no copy."""
         taken = 0
         while taken < len(rows):
             block, start = divmod(self._next, _BLOCK)
@@ -51,7 +51,7 @@ class Sketch:
 
 
 def difference(a: Sequence[float], b: Sequence[float], values: int) -> float:
-    """Root mean square of the difference of two arrays of so many values, estimated from their sketches."""
+    """Root mean square difference of two arrays with this number of values, estimated from their sketches."""
     squares = math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True))
     return math.sqrt(squares / (WIDTH * values))
 
@@ -59,7 +59,7 @@ def difference(a: Sequence[float], b: Sequence[float], values: int) -> float:
 @lru_cache(maxsize=2)
 def _column_weights(block: int, size: int) -> NDArray[np.float64]:
     """Weights of the values of a sample, (WIDTH, size), in a block of samples."""
-    # So they lie in memory as the samples do, which the product of a few samples is twice as fast for.
+    # The same memory layout as samples, which makes the product of a few samples twice as fast.
     return np.ascontiguousarray(_weights(np.random.Philox(key=[_COLUMNS, block]).random_raw(size)).T)
 
 
@@ -70,9 +70,9 @@ def _row_weights(block: int) -> NDArray[np.float64]:
 
 
 def _weights(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Four weights from the bits of each word: signs times numbers from 0.5 to 1.43, of variance 1.
+    """Four weights from the bits of each word: signs times numbers from 0.5 to 1.43, with variance 1.
 
-    With signs alone, two samples in each other's place would show in none of the sums once in 16 times.
+    With signs alone, one swap of two samples in 16 would not change any of the sums.
     """
     parts = ((words[:, None] >> np.arange(WIDTH, dtype=np.uint64) * np.uint64(16)) & np.uint64(0xFFFF)).astype(np.int64)
     sizes = _LEAST + (parts >> 1) / 2**15 * (_MOST - _LEAST)

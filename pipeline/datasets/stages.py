@@ -1,16 +1,16 @@
-"""Stages of the mill, and which of them bounded a run."""
+"""Stages of the mill, and which of them limited a job."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: What a user is told about the stage that bounded a run.
+#: Stage -> verdict if it limited a job.
 _BOUND = {"noise": "noise-bound", "predict": "device-bound", "encode": "encode-bound", "write": "store-bound"}
 #: The mill's stages, in the order in which a batch passes them.
 STAGES = tuple(_BOUND)
 
 
 def verdict(stage_seconds: Mapping[str, float]) -> str | None:
-    """What the time went into: the busiest stage, in a word; None where nothing was measured."""
+    """The verdict for the busiest stage; None if nothing was measured."""
     known = {stage: seconds for stage, seconds in stage_seconds.items() if stage in _BOUND}
     return _BOUND[max(known, key=lambda stage: known[stage])] if any(known.values()) else None

@@ -1,4 +1,4 @@
-"""Is what lies at a destination what its records say, whole, and could it be made again?"""
+"""Verifies a dataset against its records, and computes samples again."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ _PIECE_BYTES = 4 * 2**20
 
 @dataclass
 class Report:
-    """What a verification found."""
+    """The result of a verification."""
 
     destination: str
     #: Samples and shards that should be there.
     count: int
     shards: int
-    #: Where that is not all of the plan: which shards.
+    #: The shards that should be there; None for all.
     selection: str | None = None
-    #: Shards whose files were all there with the right hashes.
+    #: Shards whose files all exist with the right hashes.
     shards_sound: int = 0
     samples_sound: int = 0
     bytes_checked: int = 0
-    #: What is wrong, one line each.
+    #: Problems, one line each.
     problems: list[str] = field(default_factory=list)
     #: Shards that are missing or damaged.
     damaged: list[int] = field(default_factory=list)
-    #: Whether `resume` can mend what is wrong, or some of it.
+    #: Whether `resume` can repair at least some of the problems.
     mendable: bool = False
     #: Hash of manifest.json; None if there is none.
     manifest_sha256: str | None = None
-    #: What is worth knowing but not wrong.
+    #: Notes that are not problems.
     notes: list[str] = field(default_factory=list)
-    #: Samples that were computed again, and how they compared; None where none were.
+    #: Comparison of samples that were computed again; None if none were.
     recomputed: Recomputed | None = None
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
@@ -64,18 +64,18 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputed:
-    """How samples that were computed again compared with those that are stored."""
+    """Comparison of samples that were computed again with the stored ones."""
 
     samples: int
-    #: Stored values equal to the last bit.
+    #: Samples whose stored values are equal bit for bit.
     identical: int
     #: Greatest difference, as a share of full scale.
     largest_difference: float
     #: Indices of samples that differ by more than the tolerance.
     different: tuple[int, ...]
-    #: Share of full scale that counts as the same.
+    #: Largest difference that counts as equal, as a share of full scale.
     tolerance: float
-    #: Whether they could be expected to be the same.
+    #: Whether they can be expected to be equal.
     reproducible: bool = True
 
 
@@ -90,14 +90,14 @@ def verify(
 ) -> Report:
     """Checks every record and every byte of a dataset; computes `recompute` random samples again.
 
-    The manifest covers the index of shards, that covers the receipts, and these cover all files of the shards. So
-    `manifest_sha256`, the hash of manifest.json in 64 hexadecimal digits, pins every sample against whoever can write
-    at the destination.
+    The manifest covers the index of shards, the index covers the receipts, and these cover all files. So
+    `manifest_sha256`, the hash of manifest.json in 64 hexadecimal digits, detects any change by someone who can write
+    to the destination.
 
-    The generator to compute with is the one that the dataset names, if the user has named it here before or
-    `trust_generator` says so, else `generator`.
+    Samples are computed with the generator that the dataset names, if the user has named it here before or
+    `trust_generator` is true, else with `generator`.
 
-    `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset, GeneratorError where
+    `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset, GeneratorError if
     its generator is not trusted.
     """
     dataset = Dataset(destination)
@@ -125,15 +125,15 @@ def verify(
 def _believable_selection(dataset: Dataset, report: Report) -> Selection | None:
     """The selection, unless a manifest or an index contradicts it.
 
-    Nothing covers selection.json, so it must never take files out of the check that a whole dataset has: both records
-    are written only after all shards were made, and the selection is deleted before the manifest is written.
+    No record covers selection.json, so it must not exempt files of a complete dataset from the check. Manifest and
+    index are written only after all shards were made, and the selection is deleted before the manifest is written.
     """
     selection = dataset.selection()
     if selection is None:
         return None
     contradicting = next((name for name in (shards.MANIFEST, shards.SHARD_INDEX) if dataset.store.exists(name)), None)
     if contradicting is None:
-        report.notes.append("a selection has no manifest: files were compared with their receipts alone")
+        report.notes.append("a selection has no manifest: files were compared with their receipts only")
         return selection
     report.problems.append(
         f"{shards.SELECTION} lists some shards only, but {contradicting} covers all: remove {shards.SELECTION}"
@@ -142,7 +142,7 @@ def _believable_selection(dataset: Dataset, report: Report) -> Selection | None:
 
 
 def damaged_among(dataset: Dataset, indices: Iterable[int]) -> list[int]:
-    """Those of some shards that are not, byte for byte, what their receipts say."""
+    """The shards of `indices` whose files do not match their receipts."""
     made = list(indices)
     report = Report(destination=dataset.url, count=0, shards=len(made))
     _check_shards(dataset, report, made, None)
@@ -152,7 +152,7 @@ def damaged_among(dataset: Dataset, indices: Iterable[int]) -> list[int]:
 def _check_shards(
     dataset: Dataset, report: Report, indices: Iterable[int], progress: Callable[[int, int], None] | None
 ) -> dict[int, Receipt]:
-    """Hashes all files; answers the receipts of sound shards."""
+    """Hashes all files; returns the receipts of intact shards."""
     sound = {}
     missing = 0
     for done, index in enumerate(indices):
@@ -210,7 +210,7 @@ def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
 
 
 def damaged_inputs(dataset: Dataset) -> list[str]:
-    """What is wrong with the files of latents, attributes and labels that the user brought, by their hashes."""
+    """Problems of the user's latents, attributes and labels: files whose hashes differ."""
     problems = []
     for name, sha256 in dataset.spec.brought_files().items():
         try:
@@ -250,7 +250,7 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
     problems = []
     changed = [number for number, receipt in receipts.items() if lines[number] != receipt.index_line()]
     if changed:
-        # Damaged, so that `resume` makes these shards again instead of writing an index that agrees with them.
+        # Counted as damaged, so that `resume` makes these shards again instead of writing an index that matches them.
         report.damaged = sorted([*report.damaged, *changed])
         report.shards_sound -= len(changed)
         report.samples_sound -= sum(receipts[number].count for number in changed)
@@ -261,14 +261,14 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
     if len(ordered) == manifest.shards and not changed:
         totals = (manifest.size_bytes, manifest.statistics)
         if totals != (sum(receipt.size_bytes for receipt in ordered), merged_statistics(ordered)):
-            problems.append(f"{shards.MANIFEST} tells another size or other statistics than the receipts")
+            problems.append(f"{shards.MANIFEST} has another size or other statistics than the receipts")
         if manifest.made_by != distinct_engines(ordered):
             problems.append(f"{shards.MANIFEST} names other engines or versions than the receipts")
     return problems
 
 
 def _check_strangers(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
-    """Files among the shards that no receipt knows: readers that take whole folders would read them."""
+    """Reports files among the shards that no receipt names: readers of whole folders would read them."""
     known = {file.name for receipt in receipts.values() for file in receipt.files}
     mine = tuple(f"{folder}/" for folder in (shards.SHARDS, shards.IMAGES))
     strangers = [
@@ -290,7 +290,7 @@ def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:
 def _check_recomputed(
     dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int, generator: str
 ) -> None:
-    """Draws samples at random over the sound shards and has them computed again in a process of its own."""
+    """Draws random samples of intact shards and computes them again in a process of its own."""
     random = np.random.default_rng()
     pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
     indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
@@ -312,4 +312,4 @@ def _check_recomputed(
         if recomputed.reproducible:
             report.problems.append(told)
         else:
-            report.notes.append(f"{told}; that is no damage, the generator is {NOT_REPRODUCIBLE}")
+            report.notes.append(f"{told}; that is not damage, the generator is {NOT_REPRODUCIBLE}")

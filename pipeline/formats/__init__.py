@@ -1,4 +1,4 @@
-"""How samples are stored: a table of formats."""
+"""The table of formats for stored samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS: dict[str, Format] = {each.name: each for each in (NpyFormat(), PngForma
 
 
 def format_named(name: str) -> Format:
-    """The format of this name. Raises UsageError with the known names."""
+    """The format with this name. Raises UsageError with the known names."""
     if name in FORMATS:
         return FORMATS[name]
     close = difflib.get_close_matches(name.lower(), FORMATS, n=1)

@@ -1,4 +1,4 @@
-"""What a format is: the protocols that npy, png, tar and null all fulfil, and what they share."""
+"""The protocols of a format, implemented by npy, png, tar and null, and code that they share."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ShardWriter(Protocol):
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
         """Takes the shard's next samples, (n, *shape) of the stored dtype, C-contiguous, with labels int32 (n,).
 
-        Neither must change before `close`, which may be what writes them.
-        `labels` is None exactly where the samples have no classes. Raises ValueError for another
+        Neither may change before `close`, since they may be written only then.
+        `labels` is None if and only if the samples have no classes. Raises ValueError for another
         shape, dtype or label, or for more samples than the shard has; StoreError.
         """
         ...
 
     def close(self) -> None:
-        """Writes what is left: labels, ends of files. Raises ValueError if samples are missing; StoreError.
+        """Writes the rest: labels, ends of files. Raises ValueError if samples are missing; StoreError.
 
         Does not commit the draft.
         """
@@ -40,19 +40,19 @@ class ShardWriter(Protocol):
 
 
 class Format(Protocol):
-    """A way to store the samples of a shard. Without state."""
+    """A way to store the samples of a shard. Stateless."""
 
-    #: As `--format` takes it.
+    #: Its name in `--format`.
     name: str
-    #: The dtype of stored samples where the user leaves it open.
+    #: The default dtype of stored samples.
     default_dtype: str
     #: All dtypes that it can store.
     dtypes: tuple[str, ...]
-    #: All layouts that it knows, the default first.
+    #: All layouts that it supports, the default first.
     layouts: tuple[str, ...]
 
     def check(self, sample: SampleType) -> None:
-        """Raises UsageError if it cannot store such samples."""
+        """Raises UsageError if it cannot store samples of this type."""
         ...
 
     def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> ShardWriter:
@@ -60,26 +60,26 @@ class Format(Protocol):
         ...
 
     def names(self, shard: Shard, sample: SampleType, labels: Labels | None) -> list[str]:
-        """The files that such a shard consists of, in the order in which they are written.
+        """The files of such a shard, in the order in which they are written.
 
-        `labels`, int32 (shard.count,), are needed for the layout "class" alone.
+        `labels`, int32 (shard.count,), are needed only for the layout "class".
         """
         ...
 
     def read(
         self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None
     ) -> tuple[NDArray[Any], Labels | None]:
-        """Samples (shard.count, *shape) and their labels as they lie in the store.
+        """Samples (shard.count, *shape) and their labels as stored.
 
-        `labels` are the planned ones: the layout "class" finds its files by them.
-        Raises DatasetError naming the file that is missing or malformed; StoreError.
+        `labels` are those of the plan: the layout "class" finds its files by them.
+        Raises DatasetError that names the missing or malformed file; StoreError.
         """
         ...
 
     def read_rows(
         self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice
     ) -> NDArray[Any]:
-        """Samples `rows` of the shard, (n, *shape), without reading the others where the format allows.
+        """Samples `rows` of the shard, (n, *shape), without reading the others if the format allows it.
 
         Raises ValueError for a step other than 1; DatasetError and StoreError as `read` does.
         """
@@ -87,7 +87,7 @@ class Format(Protocol):
 
 
 class Intake:
-    """What every writer checks: that batches fit the sample type, and that a shard's samples come whole."""
+    """Checks that all writers share: batches match the sample type, and a shard gets all its samples."""
 
     def __init__(self, shard: Shard, sample: SampleType) -> None:
         self._shard = shard
@@ -98,7 +98,7 @@ class Intake:
 
     @property
     def labels(self) -> Labels:
-        """Labels of all samples taken so far, int32 (count,). Empty where the samples have no classes."""
+        """Labels of all samples taken so far, int32 (count,). Empty if the samples have no classes."""
         return np.concatenate([np.empty(0, dtype=np.int32), *self._batches])
 
     def take(self, samples: NDArray[Any], labels: Labels | None) -> int:
@@ -134,7 +134,7 @@ class Intake:
 
 
 def check_listed(format_: Format, sample: SampleType) -> None:
-    """Raises UsageError unless the format knows the dtype and layout of `sample`."""
+    """Raises UsageError unless the format supports the dtype and layout of `sample`."""
     if sample.dtype not in format_.dtypes:
         raise UsageError(f"{format_.name} stores {' or '.join(format_.dtypes)}, not {sample.dtype}")
     if sample.layout not in format_.layouts:
@@ -149,7 +149,7 @@ def check_image(format_name: str, sample: SampleType) -> None:
 
 
 def labels_of(labels: list[int], shard: Shard) -> Labels:
-    """Labels that were read for a shard, int32 (shard.count,). Raises ValueError for another number or beyond int32."""
+    """Labels read for a shard, int32 (shard.count,). Raises ValueError for another number of labels or beyond int32."""
     if len(labels) != shard.count:
         raise ValueError(f"it has {len(labels)} labels, not {shard.count}")
     if not all(0 <= label < 2**31 for label in labels):
@@ -158,7 +158,7 @@ def labels_of(labels: list[int], shard: Shard) -> Labels:
 
 
 def row_range(shard: Shard, rows: slice) -> range:
-    """The rows that a slice of a shard means. Raises ValueError for a step other than 1."""
+    """The rows selected by a slice of a shard. Raises ValueError for a step other than 1."""
     start, stop, step = rows.indices(shard.count)
     if step != 1:
         raise ValueError(f"rows of a shard are read with step 1, not {step}")
@@ -167,7 +167,7 @@ def row_range(shard: Shard, rows: slice) -> range:
 
 @contextmanager
 def malformed(store: Store, name: str) -> Iterator[None]:
-    """Turns a missing file, and any ValueError about what it holds, into a DatasetError that names it."""
+    """Turns a missing file, and any ValueError about its content, into a DatasetError that names it."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Images as PNG. The only place that knows how."""
+"""Encodes and decodes PNG images."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from PIL import Image
 
 from pipeline.formats.png_file import MOST_STORED_BYTES, CompressedPng, StoredPng
 
-#: Bytes of pixels that a thread compresses in one go: handing over less would cost as much as compressing it.
+#: Bytes of pixels per task of a compression thread: smaller tasks would cost as much to hand over as to compress.
 _STRETCH_BYTES = 2**17
 
 _CHANNELS_OF_MODE = {"L": 1, "RGB": 3, "RGBA": 4}
 
-#: What Pillow raises for bytes that are no whole PNG.
+#: Errors of Pillow for bytes that are not a whole PNG.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, Image.DecompressionBombError)
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Height, width and channels (1, 3 or 4) of samples of this shape; matrices are grey. None for what is no image."""
+    """Height, width and channels (1, 3 or 4) of samples of this shape; matrices are grey. None if not an image."""
     if len(shape) == 3 and shape[2] in (1, 3, 4) and 0 not in shape:
         return shape[0], shape[1], shape[2]
     return (shape[0], shape[1], 1) if len(shape) == 2 and min(shape) > 1 else None
 
 
 def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
-    """PNG of each image, uint8 (n, *shape), of a shape that `image_shape` knows.
+    """PNG of each image, uint8 (n, *shape), of a shape that `image_shape` accepts.
 
-    The same image always gives the same bytes, whatever its neighbours: no times, no text. Small ones are
-    stored as they are, in the same bytes everywhere. Larger ones are compressed by as many threads as there
-    are cores, in bytes that depend on `encoder_versions`: the threads begin at once, and `images` must stay
-    as they are until the last file was taken.
+    The same image always gives the same bytes, whatever else is in the batch: files have no times or text. Small images
+    are stored uncompressed, with the same bytes on every machine. Larger ones are compressed by one thread per core,
+    with bytes that depend on `encoder_versions`; the threads start at once, and `images` must not change until the last
+    file was taken.
     """
     shape = image_shape(images.shape[1:])
     if shape is None:
-        raise ValueError(f"samples of {images.shape[1:]} are no images")
+        raise ValueError(f"samples of {images.shape[1:]} are not images")
     images = images.reshape(len(images), *shape)
     stored, compressed = _encoders(shape)
     if stored.size_bytes <= MOST_STORED_BYTES:
@@ -54,7 +54,7 @@ def encode_pngs(images: NDArray[np.uint8]) -> Iterator[bytes]:
 
 
 def encoder_versions() -> dict[str, str]:
-    """What the bytes of compressed images depend on."""
+    """Versions that the bytes of compressed images depend on."""
     return {"zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
@@ -69,10 +69,10 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:
-    """The image that `data` holds, uint8 (height, width, channels) with 1, 3 or 4 channels.
+    """The image in `data`, uint8 (height, width, channels) with 1, 3 or 4 channels.
 
-    Raises ValueError if it is no PNG of 8 bits per channel in grey, RGB or RGBA, or not all of its
-    pixels are there. Damage behind the pixels goes unnoticed: a receipt's hashes are for that.
+    Raises ValueError if it is not a PNG of 8 bits per channel in grey, RGB or RGBA, or if pixels are missing. Damage
+    after the pixels is not detected; the hashes of a receipt do that.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -86,7 +86,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The image of this shape that `data` holds. Raises ValueError as `decode_png` does, or for another shape."""
+    """The image of this shape in `data`. Raises ValueError as `decode_png` does, or for another shape."""
     image = decode_png(data)
     if image.shape != image_shape(shape):
         raise ValueError(f"the image is {image.shape}, not {shape}")

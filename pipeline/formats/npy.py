@@ -1,4 +1,4 @@
-"""One `.npy` file per shard, which numpy can map into memory; labels in another beside it."""
+"""One `.npy` file per shard, which numpy can memory-map; labels are in another file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stores.store import Draft, Store
 
 
 class NpyFormat:
-    """Arrays (n, *shape) as numpy's own format, version 1.0, holds them."""
+    """Arrays (n, *shape) in numpy's own format, version 1.0."""
 
     name = "npy"
     default_dtype = "float32"
@@ -25,11 +25,11 @@ class NpyFormat:
     layouts: tuple[str, ...] = ("flat",)
 
     def check(self, sample: SampleType) -> None:
-        """Any shape will do."""
+        """Accepts any shape."""
         check_listed(self, sample)
 
     def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> NpyWriter:
-        """Streams the batches behind a header that is written first."""
+        """Streams the batches after a header."""
         return NpyWriter(draft, shard, sample)
 
     def names(self, shard: Shard, sample: SampleType, labels: Labels | None) -> list[str]:
@@ -49,7 +49,7 @@ class NpyFormat:
     def read_rows(
         self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice
     ) -> NDArray[Any]:
-        """The header and these rows; nothing else is read."""
+        """Reads only the header and these rows."""
         return _read(store, _samples_name(shard), sample.dtype, (shard.count, *sample.shape), row_range(shard, rows))
 
 
@@ -104,7 +104,7 @@ def _read(store: Store, name: str, dtype: str, shape: tuple[int, ...], rows: ran
 
 
 def check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Leaves `file` at the first sample. Raises ValueError for another version, dtype, order or shape."""
+    """Moves `file` to the first sample. Raises ValueError for another version, dtype, order or shape."""
     found = read_npy_header(file)
     if found != (shape, False, dtype):
         raise ValueError(f"it holds {found[2]} of shape {found[0]}, not {dtype} of shape {shape}")
@@ -113,7 +113,7 @@ def check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -
 def _fill(file: BinaryIO, samples: NDArray[Any]) -> None:
     if not samples.nbytes:
         return
-    # BinaryIO lacks `readinto`, which every store's files have; reading in pieces would copy once more.
+    # BinaryIO lacks `readinto`, which the files of all stores have; `read` would make another copy.
     read = file.readinto(samples.data.cast("B"))  # type: ignore[attr-defined]
     if read != samples.nbytes:
         raise ValueError(f"it ends {samples.nbytes - read} bytes early")

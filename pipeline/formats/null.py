@@ -1,4 +1,4 @@
-"""No files at all: everything but the writing, to see what is the bottleneck."""
+"""Writes no files: everything except writing, to find the bottleneck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.stores.store import Draft, Store
 
 
 class NullFormat:
-    """Counts samples and forgets them."""
+    """Counts samples and drops them."""
 
     name = "null"
     default_dtype = "float32"
@@ -22,7 +22,7 @@ class NullFormat:
     layouts: tuple[str, ...] = ("flat",)
 
     def check(self, sample: SampleType) -> None:
-        """Any shape will do."""
+        """Accepts any shape."""
         check_listed(self, sample)
 
     def writer(self, draft: Draft, shard: Shard, sample: SampleType) -> NullWriter:
@@ -49,9 +49,9 @@ class NullWriter:
         self._intake = Intake(shard, sample)
 
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
-        """Counts."""
+        """Counts samples."""
         self._intake.take(samples, labels)
 
     def close(self) -> None:
-        """Checks the count."""
+        """Checks the number of samples."""
         self._intake.finish()

@@ -19,16 +19,16 @@ from pipeline.stores.store import Draft, Store
 
 _METADATA = "metadata.jsonl"
 
-#: Small files fetched at the same time: on S3 each costs a round trip.
+#: Small files read at the same time: on S3 each costs a round trip.
 _READERS = 16
 
 
 class PngFormat:
     """PNG files named by the index of their sample in 12 digits.
 
-    Layout "flat" puts a shard's files into `shards/00000000/`, with a `metadata.jsonl` of their
-    classes as Hugging Face's imagefolder reads it. Layout "class" puts them into `images/<class>/`,
-    as Keras and torchvision read it, without metadata: with it, readers ignore the folders.
+    Layout "flat" puts a shard's files into `shards/00000000/`, with their classes in a `metadata.jsonl` for Hugging
+    Face's imagefolder. Layout "class" puts them into `images/<class>/` for Keras and torchvision, without
+    `metadata.jsonl`, since readers would then ignore the folders.
     """
 
     name = "png"
@@ -37,7 +37,7 @@ class PngFormat:
     layouts: tuple[str, ...] = ("flat", "class")
 
     def check(self, sample: SampleType) -> None:
-        """Images of 1, 3 or 4 channels; for layout "class", classes whose folders differ."""
+        """Accepts images of 1, 3 or 4 channels; for layout "class", classes with different folder names."""
         check_listed(self, sample)
         check_image(self.name, sample)
         if sample.layout == "class":
@@ -97,7 +97,7 @@ class PngWriter:
         self._add_all(encoding)
 
     def close(self) -> None:
-        """Adds what is left, and metadata.jsonl."""
+        """Adds the last batch and metadata.jsonl."""
         self._intake.finish()
         self._add_all(self._encoding)
         classes = self._sample.class_names
@@ -153,7 +153,7 @@ def _read_metadata(store: Store, shard: Shard) -> Labels:
 
 
 def _label_of(line: str, stem: str) -> int:
-    """The label of the sample `stem`, from its line of metadata. Raises ValueError if it is another's line."""
+    """The label of the sample `stem`, from its line of metadata. Raises ValueError if the line is another sample's."""
     fields = json.loads(line)
     if not isinstance(fields, dict) or fields.get("file_name") != f"{stem}.png" or type(fields.get("label")) is not int:
         raise ValueError(f"{line[:80]!r} is not the line of {stem}.png")

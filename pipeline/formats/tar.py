@@ -1,4 +1,4 @@
-"""One tar file per shard, as WebDataset reads it: the files of a sample follow each other and share a stem."""
+"""One tar file per shard for WebDataset: the files of a sample are consecutive and share a stem."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MODE = 0o644
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 
-#: Where a header has what differs between files of one size: its name first, later the sum of its bytes.
+#: Positions in a header of what differs between files of one size: the name, and the checksum.
 _NAME_BYTES, _CHECKSUM_AT = 100, 148
 
-#: GNU tar's record; the end of the file is padded to whole ones.
+#: GNU tar's record; the file is padded to whole records.
 _RECORD_BYTES = tarfile.RECORDSIZE
 
 
@@ -39,7 +39,7 @@ class TarFormat:
     layouts: tuple[str, ...] = ("flat",)
 
     def check(self, sample: SampleType) -> None:
-        """Images of 1, 3 or 4 channels."""
+        """Accepts images of 1, 3 or 4 channels."""
         check_listed(self, sample)
         check_image(self.name, sample)
 
@@ -66,7 +66,7 @@ class TarFormat:
     def read_rows(
         self, store: Store, shard: Shard, sample: SampleType, labels: Labels | None, rows: slice
     ) -> NDArray[Any]:
-        """Passes over what comes before these samples; reads nothing behind them."""
+        """Skips the files before these samples, and reads none after them."""
         wanted = row_range(shard, rows)
         samples = np.empty((len(wanted), *sample.shape), dtype=np.uint8)
         with malformed(store, _tar_name(shard)):
@@ -82,7 +82,7 @@ class TarWriter:
         self._sink = draft.sink(_tar_name(shard))
         self._intake = Intake(shard, sample)
         self._size_bytes = 0
-        #: Pieces of the file that the last batch makes, perhaps still being encoded.
+        #: Pieces of the file from the last batch, perhaps still being encoded.
         self._encoding: Iterable[bytes] = ()
 
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
@@ -93,7 +93,7 @@ class TarWriter:
         self._append(encoding)
 
     def close(self) -> None:
-        """Ends the file as tar does: two empty blocks, then zeros up to a whole record."""
+        """Ends the file like tar: two empty blocks, then zeros up to a whole record."""
         self._intake.finish()
         self._append(self._encoding)
         end = self._size_bytes + 2 * _BLOCK_BYTES
@@ -113,7 +113,7 @@ def _members(first: int, images: Iterable[bytes], labels: Labels | None) -> Iter
 
 
 def _member_of(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Header, data and padding of a file. `tarfile` takes ten times as long for a header."""
+    """Header, data and padding of a file. `tarfile` would take ten times as long for the header."""
     between, behind, checksum = _nameless(len(data))
     stem = name.encode()
     header = b"%b%b%06o\0 %b" % (stem.ljust(_NAME_BYTES, b"\0"), between, checksum + sum(stem), behind)
@@ -122,7 +122,7 @@ def _member_of(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 @lru_cache(4096)
 def _nameless(size: int) -> tuple[bytes, bytes, int]:
-    """The header of a file of this size but for name and checksum: what is between them, what is behind, its sum."""
+    """The header of a file of this size without name and checksum: the part between, the part after, the byte sum."""
     member = tarfile.TarInfo("")
     member.size, member.mode = size, _MODE
     header = member.tobuf(tarfile.USTAR_FORMAT)

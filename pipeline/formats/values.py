@@ -1,4 +1,4 @@
-"""From a generator's output to stored values."""
+"""Converts a generator's output to stored values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Values that are turned into uint8 at a time: 4 MiB of float32.
+#: Values converted to uint8 at a time: 4 MiB of float32.
 _STRETCH = 2**20
 
 
@@ -15,7 +15,7 @@ def to_stored(samples: NDArray[np.float32], dtype: str, value_range: tuple[float
     """Samples in the dtype in which they are stored, C-contiguous.
 
     uint8 is rint((x - lo) / (hi - lo) * 255), clipped, computed in float32; it needs a value range.
-    What is too large for float16 becomes infinity.
+    Values too large for float16 become infinity.
     """
     with np.errstate(over="ignore"):
         if dtype != "uint8":
@@ -29,7 +29,7 @@ def _to_uint8(samples: NDArray[np.float32], value_range: tuple[float, float] | N
     low, high = np.float32(value_range[0]), np.float32(value_range[1])
     values = np.ascontiguousarray(samples).reshape(-1)
     stored = np.empty(values.shape, np.uint8)
-    # A stretch at a time stays in the processor's cache through all the steps: half the time for large batches.
+    # Pieces that stay in the processor's cache through all steps halve the time for large batches.
     scratch = np.empty(min(values.size, _STRETCH), np.float32)
     for start in range(0, values.size, _STRETCH):
         part = values[start : start + _STRETCH]

@@ -1,4 +1,4 @@
-"""Where datasets lie: local disk, and S3 or what speaks its protocol.
+"""Storage for datasets: local disk, S3, and servers with S3's protocol.
 
 Light to import: boto3 is loaded when an S3 store is opened.
 """
@@ -27,12 +27,12 @@ __all__ = [
     "open_store",
 ]
 
-#: S3 keys have at most 1,024 bytes; the rest is for the names below the prefix.
+#: S3 keys have at most 1,024 bytes; the rest is for names below the prefix.
 _MAX_PREFIX_BYTES = 800
 
 
 def open_store(destination: str | os.PathLike[str]) -> Store:
-    """The store at a path, `file:///path` or `s3://bucket/prefix`. Touches nothing yet.
+    """The store at a path, `file:///path` or `s3://bucket/prefix`. Does not access it yet.
 
     Raises UsageError if the destination is none of these, StoreError if S3 cannot be set up.
     """
@@ -42,7 +42,7 @@ def open_store(destination: str | os.PathLike[str]) -> Store:
 
 
 def normalise(destination: str | os.PathLike[str]) -> str:
-    """The canonical form of a destination: an absolute real path, or `s3://bucket/prefix` without a slash at its end.
+    """The canonical form of a destination: an absolute real path, or `s3://bucket/prefix` without a trailing slash.
 
     Raises UsageError for other schemes, an empty path or bucket, and '..' in an S3 prefix.
     """
@@ -52,7 +52,7 @@ def normalise(destination: str | os.PathLike[str]) -> str:
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(s3|file):", text)
     if scheme is None:
         return os.path.realpath(os.path.expanduser(text))
-    # The rest of the URL stays out of the message, since it may hold a password.
+    # The message omits the rest of the URL, which may contain a password.
     name = (scheme[1] or scheme[2]).lower()
     if name not in _NORMALISERS:
         raise UsageError(
@@ -62,12 +62,12 @@ def normalise(destination: str | os.PathLike[str]) -> str:
 
 
 def names_destination(job_or_destination: str) -> bool:
-    """Whether a user means a destination, a path or a folder that is here; else it is a job's id."""
+    """Whether the text is a destination, a path or an existing folder; otherwise it is a job's id."""
     return "/" in job_or_destination or os.path.isdir(job_or_destination)
 
 
 def is_canonical(destination: str) -> bool:
-    """Whether a text is what `normalise` answers, as far as that can be said without looking at any disk."""
+    """Whether a text is a result of `normalise`, as far as that can be checked without disk access."""
     if not is_one_line(destination):
         return False
     if destination.startswith("s3://"):
@@ -92,9 +92,9 @@ def _normalise_file(url: str) -> str:
 def _normalise_s3(url: str) -> str:
     bucket, _, prefix = url.partition("//")[2].rstrip("/").partition("/")
     if "@" in bucket:
-        raise UsageError("an S3 destination names no user: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+        raise UsageError("an S3 destination has no user in it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
-        raise UsageError(f"destination {url!r} names no valid bucket: write s3://bucket/prefix")
+        raise UsageError(f"destination {url!r} has no valid bucket: write s3://bucket/prefix")
     if prefix and any(part in ("", ".", "..") for part in prefix.split("/")):
         raise UsageError(f"destination {url!r}: its prefix has an empty part, '.' or '..'")
     if len(prefix.encode()) > _MAX_PREFIX_BYTES:
@@ -103,7 +103,7 @@ def _normalise_s3(url: str) -> str:
 
 
 def _open_s3(url: str) -> Store:
-    # boto3 takes about 0.3 s to import, which only users of S3 should pay.
+    # boto3 takes about 0.3 s to import: only for users of S3.
     from pipeline.stores.s3 import S3Store
 
     bucket, _, prefix = url.removeprefix("s3://").partition("/")

@@ -1,4 +1,4 @@
-"""Waits until files have reached the disk: one by one, or a whole file system at once."""
+"""Flushes files to disk: one by one, or a whole file system at once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-#: Files flushed at the same time: the file system commits them in one go (docs/decisions/0010-stores.md).
+#: Files flushed at the same time: the file system commits them together (docs/decisions/0010-stores.md).
 _FLUSHERS = 32
-#: From so many files on, flushing all of the file system is cheaper than flushing each of them.
+#: From this number of files on, flushing the whole file system is cheaper than flushing each file.
 _MANY = 64
-#: File systems whose whole flush is known to write to the disk all that their files' own flush would.
+#: File systems for which `syncfs` is known to cover what `fsync` of each file would.
 _FLUSHED_WHOLE = ("ext3", "ext4", "xfs", "btrfs", "tmpfs")
-#: From this Linux on, a whole flush tells of writes that failed since its descriptor was opened.
+#: From this Linux version on, `syncfs` reports writes that failed since its descriptor was opened.
 _TELLS_ERRORS = (5, 8)
 
 
-#: How a file system says that it cannot flush, which is not that flushing failed.
+#: Errors of a file system that does not support flushing, as opposed to a failed flush.
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
 
 
@@ -44,8 +44,8 @@ def flush(path: Path | str) -> None:
 def flush_files(paths: Sequence[str], opened_before: int) -> None:
     """Waits until all files have reached the disk. Raises OSError.
 
-    `opened_before` is a descriptor on their file system that was opened before they were written: a flush of
-    all tells of what has failed since.
+    `opened_before` is a descriptor on their file system that was opened before they were written: `syncfs` reports
+    writes that have failed since then.
     """
     if len(paths) >= _MANY and _whole_flush_is_sound(opened_before):
         try:
@@ -81,7 +81,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _file_system(device: int) -> str:
-    """The type of the mounted file system with this device number; "" where none is listed (proc(5), mountinfo)."""
+    """The type of the mounted file system with this device number; "" if none is listed (proc(5), mountinfo)."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,11 +1,11 @@
-"""A destination has one maker at a time: the lease that says who.
+"""The lease of a destination, which makes sure that it has one maker at a time.
 
-It is a small object at the destination itself, since two makers may know nothing of each other: two `generate`, two
-Redis. It is renewed while its holder works, goes when the work ends, and runs out by the store's own clock. On one
-machine a holder that has died is known at once by its process.
+The lease is a small object at the destination itself, since two makers may not know of each other: two `generate`, two
+Redis. It is renewed while its holder works, deleted when the work ends, and expires by the store's own clock. If the
+holder was a process of the same machine, its death is noticed at once.
 
-A store on disk, and one in S3 that knows conditional writes, lets exactly one of two take it. Where S3 ignores the
-conditions (`doctor` says so), both are told apart by a second look a moment later: the best that can be had there.
+On disk, and in S3 servers with conditional writes, exactly one of two makers gets it. If an S3 server ignores
+conditions (`doctor` reports it), a second check a moment later tells them apart, which is the best possible there.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from pipeline.stores.store import Store
 
 log = logging.getLogger("noisemill")
 
-#: Pause between two looks at a lease that another holds, seconds.
+#: Poll interval of a lease that another maker holds, seconds.
 _LOOK_S = 0.5
-#: Tries to take a lease that others take or give back at the same moment.
+#: Attempts to take a lease that others take or give back at the same moment.
 _TRIES = 5
 _LONGEST_TTL_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a lease."""
+    """The holder of a lease."""
 
-    #: Whoever has the same id is the same maker: all workers of one Redis.
+    #: Holders with the same id are the same maker, such as all workers of one Redis.
     id: str
-    #: What it does, for people: "job fashion-3f9a2c1b7d".
+    #: Description of its work for messages: "job fashion-3f9a2c1b7d".
     what: str
-    #: How long the lease holds without renewal, seconds.
+    #: Time until the lease expires without renewal, seconds.
     ttl_s: float
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
-    #: The process with which the maker ends (`this_process`); empty where it does not end with one.
+    #: The process that the maker ends with (`this_process`); empty: none.
     process: str = ""
 
     def to_json(self) -> bytes:
-        """As it lies at the destination."""
+        """The content of the lease file."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Holder:
 
 
 def _read_holder(text: bytes) -> Holder:
-    """The holder; one that nobody knows, and that runs out as others do, where the text is none of ours."""
+    """The holder; an unknown one, which expires as others do, if the text is not valid."""
     try:
         told = json.loads(text)
         return Holder(
@@ -83,7 +83,7 @@ def _plain(value: object) -> str:
 
 
 def this_process() -> str:
-    """What tells this process from all others of this machine since it started; empty where that cannot be known."""
+    """An id of this process, unique on this machine since it was booted; empty if it cannot be determined."""
     return _process(os.getpid())
 
 
@@ -92,7 +92,7 @@ def _process(pid: int) -> str:
         return ""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # What follows the command's name, which may hold anything: the state, and in the 20th place the start.
+        # The fields after the command's name, which may contain anything: first the state, as the 20th the start time.
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         if status[0] in "ZX":
             return ""
@@ -102,7 +102,7 @@ def _process(pid: int) -> str:
 
 
 def _has_ended(process: str) -> bool:
-    """Whether a process of this machine, as `this_process` named it, is gone. False where that cannot be known."""
+    """Whether a process of this machine, with an id of `this_process`, is gone. False if that is not known."""
     here, parts = this_process().split(), process.split()
     if len(here) != 4 or len(parts) != 4 or here[:2] != parts[:2] or not parts[2].isdigit():
         return False
@@ -113,7 +113,7 @@ class Lease:
     """One maker's lease of one destination. May be used by several threads."""
 
     def __init__(self, store: Store, *, what: str, ttl_s: float, holder: str | None = None, process: str = "") -> None:
-        """`holder` is the id that several share; without it nobody shares this lease, and it ends with this process."""
+        """`holder` is an id that makers may share; without it, the lease is not shared, and ends with this process."""
         self._store = store
         if holder is None:
             holder, process = uuid.uuid4().hex, this_process()
@@ -121,7 +121,7 @@ class Lease:
         self._holder = Holder(id=holder, what=what, ttl_s=ttl_s, pid=pid, process=process)
         self._text = self._holder.to_json()
         self._remote, self._checked_at = store.url.startswith("s3://"), float("-inf")
-        #: Whether it was seen to be another's after it had been ours.
+        #: Whether another maker has taken it from us.
         self.lost = False
 
     def take(
@@ -133,12 +133,12 @@ class Lease:
     ) -> None:
         """Takes the lease, or renews it.
 
-        Waits for a holder that may have died until the lease runs out; for one that is alive only where `patiently`.
-        `take_over` waits for nobody. `notice` is told once what is waited for. Raises DestinationBusyError.
+        Waits for a holder that may have died until the lease expires; for a live one only if `patiently`.
+        `take_over` does not wait. `notice` is called once with what it waits for. Raises DestinationBusyError.
         """
         told, last = False, None
         while (held := self._try(take_over=take_over)) is not None:
-            # One that grows no older, or changes hands, has somebody who sees to it.
+            # A lease that is renewed or changes its holder has a live holder.
             alive = last is not None and (held[0] != last[0] or held[1] < last[1])
             if alive and not patiently:
                 raise self._busy(*held)
@@ -149,15 +149,15 @@ class Lease:
             time.sleep(_LOOK_S)
 
     def take_now(self) -> None:
-        """Takes the lease, or renews it. Raises DestinationBusyError at once where another holds it."""
+        """Takes the lease, or renews it. Raises DestinationBusyError at once if another holds it."""
         if (held := self._try()) is not None:
             raise self._busy(*held)
 
     def check(self) -> None:
-        """Makes sure that it is still ours, and takes it again where nobody has it. Raises DestinationBusyError.
+        """Checks that it is still ours, and takes it again if it is free. Raises DestinationBusyError.
 
-        Where asking takes a request over the network, an answer counts for a fifteenth of the time that it holds:
-        before it ran out nobody else may take it.
+        If a check needs a request over the network, its result is reused for a fifteenth of the lease's time: no other
+        maker may take the lease before it expires.
         """
         if self._remote and time.monotonic() - self._checked_at < self._holder.ttl_s / 15:
             return
@@ -171,7 +171,7 @@ class Lease:
         self._checked_at = time.monotonic()
 
     def renew(self) -> None:
-        """Renews it where it is ours; where it is not, does nothing but note that."""
+        """Renews it if it is ours; otherwise only sets `lost`."""
         text = self._store.read_lease()
         if text is None:
             return
@@ -180,7 +180,7 @@ class Lease:
             self._store.write_lease(self._text, before=text)
 
     def give_back(self) -> None:
-        """Lets others have it. Does nothing where it is not ours; a store that fails keeps it until it runs out."""
+        """Gives it up, if it is ours. If the store fails, it stays until it expires."""
         with contextlib.suppress(StoreError):
             text = self._store.read_lease()
             if text is not None and _read_holder(text).id == self._holder.id:
@@ -188,7 +188,7 @@ class Lease:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Renews it in a thread of its own for as long as the block lasts."""
+        """Renews it in a thread of its own for the duration of the block."""
         over = threading.Event()
 
         def keep() -> None:
@@ -196,7 +196,7 @@ class Lease:
                 try:
                     self.renew()
                 except StoreError as error:
-                    # What is made meanwhile fails by itself, and says so.
+                    # The work itself fails then, with its own message.
                     log.debug("the lease of %s could not be renewed: %s", self._store.url, error)
 
         thread = threading.Thread(target=keep, name="lease", daemon=True)
@@ -211,7 +211,7 @@ class Lease:
     def held(
         self, *, patiently: bool = False, take_over: bool = False, notice: Callable[[str], None] | None = None
     ) -> Iterator[None]:
-        """Takes it, as `take` does, keeps it through the block, and gives it back."""
+        """Takes it, as `take` does, renews it during the block, and gives it back."""
         self.take(patiently=patiently, take_over=take_over, notice=notice)
         try:
             with self.kept():
@@ -220,7 +220,7 @@ class Lease:
             self.give_back()
 
     def _try(self, *, take_over: bool = False) -> tuple[Holder, float] | None:
-        """Takes or renews it; where another holds it, answers who, and how long ago it was renewed."""
+        """Takes or renews it; if another holds it, returns the holder and the seconds since its renewal."""
         holder = self._holder
         for _ in range(_TRIES):
             text = self._store.read_lease()
@@ -236,6 +236,6 @@ class Lease:
 
     def _busy(self, holder: Holder, age_s: float) -> DestinationBusyError:
         return DestinationBusyError(
-            f"{self._store.url} is being made by {holder}, heard of {duration(age_s)} ago:\n"
-            "wait for its end or end it there; where you know that it is gone, --take-over does not wait"
+            f"{self._store.url} is being made by {holder}, last active {duration(age_s)} ago:\n"
+            "wait for its end or stop it there; if you know that it is gone, --take-over does not wait"
         )

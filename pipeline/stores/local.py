@@ -1,7 +1,7 @@
-"""A store on local disk, or on what is mounted there.
+"""A store on local disk or a mounted file system.
 
-Files are staged in a hidden folder inside the destination, so that putting them in place is a
-rename on one file system, and are flushed to the disk before it.
+Files are staged in a hidden folder inside the destination and flushed, so that putting them in place is a rename on one
+file system.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _IN_WORDS = {
     errno.EXDEV: "a folder inside the destination lies on another file system: choose one file system",
 }
 
-#: What may pass without anybody's doing.
+#: Errors that may be temporary.
 _PASSING = {
     errno.EAGAIN,
     errno.EBUSY,
@@ -71,14 +71,14 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self._root = Path(os.path.realpath(root))
         self.url = str(self._root)
-        #: Whether the folder was there when we looked. One that goes afterwards is not made again: a new one would
-        #: lack all that was written before, and where a disk was unmounted, it would lie on another.
+        #: Whether the folder has been seen. If it disappears afterwards, it is not created again: a new folder would
+        #: lack the earlier files, and if a disk was unmounted, it would be on another disk.
         self._seen = False
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
-        """The whole file, or its begin."""
+        """The whole file, or its first bytes."""
         with self.open(name) as file, _errors_in_words(f"{self.url}/{name}"):
-            # Asked for so many bytes, a file makes room for all of them first.
+            # `read(n)` would allocate n bytes first.
             if most_bytes is None or os.fstat(file.fileno()).st_size <= most_bytes:
                 return file.read()
             return file.read(most_bytes)
@@ -116,7 +116,7 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def exists(self, name: str) -> bool:
-        """Whether a file of this name is there and lies inside the store."""
+        """Whether a file of this name exists inside the store."""
         path = self._inside(self._root / check_name(name))
         with _errors_in_words(path):
             return path.is_file()
@@ -173,17 +173,17 @@ class LocalStore:
         return Access(clock=None, exclusive=True)
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
-        """Removes old staging folders and temporary files, except folders that a living draft has locked."""
+        """Removes old staging folders and temporary files, except folders locked by a draft in use."""
         with _errors_in_words(self._root):
             for path in self._root.glob(f"{TEMPORARY}*"):
                 if path.name == LEASE:
                     continue
-                # With no age to ask for, no clock is asked: this machine's may be behind that of the disk.
+                # An age of 0 needs no clock: this machine's may be behind the disk's.
                 if older_than_s <= 0 or time.time() - _last_change(path) > older_than_s:
                     _remove_abandoned(path)
 
     def read_lease(self) -> bytes | None:
-        """The small file that is the lease."""
+        """The lease file."""
         with _errors_in_words(self._root):
             try:
                 with open_regular(self._root / LEASE) as file:
@@ -192,7 +192,7 @@ class LocalStore:
                 return None
 
     def lease_age_s(self) -> float | None:
-        """By the clock of the file system, which may be another machine's: a new file tells what it is."""
+        """By the clock of the file system, which may be another machine's: it is read from a new file."""
         probe = self._root / _temporary_name()
         with _errors_in_words(self._root):
             try:
@@ -206,7 +206,7 @@ class LocalStore:
                 probe.unlink(missing_ok=True)
 
     def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
-        """A new one is linked into its place, which one alone can do; an old one is replaced under a lock."""
+        """Puts a new lease in place by a hard link, which only one maker can do; replaces an old one under a lock."""
         temporary = self._root / _temporary_name()
         with _errors_in_words(self._root):
             try:
@@ -223,14 +223,14 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def delete_lease(self, before: bytes) -> None:
-        """Unlinks it, under a lock."""
+        """Unlinks it under a lock."""
         with _errors_in_words(self._root), suppress(*_ABSENT), self._lease_lock():
             if self.read_lease() == before:
                 os.unlink(self._root / LEASE)
 
     @contextmanager
     def _lease_lock(self) -> Iterator[None]:
-        """Locks the folder itself. On a file system without locks two may replace a lease at the same moment."""
+        """Locks the folder itself. On a file system without locks, two makers may replace a lease at the same time."""
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with suppress(OSError):
@@ -250,7 +250,7 @@ class LocalStore:
     def place(self, staged: dict[str, str]) -> None:
         """Renames flushed files to their names, then flushes the folders. Raises OSError.
 
-        Files that are staged in one folder belong in one folder.
+        Files staged in one folder have the same target folder.
         """
         groups: dict[str, list[str]] = {}
         for name in staged:
@@ -262,10 +262,10 @@ class LocalStore:
                 flush(folder_path)
 
     def _place_folder(self, folder: str, staged: dict[str, str]) -> Path:
-        """Puts files into one folder: all in one step where they are many and it is not there yet."""
+        """Puts files into one folder, in one step if there are several and the folder does not exist."""
         if folder and len(staged) > 1:
             target = self._make_folder(folder.rpartition("/")[0]) / folder.rpartition("/")[2]
-            with suppress(OSError):  # It may be there, as a folder with files, a link or a file: one by one, then.
+            with suppress(OSError):  # The target may exist, as a folder, link or file: then one by one.
                 os.rename(os.path.dirname(next(iter(staged.values()))), target)
                 return target
         target = self._make_folder(folder)
@@ -274,8 +274,8 @@ class LocalStore:
         return target
 
     def _make_root(self) -> None:
-        """Raises OSError, of ENOENT where the folder has gone since it was last seen."""
-        self._inside(self._root)  # A link that was put there since would lead elsewhere what is written.
+        """Creates the folder. Raises OSError, with ENOENT if it has disappeared since it was seen."""
+        self._inside(self._root)  # A link put there since would redirect what is written.
         if not self._root.is_dir() and not self._seen:
             self._root.mkdir(parents=True, exist_ok=True)
             flush(self._root.parent)
@@ -291,7 +291,7 @@ class LocalStore:
     def _inside(self, path: Path) -> Path:
         """The real path. Raises StoreError if a symbolic link leads out of the destination.
 
-        Protects against links that lie there, not against someone who swaps folders meanwhile.
+        This protects against existing links, not against folders that are replaced at the same time.
         """
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(self._root):
@@ -300,16 +300,16 @@ class LocalStore:
 
 
 class LocalDraft:
-    """Files staged in a hidden folder, which stays locked for as long as the draft lives.
+    """Files staged in a hidden folder, which stays locked while the draft is in use.
 
-    Files that belong in one folder are staged in one.
+    Files with the same target folder are staged in one folder.
     """
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._folder: Path | None = None
         self._lock: int | None = None
-        #: Where files are staged, by name, and the folders that these lie in, by the folders that they belong in.
+        #: Name -> staged file; and target folder -> staged folder.
         self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
         self._digests: dict[str, Digest] = {}
@@ -345,7 +345,7 @@ class LocalDraft:
         return stored
 
     def discard(self, *, keep_placed: bool = False) -> None:
-        """Removes the staging folder, and what a failed commit had put in place, as far as the disk lets us."""
+        """Removes the staging folder, and files that a failed commit had put in place, as far as the disk allows."""
         with suppress(StoreError):
             self._finish_open()
         placed = [name for name, path in self._files.items() if self._placing and not os.path.exists(path)]
@@ -367,7 +367,7 @@ class LocalDraft:
         return self._files[name]
 
     def _make_folder(self, name: str) -> str:
-        """The staged folder of what belongs in the folder `name`. It has a number: no parents to make."""
+        """The staged folder for the target folder `name`. Its name is a number, so it needs no parents."""
         staging = self._folder or self._begin()
         folder = staging / f"{len(self._folders)}"
         with _errors_in_words(Path(self._store.url) / name):
@@ -378,7 +378,7 @@ class LocalDraft:
         self._folder = self._store.stage()
         with _errors_in_words(Path(self._store.url)):
             self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
-            # File systems without locks are left to the age that `sweep` looks at.
+            # Without locks, `sweep` goes by the age.
             with suppress(OSError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self._folder
@@ -400,13 +400,13 @@ class LocalDraft:
 
 
 class LocalSink:
-    """A stream into one staged file; errors name the file that it is to become."""
+    """A stream into one staged file; errors name the target file."""
 
     def __init__(self, path: str, digest: Digest, told: Path) -> None:
         self._told = told
         self._digest = digest
         with _errors_in_words(told):
-            # Whole batches come: a buffer would be one more copy of them.
+            # Unbuffered: data comes in whole batches, and a buffer would copy them.
             self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - `close` closes it
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -418,14 +418,14 @@ class LocalSink:
         return len(view)
 
     def close(self) -> None:
-        """Closes the file; some file systems tell of writes that failed only then."""
+        """Closes the file; some file systems report failed writes only then."""
         with _errors_in_words(self._told):
             self._file.close()
 
 
 _LOCK = "lock"
 
-#: What opening a name that is no file raises, also where it names a folder or lies below a file.
+#: Errors of opening a name that is not a file: absent, a folder, or below a file.
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -435,7 +435,7 @@ def _temporary_name() -> str:
 
 @contextmanager
 def _errors_in_words(path: Path | str) -> Iterator[None]:
-    """Turns an OSError into a StoreError that says what is wrong with `path`."""
+    """Turns an OSError into a StoreError about `path`."""
     try:
         yield
     except StoreError:
@@ -451,7 +451,7 @@ def _in_words(error: OSError, path: str) -> StoreError:
 
 
 def _write_new(path: str, data: bytes) -> None:
-    """Writes a file that is not there yet. A tenth of the time of `Path.write_bytes` goes into the calls."""
+    """Writes a new file. The calls take a tenth of the overhead of `Path.write_bytes`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         _write_all(descriptor, memoryview(data))
@@ -465,7 +465,7 @@ def _write_all(descriptor: int, rest: memoryview) -> None:
 
 
 def _put_new(file: Path, place: Path) -> bool:
-    """Puts a file where there is none; False where there is one."""
+    """Puts a file at a free place. Returns False if a file is there."""
     try:
         os.link(file, place)
     except FileExistsError:
@@ -486,7 +486,7 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
             found = list(os.scandir(folder))
         except FileNotFoundError:
             return
-        # With its slash, a folder sorts among files as its files' names do.
+        # With a trailing slash, a folder sorts where its files' names do.
         entries = sorted(filter(None, [_entry(each, name) for each in found]))
     for entry in entries:
         if entry.name.endswith("/"):
@@ -496,7 +496,7 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
 
 
 def _entry(found: os.DirEntry[str], folder: str) -> Entry | None:
-    """A folder, with a slash behind its name, or a file; None for what is neither, temporary, or gone since."""
+    """A folder, with a trailing slash, or a file; None for anything else, temporary files, and files gone since."""
     name = folder + found.name
     if name.startswith(TEMPORARY):
         return None

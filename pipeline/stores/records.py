@@ -1,7 +1,7 @@
-"""The small JSON files beside the samples (job.json, receipts, manifest): how they are read, with distrust.
+"""Reads the small JSON files beside the samples (job.json, receipts, manifest), which are untrusted input.
 
-A byte-order mark and other ends of lines, which editors leave, change nothing of what a record says: they are passed
-over. A key that is there twice says two things, of which readers of different programs take different ones: refused.
+A byte-order mark and other line endings, which editors may add, are ignored. Duplicate keys are refused, since programs
+differ in which of the two they use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.common.errors import DatasetError, shown
 from pipeline.common.files import first_line
 from pipeline.stores.store import Store
 
-#: No record is larger; what is would fill the memory of whoever reads it.
+#: Largest record that is read, so that a larger file cannot fill the memory.
 MAX_BYTES = 64_000_000
 
 
@@ -28,7 +28,7 @@ def read_record(store: Store, name: str) -> bytes:
 
 
 def parse_record(text: str | bytes, source: str) -> Any:
-    """What a record says. Raises DatasetError naming `source` where that is not JSON in UTF-8, or not one thing."""
+    """The parsed record. Raises DatasetError that names `source` if it is not JSON in UTF-8 or has duplicate keys."""
     try:
         if isinstance(text, bytes):
             text = text.removeprefix(codecs.BOM_UTF8).decode()
@@ -38,7 +38,7 @@ def parse_record(text: str | bytes, source: str) -> Any:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises ValueError for a key that is there twice."""
+    """The object with these keys and values. Raises ValueError for a duplicate key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twin, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -46,5 +46,5 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-#: One for all: making it takes a tenth of the time in which it reads a receipt.
+#: Shared: creating it takes a tenth of the time of reading a receipt.
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_twins)

@@ -1,4 +1,4 @@
-"""A store in S3, or in a server that speaks its protocol."""
+"""A store in S3, or in a server with its protocol."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.stores.store import LEASE, MAX_LEASE_BYTES, SWEEP_AGE_S, TEMPORARY
 
 _READ_BUFFER_BYTES = 2**20
 
-#: Larger objects go up in parts: S3 takes 5 GiB with one request, and a request that breaks off is begun again whole.
+#: Larger objects are uploaded in parts: S3 allows 5 GiB per request, and a broken request starts over.
 _LARGEST_PUT_BYTES = 16 * 2**20
 
-#: A check answers within seconds, where the work itself is patient.
+#: Attempts of a check, which should end within seconds; work itself is more patient.
 _CHECK_ATTEMPTS = 2
 
 
 class S3Store:
-    """Objects below one prefix of one bucket. Permissions for that prefix are enough."""
+    """Objects below one prefix of one bucket. Rights for that prefix are enough."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
@@ -32,15 +32,15 @@ class S3Store:
         self._bucket = Bucket(bucket)
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
-        """The whole object, or its begin."""
+        """The whole object, or its first bytes."""
         return self._bucket.get(self._key(name), most_bytes=most_bytes)
 
     def open(self, name: str) -> BinaryIO:
-        """The object, fetched in pieces of 1 to 8 MiB as they are read."""
+        """The object, downloaded in pieces of 1 to 8 MiB as they are read."""
         return io.BufferedReader(ObjectReader(self._bucket, self._key(name)), _READ_BUFFER_BYTES)
 
     def write(self, name: str, data: bytes) -> None:
-        """One PUT, or a multipart upload if that would be large; then a look whether it is there."""
+        """One PUT, or a multipart upload for a large object; then a check that it exists."""
         if len(data) > _LARGEST_PUT_BYTES:
             draft = self.draft()
             try:
@@ -62,14 +62,14 @@ class S3Store:
         return True
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """The objects; neither probes nor the empty ones that some tools make for folders."""
+        """The objects, without probes and without the empty objects that some tools make for folders."""
         for key, size_bytes in self._bucket.objects(self._prefix + prefix):
             name = key.removeprefix(self._prefix)
             if not name.startswith(TEMPORARY) and not name.endswith("/"):
                 yield Entry(name, size_bytes)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes objects, 1,000 with a request."""
+        """Deletes objects, 1,000 per request."""
         self._bucket.delete(self._key(name) for name in names)
 
     def prune(self) -> None:
@@ -80,16 +80,16 @@ class S3Store:
         return S3Draft(self._bucket, self._prefix)
 
     def check_writable(self) -> None:
-        """Puts a probe below the prefix and deletes it, since that may be all that we are allowed to do."""
+        """Puts a probe below the prefix and deletes it, since rights may be limited to the prefix."""
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
-        # Both about the prefix, of which the user knows; of the probe he does not.
+        # Errors name the prefix, which the user knows, not the probe.
         with bucket.errors_in_words(self._prefix.rstrip("/")):
             bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"", **bucket.encryption)
             bucket.client.delete_object(Bucket=bucket.name, Key=probe)
 
     def check_access(self) -> Access:
-        """Puts a probe below the prefix, reads, lists and deletes it: all that noisemill does there."""
+        """Puts a probe below the prefix, reads, lists and deletes it: everything that noisemill does there."""
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
         with bucket.errors_in_words(self._prefix.rstrip("/")):
@@ -108,30 +108,30 @@ class S3Store:
         return Access(None if told is None else parsedate_to_datetime(told).timestamp(), exclusive)
 
     def read_lease(self) -> bytes | None:
-        """The small object that is the lease."""
+        """The lease object."""
         try:
             return self._bucket.get(self._prefix + LEASE, most_bytes=MAX_LEASE_BYTES)
         except FileNotFoundError:
             return None
 
     def lease_age_s(self) -> float | None:
-        """By the server's clock, which has seconds."""
+        """By the server's clock, in whole seconds."""
         return self._bucket.age_s(self._prefix + LEASE)
 
     def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
-        """A conditional PUT, where the server knows it."""
+        """A conditional PUT, if the server supports it."""
         return self._bucket.replace(self._prefix + LEASE, data, before=before)
 
     def delete_lease(self, before: bytes) -> None:
-        """Deletes it if it is still the same; between the look and the request another may have taken it."""
+        """Deletes it if it is still the same. Another maker may take it between the check and the request."""
         if self.read_lease() == before:
             self._bucket.delete([self._prefix + LEASE])
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Aborts multipart uploads to which no part has been added for `older_than_s` seconds.
 
-        Does nothing where the server cannot list uploads or does not let us, nor at the top of a
-        bucket, where unfinished uploads may be anybody's.
+        Does nothing if the server cannot list uploads or denies it, nor at the root of a bucket, where unfinished
+        uploads may belong to others.
         """
         before = datetime.now(UTC) - timedelta(seconds=older_than_s)
         if self._prefix:

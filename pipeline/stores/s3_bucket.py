@@ -1,4 +1,4 @@
-"""One bucket: the client that speaks to it, and single requests with their errors in words."""
+"""One bucket: its client, and single requests with clear errors."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-#: How often botocore sends a request before it gives up, with pauses of at most 2 s in all: its "standard" mode, which
-#: spends a quota on them too, is made for callers that wait.
+#: Attempts by botocore, with pauses of at most 2 s in all: its "standard" mode, which also limits retries by a quota,
+#: is meant for callers that wait.
 _ATTEMPTS = 4
-#: How long a request that fails for reasons that may pass is begun again after that, seconds.
+#: How long a request with a temporary failure is repeated after that, seconds.
 _PATIENCE_S = 30.0
 _LONGEST_PAUSE_S = 8.0
 _CONNECT_TIMEOUT_S = 5
-#: A server that says nothing for so long is taken for stuck: with all attempts, for two minutes.
+#: A server that sends nothing for this long counts as stuck, seconds; with all attempts this takes two minutes.
 _READ_TIMEOUT_S = 30
 _CONNECTIONS = 32
 
 #: Most keys that one request may delete.
 _DELETE_BATCH = 1000
 
-#: Most bytes that one request for a piece of a file asks for.
+#: Most bytes per request when reading in pieces.
 _PIECE_BYTES = 8 * 2**20
 
-#: botocore's settings of checksums, which a user can set by configuration or as AWS_... in the environment.
+#: botocore's checksum settings, which the user can set in the configuration or as AWS_... variables.
 _CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 
-#: Kinds of encryption at rest that a request can ask for.
+#: Kinds of encryption at rest that a request can specify.
 _ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 _ABSENT = ("404", "NoSuchKey")
-# NoSuchUpload is how rclone says that there are none.
+# rclone returns NoSuchUpload if there are none.
 _CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed", "NotImplemented")
 
-#: How a server says that a condition does not hold, or that it knows no conditions.
+#: Error codes if a condition does not hold, or conditions are not supported.
 _CONDITION_FAILED = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 _KNOWS_NO_CONDITION = ("501", "NotImplemented")
-#: Whether a server heeds conditions, by endpoint.
+#: Endpoint -> whether the server supports conditions.
 _KNOWS_CONDITIONS: dict[str, bool] = {}
-#: Where it does not: how long after an object was written it is looked at again, seconds.
+#: If it does not: pause after writing an object before it is checked again, seconds.
 _SECOND_LOOK_S = 0.5
 
 Answer = TypeVar("Answer")
@@ -85,7 +85,7 @@ class Bucket:
         with self.errors_in_words(""):
             self.client = _client(attempts or _ATTEMPTS)
         self._endpoint = self.client.meta.endpoint_url
-        #: Arguments of each request that begins an object.
+        #: Arguments of each request that creates an object.
         self.encryption = _encryption(load_settings())
 
     @contextmanager
@@ -97,13 +97,13 @@ class Bucket:
             raise in_words(error, f"s3://{self.name}/{key}", self._endpoint) from error
 
     def put(self, key: str, data: bytes | bytearray) -> None:
-        """Writes an object whole."""
+        """Writes a whole object."""
         self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data), **self.encryption))
 
     def replace(self, key: str, data: bytes, *, before: bytes | None) -> bool:
-        """Writes a small object if it is `before` (None: if there is none); answers whether it did.
+        """Writes a small object if it is `before` (None: if there is none); returns whether it did.
 
-        Where the server ignores conditions, a second look some time later tells whether another was faster.
+        If the server ignores conditions, a second check some time later shows whether another writer was faster.
         """
         try:
             found = self._ask(key, lambda: self.client.get_object(Bucket=self.name, Key=key))
@@ -112,7 +112,7 @@ class Bucket:
             condition, present = {"IfNoneMatch": "*"}, None
         if present != before:
             return False
-        # Refused, it may be there all the same: a request that was sent twice meets its own first answer.
+        # If refused, it may be written all the same: a repeated request fails because its first attempt succeeded.
         self._put_if(key, data, condition)
         if before != data and not self.knows_conditions(key, data):
             time.sleep(_SECOND_LOOK_S)
@@ -122,13 +122,13 @@ class Bucket:
             return False
 
     def knows_conditions(self, key: str, data: bytes) -> bool:
-        """Whether the server refuses to write an object that is there, on condition that it is not; asks it once."""
+        """Whether the server supports `If-None-Match`: tested once, by writing an object that exists."""
         if self._endpoint not in _KNOWS_CONDITIONS:
             _KNOWS_CONDITIONS[self._endpoint] = not self._put_if(key, data, {"IfNoneMatch": "*"})
         return _KNOWS_CONDITIONS[self._endpoint]
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
-        """Puts an object on a condition; False where the server says that it does not hold."""
+        """Puts an object on a condition; False if the condition does not hold."""
 
         def put(**extra: Any) -> bool:
             try:
@@ -144,7 +144,7 @@ class Bucket:
         return self._ask(key, lambda: put(**condition))
 
     def age_s(self, key: str) -> float | None:
-        """Seconds since an object was last written, by the server's clock; None where there is none."""
+        """Seconds since an object was last written, by the server's clock; None if there is none."""
         try:
             answer = self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))
         except FileNotFoundError:
@@ -154,7 +154,7 @@ class Bucket:
         return max(0.0, now - answer["LastModified"].timestamp())
 
     def get(self, key: str, first: int = 0, stop: int | None = None, *, most_bytes: int | None = None) -> bytes:
-        """The object, or its bytes `first` to `stop - 1`, which have to be there, or its first `most_bytes`.
+        """The object, or its bytes `first` to `stop - 1`, which must exist, or its first `most_bytes`.
 
         Raises FileNotFoundError if it is absent.
         """
@@ -164,12 +164,12 @@ class Bucket:
             answer = self.client.get_object(Bucket=self.name, Key=key, **extra)
             if most_bytes is None or answer["ContentLength"] <= most_bytes:
                 return answer["Body"].read()
-            with closing(answer["Body"]) as body:  # What is not read must not come to the next who asks.
+            with closing(answer["Body"]) as body:  # Unread data must not stay in the connection.
                 return body.read(most_bytes)
 
         data = self._ask(key, fetch)
         if stop is not None and len(data) != stop - first:
-            raise self._lie(key, f"{len(data)} bytes came where {stop - first} were asked for")
+            raise self._lie(key, f"it sent {len(data)} bytes instead of {stop - first}")
         return data
 
     def size_bytes(self, key: str) -> int:
@@ -177,16 +177,16 @@ class Bucket:
         return self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))["ContentLength"]
 
     def confirm(self, key: str, size_bytes: int) -> None:
-        """Raises StoreUnavailableError unless the server has the object that it said to have stored, of this length."""
+        """Raises StoreUnavailableError unless the server has the object with this length."""
         try:
             found = self.size_bytes(key)
         except FileNotFoundError:
-            raise self._lie(key, "it said that it had stored the object, and does not have it") from None
+            raise self._lie(key, "it reported the object as stored, but does not have it") from None
         if found != size_bytes:
-            raise self._lie(key, f"it was sent {size_bytes} bytes, and says that it has {found}")
+            raise self._lie(key, f"it was sent {size_bytes} bytes, but reports {found}")
 
     def holds(self, key: str, size_bytes: int, sha256: str) -> bool:
-        """Whether the object is there and has these bytes: reads it."""
+        """Whether the object exists with this content: reads it."""
         try:
             if self.size_bytes(key) != size_bytes:
                 return False
@@ -211,7 +211,7 @@ class Bucket:
             following = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Deletes objects, 1,000 with a request; absent ones are no error."""
+        """Deletes objects, 1,000 per request; absent ones are not an error."""
         remaining = iter(keys)
         while batch := list(islice(remaining, _DELETE_BATCH)):
             with self.errors_in_words(batch[0]):
@@ -239,10 +239,10 @@ class Bucket:
         return answer["ETag"]
 
     def complete_upload(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
-        """Makes the object of the parts whose tags these are, by number.
+        """Completes an upload from its parts, given as number -> tag.
 
-        Where it raises StoreUnavailableError the object may be there all the same: the answer was lost, or this was
-        asked again of a server that had done it and forgotten the upload.
+        After a StoreUnavailableError the object may exist all the same: the response was lost, or the request was
+        repeated after the server had completed and forgotten the upload.
         """
         parts: list[CompletedPartTypeDef] = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
         self._ask(
@@ -253,14 +253,14 @@ class Bucket:
         )
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        """Drops a multipart upload and its parts; no error if it is gone already."""
+        """Drops a multipart upload and its parts; not an error if it is gone already."""
         with self.errors_in_words(key), _nothing_for(("NoSuchUpload",)):
             self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
     def abandoned_uploads(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
         """Key and id of multipart uploads to which nothing has been added since `before`.
 
-        None where the server cannot list uploads, or does not let us.
+        Yields nothing if the server cannot list uploads or denies it.
         """
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
         with self.errors_in_words(prefix), _nothing_for(_CANNOT_LIST):
@@ -271,7 +271,7 @@ class Bucket:
                     yield key, upload_id
 
     def _ask(self, key: str, request: Callable[[], Answer]) -> Answer:
-        """Carries out a request, with its errors in words; begins it again where its failure may pass."""
+        """Carries out a request with clear errors; repeats it after a temporary failure."""
         deadline = time.monotonic() + _PATIENCE_S
         pause_s = 0.5
         while True:
@@ -281,7 +281,7 @@ class Bucket:
             except StoreUnavailableError as error:
                 if time.monotonic() + pause_s > deadline or _is_final(error):
                     raise
-            # Many threads fail at once; at random, they do not come back at once.
+            # Many threads fail at once; random pauses spread their retries.
             time.sleep(random.uniform(0.5, 1) * pause_s)  # noqa: S311
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -322,7 +322,7 @@ class ObjectReader(io.RawIOBase):
         return self._position
 
     def readall(self) -> bytes:
-        """The rest, in requests of 8 MiB; what Python inherits would ask for 8 KiB at a time."""
+        """The rest, in requests of 8 MiB; the inherited method would read 8 KiB at a time."""
         data = bytearray(max(0, self._size_bytes - self._position))
         view = memoryview(data)
         filled = 0
@@ -342,14 +342,14 @@ class ObjectReader(io.RawIOBase):
 
 
 def _client(attempts: int) -> S3Client:
-    # A session of its own: boto3's default one is not safe to use from several threads.
+    # A session of its own: boto3's default session is not thread-safe.
     core, models = botocore.session.Session(), _models()
     core.register_component("data_loader", models)
     session = boto3.Session(botocore_session=core)
     models.search_paths[:] = dict.fromkeys(models.search_paths)  # Each session adds boto3's folder once more.
     by_path, theirs = _has_own_endpoint(core), _users_settings(core)
     client = _client_of(session, attempts, theirs, by_path=by_path, sign_bodies=True)
-    # TLS protects bodies by itself, which spares hashing each of them a second time.
+    # TLS protects bodies, so they need not be hashed a second time for a signature.
     if client.meta.endpoint_url.startswith("https:"):
         client = _client_of(session, attempts, theirs, by_path=by_path, sign_bodies=False)
     return client
@@ -357,7 +357,7 @@ def _client(attempts: int) -> S3Client:
 
 @cache
 def _models() -> Loader:
-    """What botocore reads its description of S3 by: once for all clients, since it takes 0.1 s."""
+    """botocore's loader of service descriptions, shared by all clients, since reading that of S3 takes 0.1 s."""
     loader: Loader = botocore.session.Session().get_component("data_loader")
     return loader
 
@@ -371,21 +371,21 @@ def _client_of(
         read_timeout=_READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=_CONNECTIONS,
-        # Many servers other than AWS know neither buckets in host names nor the newer checksums.
-        # The user's own settings come first; botocore would let these win.
+        # Many servers other than AWS support neither buckets in host names nor the newer checksums.
+        # The user's settings take precedence; with botocore, these would.
         s3=cast("Any", {name: value for name, value in s3.items() if name not in theirs}),
         request_checksum_calculation=None if "request_checksum_calculation" in theirs else "when_required",
         response_checksum_validation=None if "response_checksum_validation" in theirs else "when_required",
         tcp_keepalive=True,
-        # What a PUT costs is Python's time. botocore checks each argument against its model, and puts together a long
-        # User-Agent twice; our arguments are right, and the servers need not know all that.
+        # A PUT is bound by Python. botocore validates each argument against its model and builds a long User-Agent
+        # twice: neither is needed here.
         parameter_validation=False,
         user_agent=f"noisemill/{VERSION}",
     )
     try:
         client = session.client("s3", config=config, region_name=session.region_name or "us-east-1")
     except ValueError as error:
-        # Its text would repeat the URL, which may hold a password.
+        # Its text would repeat the URL, which may contain a password.
         raise StoreError("AWS_ENDPOINT_URL is not a URL: write for example http://127.0.0.1:9000") from error
     read_listings_quickly(client)
     client.meta.events.register("before-call.s3.DeleteObjects", _add_content_md5)
@@ -401,13 +401,13 @@ def _users_settings(core: botocore.session.Session) -> set[str]:
 
 
 def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
-    """Some stores refuse to delete several objects without this header, which botocore no longer sends."""
+    """Adds a header that botocore no longer sends, and without which some stores refuse to delete several objects."""
     digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def _encryption(settings: Settings) -> dict[str, Any]:
-    """Arguments that ask for encryption at rest. Raises UsageError for a kind that S3 does not have."""
+    """Request arguments for encryption at rest. Raises UsageError for an unknown kind."""
     if not settings.sse:
         return {}
     if settings.sse not in _ENCRYPTIONS:
@@ -427,13 +427,13 @@ def _body(data: bytes | bytearray) -> bytes:
 
 
 def _is_final(error: StoreError) -> bool:
-    """Whether asking again cannot help: the upload that was asked about is gone."""
+    """Whether repeating cannot help, because the upload is gone."""
     return isinstance(error.__cause__, ClientError) and error_code(error.__cause__) == "NoSuchUpload"
 
 
 @contextmanager
 def _nothing_for(codes: tuple[str, ...]) -> Iterator[None]:
-    """Ends the block silently where S3 answers with one of these codes."""
+    """Ends the block silently if S3 returns one of these error codes."""
     try:
         yield
     except ClientError as error:
@@ -443,7 +443,7 @@ def _nothing_for(codes: tuple[str, ...]) -> Iterator[None]:
 
 @contextmanager
 def _absence(key: str) -> Iterator[None]:
-    """Turns S3's answer that there is no such key into FileNotFoundError."""
+    """Turns S3's error for a missing key into FileNotFoundError."""
     try:
         yield
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""A draft on S3: parts and small files go up in the background while the next ones are made."""
+"""A draft on S3: parts and small files are uploaded in the background while the next ones are made."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.stores.s3_bucket import Bucket
 from pipeline.stores.store import Digest, StoredFile, as_bytes, check_name
 from pipeline.stores.uploads import Uploads
 
-#: S3 takes parts of at least 5 MiB, and at most 10,000 of them.
+#: S3 allows parts of at least 5 MiB, and at most 10,000 of them.
 _PART_BYTES = 8 * 2**20
 _PARTS_OF_ONE_SIZE = 1000
 
-#: With the part that is being filled, 32 MiB are in memory.
+#: Together with the part being filled, 32 MiB are in memory.
 CONCURRENT_PARTS = 3
 _PENDING_BYTES = CONCURRENT_PARTS * (_PART_BYTES + 2**16)
 _THREADS = 16
@@ -23,8 +23,8 @@ _THREADS = 16
 class S3Draft:
     """Files on their way into a bucket.
 
-    A streamed file appears when the draft is committed. A file that is added whole goes to its
-    final key at once: until a receipt names it, nothing counts it.
+    A streamed file appears when the draft is committed. A file that is added whole is put at its final key at once; it
+    does not count until a receipt names it.
     """
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
@@ -34,7 +34,7 @@ class S3Draft:
         self._sinks: list[S3Sink] = []
         self._open: S3Sink | None = None
         self._uploads: Uploads | None = None
-        #: Keys that may hold an object of this attempt.
+        #: Keys that may have an object of this attempt.
         self._placed: list[str] = []
 
     def sink(self, name: str) -> S3Sink:
@@ -45,7 +45,7 @@ class S3Draft:
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
-        """Puts a whole file to its key in the background."""
+        """Puts a whole file at its key in the background."""
         digest = self._begin(name)
         digest.update(data)
         key = self._prefix + name
@@ -66,7 +66,7 @@ class S3Draft:
         return stored
 
     def discard(self, *, keep_placed: bool = False) -> None:
-        """Aborts uploads, deletes objects; as far as the server lets us, the rest is left to `S3Store.sweep`."""
+        """Aborts uploads and deletes objects; what the server does not allow is left to `S3Store.sweep`."""
         self._stop_uploads()
         for sink in self._sinks:
             with suppress(StoreError):
@@ -116,7 +116,7 @@ class S3Sink:
         self._tags: dict[int, str] = {}
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Appends `data`; sends off a part whenever one is full."""
+        """Appends `data`; uploads each full part."""
         view = as_bytes(data)
         self._digest.update(view)
         rest = view
@@ -129,12 +129,12 @@ class S3Sink:
         return len(view)
 
     def finish(self) -> None:
-        """Sends off the last part of a multipart upload."""
+        """Uploads the last part of a multipart upload."""
         if self._upload_id is not None and self._buffer:
             self._send_part()
 
     def place(self) -> None:
-        """Makes the object appear, once all its parts are there, and looks whether it has."""
+        """Makes the object appear, once all its parts are uploaded, and checks that it has."""
         if self._upload_id is None:
             self._bucket.put(self.key, self._buffer)
         else:
@@ -146,7 +146,7 @@ class S3Sink:
         try:
             self._bucket.complete_upload(self.key, upload_id, self._tags)
         except StoreUnavailableError:
-            # Done or not? An earlier attempt may have left an object of the same key: only its bytes tell.
+            # It may have succeeded. An earlier attempt may have left an object with this key, so compare its bytes.
             stored = self._digest.stored(self.key)
             if not self._bucket.holds(self.key, stored.size_bytes, stored.sha256):
                 raise

@@ -1,4 +1,4 @@
-"""What went wrong with S3, in words that say what to do. No credential ever gets into them."""
+"""Clear messages for errors of S3. They never contain credentials."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.common.errors import StoreError, StoreUnavailableError
 _DENIED = (
     "access denied: the credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and "
     "s3:AbortMultipartUpload below this prefix, and s3:ListBucket for it; "
-    "if a policy of the bucket demands encryption, set NOISEMILL_SSE"
+    "if a policy of the bucket requires encryption, set NOISEMILL_SSE"
 )
-_REGION = "the bucket lies in another region: set AWS_DEFAULT_REGION to its region"
+_REGION = "the bucket is in another region: set AWS_DEFAULT_REGION to its region"
 _BUSY = "the server is overloaded or failing: try again later"
-_EXPIRED = "the session token is not valid or no longer: renew the AWS credentials"
+_EXPIRED = "the session token is invalid or has expired: renew the AWS credentials"
 _FULL = "the server has no space left"
-_CUT = "the connection broke off again and again: check the server and the network"
+_CUT = "the connection was interrupted repeatedly: check the server and the network"
 
-#: By the code of S3's answer; a HEAD's answer has no body, so its code is the HTTP status.
+#: By S3's error code; the response to a HEAD has no body, so its code is the HTTP status.
 _CODES = {
     "301": _REGION,
     "403": _DENIED,
@@ -42,13 +42,13 @@ _CODES = {
     "InvalidBucketName": "the bucket's name is not valid: check the destination",
     "InvalidToken": _EXPIRED,
     "NoSuchBucket": "the bucket does not exist: create it, or check its name and AWS_ENDPOINT_URL",
-    "NoSuchUpload": "the server has dropped the upload: it is begun anew",
+    "NoSuchUpload": "the server has dropped the upload: it is started again",
     "PermanentRedirect": _REGION,
     "QuotaExceeded": _FULL,
     "RequestTimeout": _BUSY,
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "ServiceUnavailable": _BUSY,
-    "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "the secret key does not match the access key: check AWS_SECRET_ACCESS_KEY",
     "SlowDown": _BUSY,
     "Throttling": _BUSY,
     "TooManyRequests": _BUSY,
@@ -57,10 +57,10 @@ _CODES = {
 }
 
 _NO_CREDENTIALS = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-_SILENT = "the server takes too long to answer: try again later"
+_SILENT = "the server takes too long to respond: try again later"
 _UNREACHABLE = "cannot be reached: check that the server runs, and AWS_ENDPOINT_URL"
 
-#: By the exception's class; the first that fits counts.
+#: By the exception's class; the first match counts.
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (boto.NoCredentialsError, _NO_CREDENTIALS),
     (boto.PartialCredentialsError, _NO_CREDENTIALS),
@@ -74,21 +74,21 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (boto.ResponseStreamingError, _CUT),
     (boto.ConnectionError, _UNREACHABLE),
     (boto.HTTPClientError, _CUT),
-    (ResponseParserError, "the answer cannot be read: check AWS_ENDPOINT_URL"),
+    (ResponseParserError, "the response cannot be read: check AWS_ENDPOINT_URL"),
 )
 
-#: What may pass by itself.
+#: Messages of temporary errors.
 _PASSING = {_BUSY, _CUT, _SILENT, _UNREACHABLE, _CODES["NoSuchUpload"]}
 
 
 def in_words(error: Exception, place: str, endpoint: str = "") -> StoreError:
-    """A StoreError saying what `error` of boto3 means for `place`, "s3://bucket/key"."""
-    # The endpoint may name a user and a password, which stay out.
+    """The StoreError for an error of boto3 at `place`, "s3://bucket/key"."""
+    # The endpoint may contain a user and a password, which are left out.
     host = urlsplit(endpoint).netloc.rpartition("@")[2]
     at = f"{place} at {host}" if host else place
     if isinstance(error, boto.ClientError):
         code = error_code(error)
-        return _error(at, _CODES.get(code, f"the server answered {code}"))
+        return _error(at, _CODES.get(code, f"the server responded with {code}"))
     for kind, words in _CLASSES:
         if isinstance(error, kind):
             return _error(at, words)
@@ -101,5 +101,5 @@ def _error(place: str, words: str) -> StoreError:
 
 
 def error_code(error: boto.ClientError) -> str:
-    """The code of S3's answer, such as "NoSuchBucket"; an HTTP status where the answer has no body."""
-    return str(error.response.get("Error", {}).get("Code", "nothing that can be read"))
+    """S3's error code, such as "NoSuchBucket"; the HTTP status if the response has no body."""
+    return str(error.response.get("Error", {}).get("Code", "an unreadable error"))

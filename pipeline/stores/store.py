@@ -1,7 +1,7 @@
-"""What a store is: the protocols that local disk and S3 both fulfil.
+"""The protocols of a store, implemented by local disk and S3.
 
-Names are relative POSIX paths such as `shards/00000007.npy`. A file is either there whole or not
-there; what an attempt has not committed, no reader sees through a receipt.
+Names are relative POSIX paths such as `shards/00000007.npy`. A file is either whole or absent. Files of an attempt that
+is not committed are not named by any receipt, so readers do not see them.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
-#: Names that begin so are a store's own temporary ones: never listed, swept when they are old.
+#: Prefix of a store's own temporary names: never listed, swept when they are old.
 TEMPORARY = ".noisemill-"
 
 #: Name of the lease.
 LEASE = f"{TEMPORARY}maker"
-#: A lease that is longer is none of ours, bytes.
+#: Longest valid lease, bytes.
 MAX_LEASE_BYTES = 4096
 
 _ODD_PARTS = frozenset(("", ".", ".."))
 
-#: Age at which `Store.sweep` takes an abandoned temporary for abandoned.
+#: Age at which `Store.sweep` regards a temporary file as abandoned, seconds.
 SWEEP_AGE_S = 3600.0
 
 
@@ -45,9 +45,9 @@ class Entry(NamedTuple):
 
 
 class Access(NamedTuple):
-    """What a check of a store told."""
+    """The result of a check of a store."""
 
-    #: Unix time by the server's clock; None where it has none of its own.
+    #: Unix time by the server's clock; None if it has none of its own.
     clock: float | None
     #: Whether exactly one of several makers gets a lease.
     exclusive: bool
@@ -64,8 +64,8 @@ class Sink(Protocol):
 class Draft(Protocol):
     """The files of one attempt at a shard on their way into a store.
 
-    Used by one thread at a time, not necessarily the one that made it. Every draft ends in
-    `commit`, in `discard`, or in both where `commit` failed.
+    Used by one thread at a time, not necessarily the one that created it. Every draft ends with `commit`, with
+    `discard`, or with both if `commit` failed.
     """
 
     def sink(self, name: str) -> Sink:
@@ -77,7 +77,7 @@ class Draft(Protocol):
         ...
 
     def add(self, name: str, data: bytes) -> None:
-        """Takes a whole small file. Raises as `sink` does; a failure may surface later, at `commit` the latest."""
+        """Adds a whole small file. Raises as `sink` does; a failure may be raised later, by `commit` at the latest."""
         ...
 
     def commit(self) -> list[StoredFile]:
@@ -88,12 +88,11 @@ class Draft(Protocol):
         ...
 
     def discard(self, *, keep_placed: bool = False) -> None:
-        """Removes all that this attempt left behind; does nothing after a commit that succeeded.
+        """Removes the files of this attempt; does nothing after a successful commit.
 
-        May be called again and again. Raises nothing where the store fails: the rest is left to `sweep`.
-        `keep_placed` keeps files that lie under their final names already: for an attempt whose lease
-        went to another, which may have put the same names in place since, so that deleting them
-        would be deleting the other's.
+        May be called repeatedly. Raises nothing if the store fails: the rest is left to `sweep`.
+        `keep_placed` keeps files with their final names, for an attempt whose lease went to another worker, which may
+        have put files with the same names in place since.
         """
         ...
 
@@ -101,17 +100,17 @@ class Draft(Protocol):
 class Store(Protocol):
     """A folder of files, on disk or elsewhere. May be used by several threads; each process opens its own.
 
-    Methods that take a name raise ValueError where it is absolute, or has an empty part, "." or "..".
-    All raise StoreError where the store fails.
+    Methods that take a name raise ValueError if it is absolute, or has an empty part, "." or "..".
+    All raise StoreError if the store fails.
     """
 
     #: Where it is: "/data/x" or "s3://bucket/prefix".
     url: str
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
-        """The whole file, or so many bytes of its begin.
+        """The whole file, or its first `most_bytes`.
 
-        Raises FileNotFoundError (which is no StoreError) if it is absent.
+        Raises FileNotFoundError (not a StoreError) if it is absent.
         """
         ...
 
@@ -135,43 +134,43 @@ class Store(Protocol):
         ...
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes files; those that are absent already are no error."""
+        """Deletes files; absent ones are not an error."""
         ...
 
     def prune(self) -> None:
-        """Removes folders in which nothing lies, the destination's own among them. S3 has no folders."""
+        """Removes empty folders, including that of the destination. S3 has no folders."""
         ...
 
     def draft(self) -> Draft:
-        """A new draft. Touches nothing until its first file."""
+        """A new draft. It does not access the store before its first file."""
         ...
 
     def check_writable(self) -> None:
-        """Makes sure that files can be written here; creates the folder of a local store.
+        """Checks that files can be written here; creates the folder of a local store.
 
-        Raises StoreError saying what is wrong, with which value, and what to do.
+        Raises StoreError with the cause and what to do.
         """
         ...
 
     def check_access(self) -> Access:
-        """Writes a probe, reads, lists and deletes it; answers what that told of the store.
+        """Writes a probe, reads, lists and deletes it; returns what that showed of the store.
 
         Raises StoreError as `check_writable` does.
         """
         ...
 
     def read_lease(self) -> bytes | None:
-        """The lease of the destination (`pipeline.stores.lease`); None where there is none."""
+        """The lease of the destination (`pipeline.stores.lease`); None if there is none."""
         ...
 
     def lease_age_s(self) -> float | None:
-        """Seconds since the lease was last written, by the store's own clock; None where there is none."""
+        """Seconds since the lease was last written, by the store's own clock; None if there is none."""
         ...
 
     def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
-        """Writes the lease, if it is still `before` (None: if there is none); answers whether it did.
+        """Writes the lease if it is still `before` (None: if there is none); returns whether it did.
 
-        Of several that try at the same time one gets True; where a server ignores conditions, nearly always.
+        Of several callers at the same time exactly one gets True; nearly always, if a server ignores conditions.
         """
         ...
 
@@ -180,12 +179,12 @@ class Store(Protocol):
         ...
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
-        """Removes what crashed attempts left behind and nothing has touched for `older_than_s` seconds."""
+        """Removes files that crashed attempts left behind and that have not changed for `older_than_s` seconds."""
         ...
 
 
 def check_name(name: str) -> str:
-    """Returns `name`. Raises ValueError unless it is a relative POSIX path that stays where it is."""
+    """Returns `name`. Raises ValueError unless it is a relative POSIX path inside the store."""
     parts = name.split("/")
     if "\0" in name or not _ODD_PARTS.isdisjoint(parts):
         raise ValueError(f"{name!r} is not a relative path without empty parts, '.' or '..'")
@@ -207,7 +206,7 @@ class Digest:
         self.size_bytes += len(data)
 
     def stored(self, name: str) -> StoredFile:
-        """What has been written so far, as the file `name`."""
+        """The file `name`, with what has been written so far."""
         return StoredFile(name=name, size_bytes=self.size_bytes, sha256=self._sha256.hexdigest())
 
 

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.common.errors import StoreError
 
-#: What an upload that waits costs beside its data; keeps tiny files from queueing without end.
+#: Overhead per waiting upload; limits the number of tiny files in the queue.
 _OVERHEAD_BYTES = 4096
 
 
 class Uploads:
-    """Threads that carry out uploads, of which at most `limit_bytes` are under way or waiting.
+    """Threads that carry out uploads; at most `limit_bytes` are in progress or waiting.
 
-    One thread submits. The first failure drops all that has not begun, and is raised by the next call.
+    One thread submits. The first failure drops all uploads that have not begun, and the next call raises it.
     """
 
     def __init__(self, *, threads: int, limit_bytes: int) -> None:
@@ -26,7 +26,7 @@ class Uploads:
         self._changed = threading.Condition()
 
     def submit(self, size_bytes: int, upload: Callable[[], None]) -> None:
-        """Starts `upload`, once there is room for it. Raises what an earlier one raised."""
+        """Starts `upload` once there is room for it. Raises the error of an earlier one."""
         cost = size_bytes + _OVERHEAD_BYTES
         with self._changed:
             self._changed.wait_for(lambda: self._has_room(cost))
@@ -35,7 +35,7 @@ class Uploads:
         self._pool.submit(self._run, cost, upload)
 
     def finish(self) -> None:
-        """Waits for all uploads. Raises what the first that failed raised, a StoreError as a rule."""
+        """Waits for all uploads. Raises the error of the first that failed, usually a StoreError."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending_bytes)
             self._raise_failure()
@@ -48,7 +48,7 @@ class Uploads:
 
     def _has_room(self, cost: int) -> bool:
         fits = self._pending_bytes + cost <= self._limit_bytes
-        # A single upload above the limit goes alone.
+        # An upload above the limit runs alone.
         return fits or not self._pending_bytes or self._failure is not None
 
     def _raise_failure(self) -> None:
@@ -60,7 +60,7 @@ class Uploads:
         try:
             if self._failure is None:
                 upload()
-        # Whatever it is: what is not raised by the next call would be lost in this thread.
+        # Any error: if the next call did not raise it, it would be lost in this thread.
         except Exception as error:
             failure = error
         finally:

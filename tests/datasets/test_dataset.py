@@ -292,7 +292,7 @@ def test_rows_that_cannot_be_read(tmp_path: Path, data: bytes | None, words: str
 def test_labels_that_are_no_class_any_more(tmp_path: Path) -> None:
     (tmp_path / "labels.npy").write_bytes(npy(np.full(100, 4, np.int32)))
     (tmp_path / "job.json").write_text(make_spec(labels="file:" + "0" * 64).to_json())
-    with pytest.raises(DatasetError, match=r"labels\.npy holds labels that are no class"):
+    with pytest.raises(DatasetError, match=r"labels\.npy has labels that are not classes"):
         Dataset(tmp_path).labels(0, 10)
 
 

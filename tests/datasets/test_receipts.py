@@ -107,7 +107,7 @@ BROKEN: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("field", "value"), BROKEN)
 def test_broken_receipts(field: str, value: Any) -> None:
     data = {**json.loads(receipt().to_json()), field: value}
-    with pytest.raises(DatasetError, match=r"^here\.json is no receipt"):
+    with pytest.raises(DatasetError, match=r"^here\.json is not a receipt"):
         Receipt.from_json(json.dumps(data).encode(), "here.json")
 
 

@@ -109,7 +109,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, list[int]]] = {
     "manifest's count": (lambda f: edit(f / "manifest.json", count=99), "manifest.json belongs to another job", []),
     "manifest's job": (lambda f: edit(f / "manifest.json", spec_sha256="0" * 64), "belongs to another job", []),
     "manifest's shards": (lambda f: edit(f / "manifest.json", shards=3), "belongs to another job", []),
-    "manifest's size": (lambda f: edit(f / "manifest.json", size_bytes=1), "tells another size", []),
+    "manifest's size": (lambda f: edit(f / "manifest.json", size_bytes=1), "has another size", []),
     "manifest's fields": (lambda f: edit(f / "manifest.json", more=1), "missing or unknown: more", []),
     "manifest's statistics": (lambda f: edit_table(f / "manifest.json", "statistics", maximum=9.0), "statistics", []),
     "no index": (lambda f: (f / "shards.jsonl").unlink(), "shards.jsonl is missing", []),
@@ -172,7 +172,7 @@ def test_a_selection_without_a_manifest_says_what_was_not_checked(folder: Path) 
     write(folder, "selection.json", '{"shards": "0-3"}')
     report = check(folder)
     assert (report.sound, report.selection) == (True, "0-3")
-    assert report.notes[0] == "a selection has no manifest: files were compared with their receipts alone"
+    assert report.notes[0] == "a selection has no manifest: files were compared with their receipts only"
     pinned = verify(str(folder), manifest_sha256="0" * 64)
     assert pinned.problems == ["manifest.json is not the one that --manifest-sha256 names: there is none"]
 

@@ -31,7 +31,7 @@ def test_a_destination_in_any_script(fleet: Fleet) -> None:
 def test_a_destination_that_is_refused_is_not_begun(fleet: Fleet) -> None:
     refused = fleet.run("submit", TINY, f"{fleet.folder}/a\u202eb", "-n", "20")
     assert refused.returncode == 2
-    assert "has characters that are not shown: use another name" in refused.stderr
+    assert "has characters that cannot be displayed: use another name" in refused.stderr
     assert not (fleet.folder / "a\u202eb").exists()
 
 

@@ -158,10 +158,10 @@ def test_a_server_that_restarts_is_waited_for(proxy: FaultyS3, store: Store, doo
     [
         ("500", "the server is overloaded or failing: try again later"),
         pytest.param("503", "the server is overloaded or failing: try again later", marks=pytest.mark.faults),
-        ("reset-before", "the connection broke off again and again: check the server and the network"),
-        ("reset-in-body", "the connection broke off again and again: check the server and the network"),
-        pytest.param("stall", "the server takes too long to answer: try again later", marks=pytest.mark.faults),
-        ("lost", "cannot be relied on: it said that it had stored the object, and does not have it"),
+        ("reset-before", "the connection was interrupted repeatedly: check the server and the network"),
+        ("reset-in-body", "the connection was interrupted repeatedly: check the server and the network"),
+        pytest.param("stall", "the server takes too long to respond: try again later", marks=pytest.mark.faults),
+        ("lost", "cannot be relied on: it reported the object as stored, but does not have it"),
         ("half", "cannot be relied on: it was sent"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_part_that_is_not_stored_never_becomes_an_object(proxy: FaultyS3, stor
 def test_lies_about_sizes_are_not_believed(proxy: FaultyS3, store: Store, door: S3Door, method: str) -> None:
     if method == "HEAD":
         proxy.rules = [Rule("size", method="HEAD", pattern="short")]
-        with pytest.raises(StoreUnavailableError, match="it was sent 5 bytes, and says that it has 6"):
+        with pytest.raises(StoreUnavailableError, match="it was sent 5 bytes, but reports 6"):
             write_shard(store)
         assert "short.npy" not in door.files()
         return

@@ -65,7 +65,7 @@ BAD_TEMPLATES = {
     "../{run}": "has '..' in it",
     "x/{run}/../y": "has '..' in it",
     "s3://bucket/../{run}": "has '..' in it",
-    "s3://{run}/x": "names no valid bucket",
+    "s3://{run}/x": "has no valid bucket",
     "http://host/{run}": "http://... cannot be written",
     "": "destination is empty",
 }

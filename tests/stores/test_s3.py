@@ -181,7 +181,7 @@ def test_wrong_settings(
         ("RequestTimeTooSkewed", "clock"),
         ("SlowDown", "try again later"),
         ("XMinioStorageFull", "no space left"),
-        ("Unheard", "the server answered Unheard"),
+        ("Unheard", "the server responded with Unheard"),
     ],
 )
 def test_answers_in_words(code: str, words: str) -> None:

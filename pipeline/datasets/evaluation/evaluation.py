@@ -1,4 +1,4 @@
-"""How good samples are, as classifiers see it: asks for it, in a process of its own that may load TensorFlow."""
+"""Evaluates samples with classifiers, in a process of its own that may load TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import FASHION_MNIST, load_real
 from pipeline.formats.image import image_shape
 
-#: What lines of progress begin with.
+#: Prefix of lines of progress.
 PROGRESS = "progress: "
 
-#: Fewer samples than this teach a classifier nothing.
+#: The fewest samples that can train a classifier.
 _LEAST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """Figures of one class, shares of 1. `tstr` and `real` are recalls on the test set; None without samples."""
+    """Metrics of one class, as shares of 1. `tstr` and `real` are recalls on the test set; None without samples."""
 
     consistency: float | None
     tstr: float
@@ -34,20 +34,20 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of samples beside real images.
+    """Metrics of samples compared with real images.
 
-    consistency  share of samples to which a classifier trained on real images gives the label they were made for
-    tstr         train on synthetic, test on real: accuracy on real test images after seeing only samples
-    real         accuracy of the same classifier after seeing real training images
+    consistency  share of samples that a classifier trained on real images assigns to their label
+    tstr         train on synthetic, test on real: accuracy on real test images after training on samples only
+    real         accuracy of the same classifier after training on real images
     frechet      distance between Gaussians fitted to that classifier's 64 features of samples and of test images
                  (not the FID of the literature, whose features are Inception's); of_real: of real training images
-    diversity    mean distance between the features of two samples of a class, as a share of the same of real ones
-    coverage     share of test images with a sample among their nearest neighbours, on the same features
-    novelty      median pixel distance from a sample to the nearest training image, as a share of the test images'
+    diversity    mean distance between the features of two samples of a class, relative to real ones
+    coverage     share of test images with a sample among their nearest neighbors, by the same features
+    novelty      median pixel distance from a sample to the nearest training image, relative to test images
     """
 
     samples: int
-    #: Real images that taught the classifier of `real` and `consistency`, and those that all was tested on.
+    #: Real images that trained the classifier of `real` and `consistency`, and those used for testing.
     real_training: int
     real_test: int
     distinct_samples: int
@@ -62,7 +62,7 @@ class Evaluation:
     coverage_of_real: float
     novelty: float
     classes: dict[str, ClassFigures]
-    #: How long it took.
+    #: Duration in seconds.
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Judges at most `limit` samples of a dataset by real data, of which at most as many are learnt from.
+    """Compares at most `limit` samples of a dataset with real data, of which at most `limit` images are trained on.
 
-    `progress` hears what is being done, in a few words. Raises UsageError where dataset or real data do not fit.
+    `progress` is called with a description of each step. Raises UsageError if dataset and real data do not match.
     """
     dataset = Dataset(destination)
     place = _real_place(dataset, real)
     _check(dataset, limit)
-    # Before TensorFlow takes its seconds to start.
+    # Before TensorFlow starts, which takes seconds.
     load_real(place, dataset.spec)
     request = {"destination": dataset.url, "real": str(place), "limit": limit, "seed": seed}
     process = subprocess.Popen(
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def evaluation_from_json(text: str) -> Evaluation:
-    """What the process answered."""
+    """Parses the output of the process."""
     data = json.loads(text)
     classes = {name: ClassFigures(**figures) for name, figures in data.pop("classes").items()}
     return Evaluation(**data, classes=classes)

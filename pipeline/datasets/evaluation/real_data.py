@@ -1,8 +1,8 @@
-"""Real images with labels, to judge samples by: folders of classes, the four idx files of the MNIST family, or .npz.
+"""Reads real images with labels: folders of classes, the four idx files of the MNIST family, or .npz.
 
 DIR/<class>/*.png ...                          part of them is held out for testing
-DIR/train/<class>/..., DIR/test/<class>/...    as they are divided
-DIR/train-images-idx3-ubyte[.gz] and so on     as they are divided
+DIR/train/<class>/..., DIR/test/<class>/...    already divided
+DIR/train-images-idx3-ubyte[.gz] and so on     already divided
 FILE.npz with arr_0 (images), arr_1 (labels)   part of them is held out for testing
 """
 
@@ -34,7 +34,7 @@ _IDX_UINT8 = 0x08
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-#: One in so many is held out where nobody has divided them.
+#: One in this number of images is held out for testing, if they are not divided already.
 _HOLD_OUT = 6
 _READERS = 8
 
@@ -46,19 +46,19 @@ class Labelled(NamedTuple):
     labels: NDArray[np.int32]
 
     def only(self, rows: NDArray[np.int64]) -> Labelled:
-        """Some of them."""
+        """The selected rows."""
         return Labelled(self.images[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
 class RealData:
-    """What classifiers are trained on, and what they are tested on."""
+    """Images for training and for testing classifiers."""
 
     training: Labelled
     test: Labelled
 
     def limited(self, most: int) -> RealData:
-        """At most so many images for training, drawn at random, the same at each call."""
+        """With at most `most` images for training, drawn at random, the same at each call."""
         if len(self.training.labels) <= most:
             return self
         chosen = np.random.default_rng(0).permutation(len(self.training.labels))[:most]
@@ -66,7 +66,7 @@ class RealData:
 
     @property
     def training_sha256(self) -> str:
-        """Hash of what a classifier learns from."""
+        """Hash of the training images."""
         digest = hashlib.sha256(str(self.training.images.shape).encode())
         digest.update(np.ascontiguousarray(self.training.images).data)
         digest.update(np.ascontiguousarray(self.training.labels).data)
@@ -74,7 +74,7 @@ class RealData:
 
 
 def load_real(place: Path, spec: JobSpec) -> RealData:
-    """The real data at a place, as judges of such samples need it. Raises UsageError that says what does not fit."""
+    """The real data at a path, for samples of this spec. Raises UsageError if it does not match."""
     assert spec.classes is not None
     if not os.path.exists(place):
         raise UsageError(f"real data {str(place)!r}: there is no such file or folder")
@@ -105,7 +105,7 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(read_regular(path)) if path.exists() else read_regular(folder / name)
         if content[:2] != b"\0\0" or content[2] != _IDX_UINT8:
-            raise ValueError("it is no idx file of unsigned bytes")
+            raise ValueError("it is not an idx file of unsigned bytes")
         axes = content[3]
         shape = np.frombuffer(content, ">u4", count=axes, offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
@@ -138,7 +138,7 @@ def _folder_names(name: str) -> tuple[str, str]:
 
 
 def _read_folders(folder: Path, spec: JobSpec) -> Labelled:
-    """Images of folders that bear the classes' names, or their numbers."""
+    """Images of folders named by the classes' names or numbers."""
     classes = spec.classes or ()
     known = {folder: label for label, folder in enumerate(class_folders(classes))}
     known |= {class_folder(str(label)): label for label in range(len(classes))}
@@ -149,7 +149,7 @@ def _read_folders(folder: Path, spec: JobSpec) -> Labelled:
         found = next((folder for folder in _folder_names(each.name) if folder in known), None)
         if images and found is None:
             raise UsageError(
-                f"real data {str(folder)!r}: folder {each.name!r} is no class of the dataset's: "
+                f"real data {str(folder)!r}: folder {each.name!r} is not a class of the dataset: "
                 f"they are {shown(', '.join(classes))}"
             )
         paths += images

@@ -1,8 +1,8 @@
-"""One dataset in another form: npy, png, tar, or one npz file.
+"""Converts a dataset to another format: npy, png, tar, or one npz file.
 
-What comes out as npy, png or tar is a dataset like any other, with a spec, receipts and a manifest: that of the job
-which would have made the samples in this form. So it is recognised while it is not whole, the same command goes on
-with it, and `verify`, `extend` and all the others work on it.
+An export as npy, png or tar is a dataset like any other, with a spec, receipts and a manifest: those of the job that
+would have made the samples in this format. So it is recognized while incomplete, the same command continues it, and
+`verify`, `extend` and other commands work on it.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from pipeline.stores.store import Store
 
 __all__ = ["FORMS", "Exported", "export"]
 
-#: Shards that are made at the same time: one is read and decoded while another is encoded and written.
+#: Shards made at the same time: one is read and decoded while another is encoded and written.
 _THREADS = 2
 _PIECE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export came to."""
+    """The result of an export."""
 
     source: str
     out: str
     form: str
     dtype: str
     count: int
-    #: Files of samples in all: shards, or the one npz.
+    #: Number of files of samples: shards, or the one npz.
     shards: int
     size_bytes: int
-    #: Samples that were there already from an export that was interrupted.
+    #: Samples that existed already from an interrupted export.
     count_found: int
 
     def as_json(self) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def export(
     shard_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Writes a whole dataset in another form to `out`: a new or empty destination, or a new `.npz` file.
+    """Writes a complete dataset in another format to `out`: a new or empty destination, or a new `.npz` file.
 
     Every file is checked against its receipt while it is read. `progress` is called with (samples done, samples),
-    from any thread. An `out` that holds the same export, interrupted, is completed.
-    Raises UsageError for what cannot be, DatasetError for a source that is not whole and sound,
+    from any thread. If `out` has the same export, interrupted, it is completed.
+    Raises UsageError for an impossible conversion, DatasetError if the source is incomplete or damaged,
     DestinationOccupiedError, DestinationBusyError, StoreError.
     """
     check_form(to)
@@ -95,7 +95,7 @@ def _check_apart(source: str, out: str) -> None:
     if out == source:
         raise UsageError(f"{out} is the dataset itself: export it to another destination")
     if out.startswith(source.rstrip("/") + "/"):
-        raise UsageError(f"{out} lies inside the dataset {source}: export it to another destination")
+        raise UsageError(f"{out} is inside the dataset {source}: export it to another destination")
 
 
 def _to_npz(
@@ -137,7 +137,7 @@ def _to_npz(
 
 
 def _origin(source: Source) -> dict[str, Any]:
-    """Where an export comes from, for those who find it."""
+    """The record of an export's source."""
     return {
         "noisemill": VERSION,
         "exported_from": source.dataset.url,
@@ -164,7 +164,7 @@ class _Conversion:
         self._stop = threading.Event()
 
     def run(self) -> Exported:
-        """Makes the shards that are missing, then the last step."""
+        """Makes missing shards, then does the last step."""
         self._bring_inputs()
         out = Dataset(self._store.url)
         finished = out.finished()
@@ -190,7 +190,7 @@ class _Conversion:
         )
 
     def _bring_inputs(self) -> None:
-        """Latents, attributes and labels that the user brought belong to the job."""
+        """Copies the user's latents, attributes and labels, which belong to the job."""
         for name in [name for name in self._source.spec.brought_files() if not self._store.exists(name)]:
             draft = self._store.draft()
             try:
@@ -204,7 +204,7 @@ class _Conversion:
                 raise
 
     def _make(self, missing: list[Shard]) -> None:
-        """A few shards at a time, in order. The first error, or Ctrl-C, ends all."""
+        """Makes a few shards at a time, in order. The first error, or Ctrl-C, ends all."""
         waiting = iter(missing)
         running: set[Future[None]] = set()
         with ThreadPoolExecutor(_THREADS) as threads:

@@ -1,7 +1,7 @@
-"""Which form a dataset can take, and how its samples change on the way.
+"""The formats that a dataset can be converted to, and the conversion of samples.
 
-Precision only goes down: float32, float16, uint8. What would go up (pixels to floats) is refused: it would look like
-the generator's own output and be up to half a level off; the same generator makes the floats themselves.
+Precision only decreases: float32, float16, uint8. Increasing it (pixels to floats) is refused: the result would look
+like the generator's own output but be off by up to half a level. The same generator makes the floats themselves.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.formats import FORMATS
 from pipeline.formats.values import to_stored
 from pipeline.spec.job_spec import JobSpec
 
-#: What `export --to` knows; npz is one file for other programs, the others are datasets.
+#: Choices of `export --to`; npz is one file for other programs, the others are datasets.
 FORMS = ("npy", "png", "tar", "npz")
 
-#: From the finest.
+#: The finest first.
 _PRECISIONS = ("float32", "float16", "uint8")
 
 
@@ -58,12 +58,12 @@ def check_precision(spec: JobSpec, dtype: str) -> None:
     """Raises UsageError unless samples of this spec can be stored with this dtype."""
     if _PRECISIONS.index(dtype) < _PRECISIONS.index(spec.dtype):
         raise UsageError(
-            f"dtype {dtype}: the samples are {spec.dtype}, what they lost does not come back; "
+            f"dtype {dtype}: the samples are {spec.dtype}, and precision cannot be restored; "
             f"use {spec.dtype}, or 'noisemill generate' to make them as {dtype}"
         )
     if dtype == "uint8" and spec.dtype != "uint8" and spec.value_range is None:
         raise UsageError(
-            "uint8 needs the range of the generator's values, which this dataset does not know: use --to npy"
+            "uint8 needs the range of the generator's values, which this dataset does not have: use --to npy"
         )
 
 

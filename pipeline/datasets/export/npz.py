@@ -1,6 +1,6 @@
-"""One `.npz` file as FID tools read it: `arr_0` uint8 (n, height, width, channels), `arr_1` int64 labels.
+"""Writes one `.npz` file for FID tools: `arr_0` uint8 (n, height, width, channels), `arr_1` int64 labels.
 
-Streamed into the store without being held in memory, and in place only when it is whole.
+It is streamed into the store with bounded memory, and put in place only when it is complete.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.formats.format import check_image
 from pipeline.stores import normalise, open_store
 from pipeline.stores.store import Sink, Store, StoredFile
 
-#: Zip knows no times before 1980; with a fixed one the same samples make the same bytes.
+#: The earliest time in zip files. A fixed time makes the same bytes of the same samples.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _LABELS_AT_A_TIME = 2**20
 
 
 class NpzFile:
-    """Where the file goes. Raises UsageError if it is no `.npz`, DestinationOccupiedError if it is there."""
+    """The target file. Raises UsageError if it is not `.npz`, DestinationOccupiedError if it exists."""
 
     def __init__(self, out: str) -> None:
         if not out.endswith(".npz"):
@@ -38,7 +38,7 @@ class NpzFile:
         self.url = normalise(out)
 
     def check_free(self) -> None:
-        """Raises DestinationOccupiedError where the file, or a folder of its name, is there; StoreError."""
+        """Raises DestinationOccupiedError if the file, or a folder with its name, exists; StoreError."""
         self.store.check_writable()
         below = next(iter(self.store.list(f"{self.name}/")), None)
         if self.store.exists(self.name) or below is not None:
@@ -46,7 +46,7 @@ class NpzFile:
 
 
 def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], told: Callable[[int], None]) -> StoredFile:
-    """Writes the file; `told` hears how many samples each batch had. `comment` goes into the archive's comment."""
+    """Writes the file with this archive comment; calls `told` with the number of samples of each batch."""
     check_image("npz", source.spec.sample_type)
     check_precision(source.spec, "uint8")
     file.store.sweep()
@@ -96,7 +96,7 @@ def _header(dtype: Any, shape: tuple[int, ...]) -> bytes:
 
 
 class _Stream:
-    """A sink as `zipfile` wants its file: it can neither tell nor seek, so sizes follow each member."""
+    """A sink as a file for `zipfile`: without tell and seek, so that sizes follow each member."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -105,4 +105,4 @@ class _Stream:
         return self._sink.write(data)
 
     def flush(self) -> None:
-        """Nothing: the draft's commit does it."""
+        """Does nothing: the draft's commit flushes."""

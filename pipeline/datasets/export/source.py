@@ -1,4 +1,4 @@
-"""The samples of a whole dataset, read in order, each file checked against its receipt on the way."""
+"""Reads the samples of a complete dataset in order, and checks each file against its receipt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.stores.store import Store, StoredFile
 
-#: Files up to this size are read once and kept while they are checked and decoded; larger ones are read twice.
+#: Files up to this size are read once and kept in memory; larger ones are read twice, for the check and for decoding.
 _WHOLE_BYTES = 64 * 2**20
 _PIECE_BYTES = 4 * 2**20
 #: Bytes of samples in a batch.
@@ -28,7 +28,7 @@ _BATCH_BYTES = 8 * 2**20
 
 
 class CheckedFiles:
-    """A store's files of one shard, whose hashes must be those of its receipt. Fulfils what formats read."""
+    """The files of one shard, whose hashes must match its receipt. Implements the reading part of `Store`."""
 
     def __init__(self, store: Store, receipt: Receipt) -> None:
         self.url = store.url
@@ -71,9 +71,9 @@ class CheckedFiles:
 
 
 class Source:
-    """A whole dataset to be exported. May be used by several threads; keeps files of `shards_kept` shards.
+    """A complete dataset to export. May be used by several threads; keeps files of `shards_kept` shards in memory.
 
-    Raises DatasetError where it is not whole, holds no samples, or what the user brought is damaged.
+    Raises DatasetError if it is incomplete, has no samples, or the user's files are damaged.
     """
 
     def __init__(self, destination: str, *, shards_kept: int) -> None:
@@ -104,7 +104,7 @@ class Source:
             first += taken
 
     def made_by(self, index: int) -> EngineRecord:
-        """How a sample was computed."""
+        """The engine that computed a sample."""
         return self._reader(index // self.spec.shard_size).receipt.made_by
 
     def _reader(self, index: int) -> _ShardReader:
@@ -121,7 +121,7 @@ class Source:
 
 
 class _ShardReader:
-    """Reads one shard, one thread at a time: its neighbours in the queue want the same file."""
+    """Reads one shard, one thread at a time, since neighboring batches need the same file."""
 
     def __init__(self, dataset: Dataset, index: int) -> None:
         receipt = dataset.receipt(index)

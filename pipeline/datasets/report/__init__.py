@@ -1,6 +1,6 @@
-"""One HTML page about a dataset, whole in itself: no script, no request, pictures and charts inside.
+"""One self-contained HTML page about a dataset, without scripts or requests.
 
-findings   what the page tells, gathered from receipts and a bounded sample of samples
+findings   the data of the page, from receipts and a bounded selection of samples
 pictures   grids and mean images, as data: URLs
 charts     bars, histograms and curves, as SVG
 page       the page

@@ -1,4 +1,4 @@
-"""The dataset card: a README for people, with the metadata block that dataset hubs read."""
+"""The dataset card: a README with the metadata block that dataset hubs read."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from pipeline.datasets.report.snippets import Snippet, checking, making, reading
 from pipeline.spec.job_spec import JobSpec, settings_in_words
 
 _PROVENANCE = (
-    "`job.json` defines every sample: sample *i* depends on the generator's digest, the seed, *i* and the label "
-    "plan alone. `receipts/` holds what each shard must hash to, `manifest.json` the totals.\n"
+    "`job.json` defines every sample: sample *i* depends only on the generator's digest, the seed, *i* and the label "
+    "plan. `receipts/` has the hashes of each shard's files, `manifest.json` the totals.\n"
 )
-#: What loaders of dataset hubs are pointed to; they have none for .npy.
+#: The files for loaders of dataset hubs, which cannot read .npy.
 _DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
-#: What is to be known beside the code.
+#: Notes beside the code.
 _NOTES = {
     "npy": "Loaders of dataset hubs read png and tar: `noisemill export . OUT --to tar` writes those.\n",
     "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
     "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
-    "null": "Nothing was written: the job measured speed only.\n",
+    "null": "No samples were written: the job only measured speed.\n",
 }
 
 
 def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool, exported_from: str | None = None) -> str:
-    """Markdown with a YAML head: what this is, how to read it, how to make it again.
+    """Markdown with a YAML header: what the dataset is, how to read it, how to make it again.
 
-    `exported_from` is the dataset that it was made of, where it was not made by a job.
+    `exported_from` is the source of an export.
     """
     paragraphs = [
         _metadata(spec),
         f"# {spec.count:,} samples of `{spec.generator_name}`\n",
-        "Synthetic data: every sample is the output of a generator, none is a photograph or a record.\n",
+        "Synthetic data: every sample is the output of a generator; none is a photograph or a real record.\n",
         "![Contact sheet](preview.png)\n" if has_preview else "",
         _facts(spec, manifest, exported_from),
-        "## Read it\n",
+        "## How to read it\n",
         _reading(spec),
-        "## Check it, make it again\n",
+        "## How to check it and make it again\n",
         *(_code(snippet) for snippet in (checking("."), making(spec, "."))),
         _PROVENANCE,
-        "The licence of the samples is a matter of the generator and of what it was trained on.\n",
+        "The license of the samples depends on the generator and its training data.\n",
     ]
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def _metadata(spec: JobSpec) -> str:
-    # A JSON string is a YAML one: names of files may hold anything.
+    # A JSON string is valid YAML: file names may contain anything.
     name = json.dumps(f"{spec.generator_name}-{spec.count}", ensure_ascii=False)
     lines = ["---", f"pretty_name: {name}", "tags:", "- synthetic", "- noisemill"]
     if spec.classes:

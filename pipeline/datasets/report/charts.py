@@ -1,4 +1,4 @@
-"""Small charts as SVG: no script and no library in the page, colours from its style, numbers in tooltips."""
+"""Small charts as SVG: no scripts or libraries, colors from the page's style, numbers in tooltips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LEFT, _BOTTOM, _TOP = 52, 22, 8
 def columns(
     values: Sequence[float], ticks: Sequence[tuple[float, str]], titles: Sequence[str], label: str, *, top: str = ""
 ) -> str:
-    """Columns side by side. Ticks are (share of the width, text); titles show where the pointer rests."""
+    """Vertical bars. Ticks are (share of the width, text); titles are tooltips."""
     most = max(values, default=0) or 1
     wide = (_WIDTH - _LEFT - 8) / max(1, len(values))
     high = _HEIGHT - _BOTTOM - _TOP
@@ -31,7 +31,7 @@ def columns(
 
 
 def curve(values: Sequence[float], ticks: Sequence[tuple[float, str]], titles: Sequence[str], label: str) -> str:
-    """A filled line through the middles of equal stretches."""
+    """A filled line through the centers of equal intervals."""
     most = max(values, default=0) or 1
     wide, high = (_WIDTH - _LEFT - 8) / len(values), _HEIGHT - _BOTTOM - _TOP
     points = [(_LEFT + (place + 0.5) * wide, _TOP + high * (1 - value / most)) for place, value in enumerate(values)]
@@ -52,7 +52,7 @@ def curve(values: Sequence[float], ticks: Sequence[tuple[float, str]], titles: S
 
 
 def bars(rows: Sequence[tuple[str, float, str]], label: str) -> str:
-    """Lying bars, one a row: name, value, text at the end. As HTML, which breaks long names."""
+    """Horizontal bars, one per row: name, value, text at the end. As HTML, which wraps long names."""
     most = max((value for _, value, _ in rows), default=0) or 1
     lines = "".join(
         f'<div class="name">{escape(name)}</div>'
@@ -64,7 +64,7 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str) -> str:
 
 
 def line(values: Sequence[float], low: float, high: float) -> str:
-    """A sample of numbers as a bare curve."""
+    """A sample of numbers as a curve without axes."""
     wide = 100 / max(1, len(values) - 1)
     points = " ".join(
         f"{place * wide:.1f},{36 - 34 * (value - low) / (high - low):.1f}" for place, value in enumerate(values)

@@ -1,4 +1,4 @@
-"""What a report tells of a dataset: from its receipts, and from samples drawn here and there, so many at most."""
+"""The data of a report, from receipts and from a bounded number of samples all over the dataset."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pipeline.datasets.report.preview import class_members
 from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import JobSpec
 
-#: Samples that are looked at, at most so many and so many bytes as float32, from so many shards.
+#: Limits of the samples that are read: number, bytes as float32, shards.
 _SAMPLES, _SAMPLE_BYTES, _SHARDS = 1024, 96 * 2**20, 16
-#: Samples shown of each class, and of how many classes.
+#: Samples shown of each class, and the number of classes shown.
 _PER_CLASS, CLASSES = 20, 40
-#: Of large pictures, so many.
+#: The same for large images.
 _LARGE_PER_CLASS = 10
 _PAIRS = 5
 _BINS = 48
-#: A gap between two shards that is longer than this, and than twenty times the usual, is a pause, seconds.
+#: A gap between two shards longer than this, and than twenty times the median, is a pause, seconds.
 _PAUSE_S = 60.0
 _READERS = 8
 
@@ -44,53 +44,53 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How fast samples were made."""
+    """The speed at which samples were made."""
 
-    #: Samples per second in stretches of `step_s` seconds each, pauses left out; empty where shards are too few.
+    #: Samples per second in intervals of `step_s` seconds, without pauses; empty if there are too few shards.
     series: tuple[float, ...]
     step_s: float
     #: Seconds of work, and of pauses.
     working_s: float
     paused_s: float
-    #: Samples per second over all; None where one shard is all there is.
+    #: Samples per second overall; None if there is only one shard.
     overall: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the page tells."""
+    """The data of the page."""
 
     url: str
     spec: JobSpec
-    #: Whether a manifest says so.
+    #: Whether there is a manifest.
     whole: bool
-    #: Where only some shards are meant to be there.
+    #: The shards of a partial dataset; None for all.
     selection: str | None
     shards_made: int
     samples_made: int
     size_bytes: int
     statistics: Statistics | None
     made_by: tuple[EngineRecord, ...]
-    #: Worker to shards and samples.
+    #: Worker -> number of shards and samples.
     workers: Mapping[str, tuple[int, int]]
     finished_at: float | None
     rate: Rate | None
     stage_seconds: Mapping[str, float]
-    #: The samples that were looked at: their indices, and their values as stored, (n, *sample_shape).
+    #: The samples read: their indices, and their values as stored, (n, *sample_shape).
     indices: tuple[int, ...]
     samples: NDArray[Any]
-    #: By label: some samples of it.
+    #: Label -> some samples of it.
     classes: Mapping[int, NDArray[Any]]
-    #: Values of the samples looked at: how many lie in each bin, and the bins' ends.
+    #: Histogram of the values of the samples read: counts, and edges of the bins.
     histogram: tuple[tuple[int, ...], tuple[float, ...]]
     nearest: tuple[Pair, ...]
-    #: Median distance of a sample to its nearest among those looked at; None of fewer than two.
+    #: Median distance of a sample to its nearest among those read; None for fewer than two.
     nearest_median: float | None
     full_scale: tuple[float, float]
 
 
 def look_at(dataset: Dataset) -> Findings:
-    """Reads receipts and some samples. Raises DatasetError where what lies there is not what the receipts say."""
+    """Reads receipts and some samples. Raises DatasetError if the files do not match the receipts."""
     spec = dataset.spec
     receipts = dataset.receipts()
     made = sorted(receipts)
@@ -125,7 +125,7 @@ def look_at(dataset: Dataset) -> Findings:
 
 
 def _drawn(dataset: Dataset, made: Sequence[int]) -> tuple[tuple[int, ...], NDArray[Any]]:
-    """Stretches of samples from shards all over the dataset, the same at each call."""
+    """Runs of samples from shards all over the dataset, the same at each call."""
     spec = dataset.spec
     if spec.format == "null" or not made:
         return (), np.empty((0, *spec.sample_shape), spec.dtype)
@@ -147,7 +147,7 @@ def _drawn(dataset: Dataset, made: Sequence[int]) -> tuple[tuple[int, ...], NDAr
 def _class_samples(
     dataset: Dataset, made: Sequence[int], indices: Sequence[int], samples: NDArray[Any]
 ) -> dict[int, NDArray[Any]]:
-    """Some samples of each class: of those at hand where they are enough, else looked for."""
+    """Some samples of each class: from those read already if they are enough, else searched for."""
     if dataset.spec.classes is None or not len(samples):
         return {}
     rows = {index: row for row, index in enumerate(indices)}
@@ -175,14 +175,14 @@ def _histogram(samples: NDArray[Any], low: float, high: float) -> tuple[tuple[in
 
 
 def _nearest(samples: NDArray[Any], indices: Sequence[int], scale: float) -> tuple[tuple[Pair, ...], float | None]:
-    """The pairs that are most alike, each sample in one of them; pictures are compared at 32 by 32 at most."""
+    """The most similar pairs, each sample in at most one; images are compared at 32 by 32 at most."""
     if len(samples) < 2:
         return (), None
     features = _features(samples) / scale
     lengths = np.square(features).sum(1)
     squares = lengths[:, None] + lengths - 2 * features @ features.T
     np.fill_diagonal(squares, np.inf)
-    # Rounding can leave two equal samples a little apart, or less than nothing.
+    # Rounding can make the squared distance of equal samples slightly positive or negative.
     distances = np.sqrt(np.maximum(squares, 0) / features.shape[1])
     distances[distances < 1e-4] = 0
     pairs: list[Pair] = []
@@ -212,7 +212,7 @@ def _by_worker(receipts: Sequence[Receipt]) -> dict[str, tuple[int, int]]:
 
 
 def _rate(receipts: Sequence[Receipt]) -> Rate | None:
-    """From when shards were finished. The first stretch begins when the first shard was begun, as far as is known."""
+    """The rate, from the times at which shards were finished. Starts at the estimated start of the first shard."""
     if not receipts:
         return None
     ends = sorted((receipt.finished_at, receipt.count, sum(receipt.seconds.values())) for receipt in receipts)
@@ -221,7 +221,7 @@ def _rate(receipts: Sequence[Receipt]) -> Rate | None:
     usual = float(np.median(gaps[1:])) if len(gaps) > 1 else float(gaps[0])
     pauses = gaps > max(_PAUSE_S, 20 * usual)
     pauses[0] = False
-    # A shard that ended a pause took as long as others do.
+    # A shard after a pause is assumed to take as long as the others.
     gaps_worked = np.where(pauses, usual, gaps)
     clock = np.cumsum(gaps_worked)
     working = float(clock[-1])

@@ -1,4 +1,4 @@
-"""One sample for people: a heatmap in text, a picture, or an interactive Plotly heatmap."""
+"""Draws one sample: as a heatmap in text, as an image, or as an interactive Plotly heatmap."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Range = tuple[float, float] | None
 
 
 def as_picture(sample: NDArray[np.float32], value_range: Range) -> Image.Image:
-    """The sample as a picture. Raises UsageError where it is none."""
+    """The sample as an image. Raises UsageError if it is not one."""
     if image_shape(sample.shape) is None:
-        raise UsageError(f"samples of {sample.shape} are no images: use --output NAME.npy")
+        raise UsageError(f"samples of {sample.shape} are not images: use --output NAME.npy")
     return as_image(sample, value_range)
 
 
@@ -43,7 +43,7 @@ def strip(samples: NDArray[np.float32], value_range: Range) -> bytes:
 
 
 def text(sample: NDArray[np.float32], value_range: Range, columns: int) -> str:
-    """The sample as characters, two wide and one high where there is room: dark is low, light is high."""
+    """The sample as characters, two columns per pixel if they fit: dark is low, light is high."""
     picture = as_picture(sample, value_range).convert("L")
     width = min(picture.width, max(1, columns // 2))
     height = max(1, round(picture.height * width / picture.width))
@@ -54,9 +54,9 @@ def text(sample: NDArray[np.float32], value_range: Range, columns: int) -> str:
 def html(sample: NDArray[np.float32], value_range: Range, title: str) -> str:
     """The sample as a page with an interactive Plotly heatmap, which needs no network.
 
-    Raises UsageError where the sample is neither an image nor a matrix.
+    Raises UsageError if the sample is neither an image nor a matrix.
     """
-    import plotly.graph_objects as go  # Heavy, and pictures and text do without.
+    import plotly.graph_objects as go  # Heavy, and not needed for images and text.
 
     plane = sample[:, :, 0] if sample.shape[2:] == (1,) else sample
     if plane.ndim == 3 and image_shape(plane.shape) is not None:
@@ -65,10 +65,10 @@ def html(sample: NDArray[np.float32], value_range: Range, title: str) -> str:
         low, high = value_range or (None, None)
         trace = go.Heatmap(z=plane.tolist(), colorscale="Greys_r", zmin=low, zmax=high)
     else:
-        raise UsageError(f"samples of {sample.shape} make no heatmap: use --output NAME.npy")
+        raise UsageError(f"samples of {sample.shape} cannot be drawn as a heatmap: use --output NAME.npy")
     figure = go.Figure(trace)
     figure.update_layout(title=title, template="plotly_white")
-    # Rows count from the top, as in the picture, and cells are square.
+    # Rows are counted from the top, as in images, and cells are square.
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")
     return str(figure.to_html(include_plotlyjs=True, full_html=True))
 

@@ -1,4 +1,4 @@
-"""The page: HTML without script, style and pictures inside, light or dark as the reader's system is."""
+"""The page: HTML without scripts, with style and images embedded, light or dark as the reader's system."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipeline.datasets.stages import STAGES, verdict
 from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import settings_in_words
 
-#: Forbids everything but what is inside: the page cannot ask anybody for anything.
+#: Forbids everything that is not embedded: the page cannot make requests.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-#: Samples on the sheet: small pictures, large ones, curves.
+#: Samples on the sheet: small images, large ones, curves.
 _SHEET, _LARGE_SHEET, _CURVES = 96, 40, 24
 
 
@@ -88,14 +88,14 @@ def _state(findings: Findings) -> str:
 
 def _sheet(findings: Findings) -> str:
     if findings.spec.format == "null":
-        return _section("Samples", "<p>Nothing was written: the job measured speed only.</p>")
+        return _section("Samples", "<p>No samples were written: the job only measured speed.</p>")
     if not len(findings.samples):
-        return _section("Samples", "<p>None are there yet.</p>")
+        return _section("Samples", "<p>There are none yet.</p>")
     shape = findings.spec.sample_shape
     most = _CURVES if image_shape(shape) is None else _LARGE_SHEET if is_large(shape) else _SHEET
     chosen = np.linspace(0, len(findings.samples) - 1, min(most, len(findings.samples))).astype(int)
     samples = findings.samples[chosen]
-    told = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset; not picked."
+    told = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset, not selected."
     told = f'<p class="dim">{told}</p>'
     if image_shape(findings.spec.sample_shape) is None:
         return _section("Samples", _curves(findings, samples), told)
@@ -110,7 +110,7 @@ def _picture(findings: Findings, samples: NDArray[Any], columns: int, kind: str,
 
 
 def _curves(findings: Findings, samples: NDArray[Any]) -> str:
-    """Samples that are no pictures, as curves of their first values."""
+    """Samples that are not images, as curves of their first values."""
     low, high = findings.full_scale
     rows = samples.reshape(len(samples), -1)[:, :256].astype(float)
     return f'<div class="samples">{"".join(charts.line(row.tolist(), low, high) for row in rows)}</div>'
@@ -152,7 +152,7 @@ def _values(findings: Findings) -> str:
     bins = zip(counts, edges[:-1], edges[1:], strict=True)
     titles = [f"{low:.4g} to {high:.4g}: {count / total:.2%}" for count, low, high in bins]
     ticks = [(0.0, f"{edges[0]:.4g}"), (0.5, f"{edges[len(edges) // 2]:.4g}"), (1.0, f"{edges[-1]:.4g}")]
-    # The background of pictures is one value, whose column would hide the others.
+    # The background of images is one value, whose bar would hide the others.
     heights = [count**0.5 for count in counts]
     chart = charts.columns(heights, ticks, titles, "Histogram of values", top=f"{max(counts) / total:.1%}")
     told = f"Values of {len(findings.samples):,} samples; heights are square roots, so that rare values can be seen."
@@ -213,7 +213,7 @@ def _speed(findings: Findings) -> str:
             f'<h3>Busy, by stage</h3><div class="stages">{strip}</div>{keys}'
             f'<p class="dim">Stages overlap; summed over workers. {escape((bound or "").capitalize())}.</p>'
         )
-    return _section("How fast it was made", *parts)
+    return _section("Speed", *parts)
 
 
 def _rate(found: Rate, samples: int) -> str:
@@ -258,7 +258,7 @@ def _provenance(findings: Findings) -> str:
         rows.append(("", f"and {len(workers) - 20} workers more"))
     if findings.finished_at is not None:
         rows.append(("Latest shard", _when(findings.finished_at)))
-    return _section("Where it comes from", _table(rows))
+    return _section("Provenance", _table(rows))
 
 
 def _reading(findings: Findings) -> str:

@@ -1,4 +1,4 @@
-"""Samples as pictures inside a page: data: URLs of PNG, or of JPEG where that is a fraction of it."""
+"""Samples as embedded images: data: URLs of PNG, or of JPEG where it is much smaller."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from PIL import Image
 from pipeline.datasets.report.preview import as_image
 from pipeline.formats.image import image_shape
 
-#: Pixels of a cell at most; larger samples are shrunk.
+#: Largest side of a cell, pixels; larger samples are downscaled.
 CELL = 96
-#: From this size on, samples are large: fewer are shown, and coloured ones as JPEG, a fraction of PNG.
+#: From this side on, samples are large: fewer are shown, and color images as JPEG, which is much smaller.
 _LARGE = 64
 
 Range = tuple[float, float]
 
 
 def is_large(shape: tuple[int, ...]) -> bool:
-    """Whether pictures of this shape are shown smoothly, and fewer of them."""
+    """Whether images of this shape are large: fewer are shown, with smooth scaling."""
     return image_shape(shape) is not None and max(shape[:2]) >= _LARGE
 
 
 def shrunk(samples: NDArray[Any], most: int) -> NDArray[np.float32]:
-    """Pictures (n, h, w[, c]) averaged down to at most so many pixels a side, float32 (n, h', w', c)."""
+    """Images (n, h, w[, c]) downscaled to sides of at most `most` pixels, float32 (n, h', w', c)."""
     shape = image_shape(samples.shape[1:])
     assert shape is not None
     values = samples.reshape(len(samples), *shape)
@@ -49,7 +49,7 @@ def grid(samples: NDArray[Any], columns: int, full_scale: Range) -> tuple[str, i
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     photographic = is_large(samples.shape[1:]) and samples.shape[-1] == 3
-    # JPEG has no transparent gaps: a middle grey does for light and dark pages.
+    # JPEG has no transparency: medium grey gaps suit light and dark pages.
     gap = (128, 128, 128, 255) if photographic else (0, 0, 0, 0)
     sheet = Image.new("RGBA", (columns * (width + 1) - 1, rows * (height + 1) - 1), gap)
     for position, cell in enumerate(cells):
@@ -58,7 +58,7 @@ def grid(samples: NDArray[Any], columns: int, full_scale: Range) -> tuple[str, i
 
 
 def mean_and_deviation(samples: NDArray[Any], full_scale: Range) -> tuple[str, str]:
-    """The mean of all samples, and how far each pixel departs from it, as data: URLs."""
+    """Mean and standard deviation of all samples, as data: URLs."""
     small = shrunk(samples, CELL)
     deviation = small.std(axis=0)
     most = float(deviation.max()) or 1.0
@@ -67,7 +67,7 @@ def mean_and_deviation(samples: NDArray[Any], full_scale: Range) -> tuple[str, s
 
 
 def data_url(image: Image.Image, *, photographic: bool = False) -> str:
-    """The picture as it stands in `src`."""
+    """The image as a data: URL."""
     file = io.BytesIO()
     if photographic:
         image.convert("RGB").save(file, "JPEG", quality=85)
@@ -78,7 +78,7 @@ def data_url(image: Image.Image, *, photographic: bool = False) -> str:
 
 
 def _packed(image: Image.Image) -> Image.Image:
-    """Grey pictures with one channel, or two, instead of four."""
+    """Reduces grey images to one channel, or two, instead of four."""
     if image.mode != "RGBA":
         return image
     red, green, blue, alpha = (np.asarray(channel) for channel in image.split())

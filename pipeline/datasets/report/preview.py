@@ -1,4 +1,4 @@
-"""Contact sheets: what people would rather look at than read."""
+"""Draws contact sheets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.formats.image import image_shape
 from pipeline.formats.values import to_stored
 
-#: Pixels that a cell is at least, so that small images can be seen.
+#: Smallest side of a cell, pixels, so that small images are visible.
 _CELL = 56
-#: Pixels that a cell is at most.
+#: Largest side of a cell, pixels.
 _CELL_LIMIT = 128
 _GAP = 2
 _BACKGROUND = "#ffffff"
@@ -26,21 +26,20 @@ _INK = "#3c3c3c"
 _COLUMNS = 12
 _ROWS = 10
 _MOST_CLASSES = 40
-#: Of 9. Pillow's `optimize` took seven times as long for 4 % less, and the device waits for it between two jobs.
+#: Of 9. Pillow's `optimize` takes seven times as long for 4 % less.
 _COMPRESSION = 4
-#: Samples are read in one go where so many as are wanted, times this, and so many bytes hold all of them.
+#: Samples are read in one piece if it has at most this many times the wanted samples, and at most this many bytes.
 _DENSE, _AT_ONCE_BYTES = 4, 2**22
-#: Characters of a picture and of a class's name in a terminal.
+#: Columns of an image and of a class name in a terminal.
 _TEXT_CELL, _TEXT_NAME = 16, 12
-#: How many stretches of how many labels are looked through for samples of each class.
+#: The number of runs, and of labels per run, to search for samples of each class.
 _LOOKS, _LOOK = 1024, 1024
 
 
 def contact_sheet(dataset: Dataset) -> bytes | None:
-    """PNG of samples from the start of the dataset, one row per class where there are classes.
+    """PNG of available samples from the start of the dataset, one row per class if there are classes.
 
-    Of a growing dataset, of the samples that are there. None where there are none yet, where the samples are no
-    images, or were not written.
+    None if there are no samples yet, if they are not images, or if they were not written.
     """
     rows = _rows(dataset)
     if not rows:
@@ -53,7 +52,7 @@ def contact_sheet(dataset: Dataset) -> bytes | None:
 
 
 def _rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
-    """The rows of a sheet: name of the class, and samples of it; none where there is nothing to show."""
+    """The rows of a sheet: name of the class, and samples of it; none if there is nothing to show."""
     spec = dataset.spec
     made = [] if spec.format == "null" or image_shape(spec.sample_shape) is None else dataset.made()
     if not made:
@@ -66,9 +65,9 @@ def _rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
 
 
 def as_image(sample: NDArray[Any], value_range: tuple[float, float] | None) -> Image.Image:
-    """A sample, as stored, as a picture. Without a declared range its own least and greatest value are taken."""
+    """A stored sample as an image. Without a declared range, its own least and greatest value are used."""
     if sample.dtype != np.uint8:
-        # No worker writes NaN or infinity; damage may.
+        # Workers never write NaN or infinity, but damaged files may contain them.
         sample = np.nan_to_num(sample.astype(np.float32), posinf=0.0, neginf=0.0)
         low, high = value_range or (float(sample.min()), float(sample.max()))
         sample = to_stored(sample, "uint8", (low, high if high != low else low + 1))
@@ -81,7 +80,7 @@ def indices_of(dataset: Dataset, made: Sequence[int]) -> Iterator[int]:
 
 
 def class_members(dataset: Dataset, made: Sequence[int], most: int) -> dict[int, list[int]]:
-    """For each label up to so many samples of these shards, looked for from the start and then all over them."""
+    """For each label up to `most` samples of these shards, searched from the start and then all over them."""
     found: dict[int, list[int]] = {label: [] for label in range(len(dataset.spec.classes or ()))}
     size = dataset.spec.shard_size
     looks = np.unique(np.linspace(0, max(0, len(made) * size - _LOOK), _LOOKS).astype(np.int64)).tolist()
@@ -104,7 +103,7 @@ def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, 
     margin = 10 + max((math.ceil(font.getlength(name)) for name, _ in rows), default=0)
     margin = margin if margin > 10 else _GAP
     width = margin + _COLUMNS * (size[0] + _GAP)
-    # A sheet of grey pictures is grey: a third to compress.
+    # A sheet of grey images is grey: a third of the data to compress.
     mode = "L" if dataset.spec.sample_shape[2:] in ((), (1,)) else "RGB"
     sheet = Image.new(mode, (width, _GAP + len(rows) * (size[1] + _GAP)), _BACKGROUND)
     pen = ImageDraw.Draw(sheet)
@@ -121,7 +120,7 @@ def _draw(dataset: Dataset, rows: list[tuple[str, list[int]]], size: tuple[int, 
 
 
 def _pictures(dataset: Dataset, indices: list[int]) -> Callable[[int], NDArray[Any]]:
-    """What answers each of these samples: read in one go where they are a shard's first, as they mostly are."""
+    """A function that returns each of these samples. They are read in one piece if they are a shard's first."""
     first, stop = min(indices) // dataset.spec.shard_size * dataset.spec.shard_size, max(indices) + 1
     count, sample_bytes = stop - first, math.prod(dataset.spec.sample_shape) * np.dtype(dataset.spec.dtype).itemsize
     most = min(dataset.spec.shard_size, _DENSE * len(indices), _AT_ONCE_BYTES // sample_bytes)
@@ -132,7 +131,7 @@ def _pictures(dataset: Dataset, indices: list[int]) -> Callable[[int], NDArray[A
 
 
 def terminal_sheet(dataset: Dataset, columns: int) -> str:
-    """The sheet as text for a terminal that shows 24-bit colours: names, and pictures of two pixels a character."""
+    """The sheet as text for a terminal with 24-bit colors: names, and images with two pixels per character."""
     height, width = dataset.spec.sample_shape[:2]
     cell_width = min(width, _TEXT_CELL, max(1, columns - 1))
     size = (cell_width, max(2, round(height * cell_width / width / 2) * 2))
@@ -148,7 +147,7 @@ def terminal_sheet(dataset: Dataset, columns: int) -> str:
 
 
 def _text_cell(dataset: Dataset, index: int, size: tuple[int, int]) -> list[str]:
-    """The lines of one picture."""
+    """The lines of one image."""
     image = as_image(dataset.samples(index, 1)[0], dataset.spec.value_range).convert("RGB")
     pixels = np.asarray(image.resize(size, Image.Resampling.BOX)).tolist()
     return [

@@ -1,6 +1,6 @@
-"""How to read a dataset and how to make it again, as code and commands that people paste: for its card and its report.
+"""Code examples for reading a dataset and commands for making it again, for its card and its report.
 
-Code is meant to be run in the dataset's folder.
+The code should be run in the dataset's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.spec.job_spec import JobSpec
 class Snippet:
     """A few lines to paste."""
 
-    #: What they are for: "numpy", "Keras".
+    #: Their subject: "numpy", "Keras".
     title: str
     #: "python" or "sh".
     language: str
@@ -24,7 +24,7 @@ class Snippet:
 
 
 def reading(spec: JobSpec) -> list[Snippet]:
-    """How to read such a dataset, the shortest way first; nothing for one that was not written."""
+    """How to read such a dataset, the shortest way first; empty if no samples were written."""
     if spec.format == "null":
         return []
     readers = {("npy", "flat"): _npy, ("png", "flat"): _png_flat, ("png", "class"): _png_class, ("tar", "flat"): _tar}
@@ -32,7 +32,7 @@ def reading(spec: JobSpec) -> list[Snippet]:
 
 
 def making(spec: JobSpec, destination: str) -> Snippet:
-    """The command that makes it again, at another place."""
+    """The command that makes it again at another destination."""
     options = [f"--count {spec.count}", f"--seed {spec.seed}", f"--shard-size {spec.shard_size}"]
     options += [f"--format {spec.format}", f"--dtype {spec.dtype}"]
     options += [f"--layout {spec.layout}"] if spec.layout != "flat" else []

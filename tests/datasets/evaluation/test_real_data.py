@@ -143,7 +143,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda p: p, "there is no such file or folder"),
     "no npz": (text, "cannot be read as .npz"),
     "empty folder": (empty, "holds no folders of images"),
-    "another class": (moved, "folder 'moon' is no class of the dataset's"),
+    "another class": (moved, "folder 'moon' is not a class of the dataset"),
     "another size": (lambda p: shape_of(p, (7, 4)), "is 7x4, the samples 4x4: scale"),
     "no image": (no_image, "999.png' cannot be read"),
     "idx missing": (lambda p: without(p, "t10k-labels-idx1-ubyte.gz"), r"t10k-labels-idx1-ubyte\[.gz\] is missing"),

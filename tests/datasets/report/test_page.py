@@ -72,7 +72,7 @@ def test_every_format(form: str, tmp_path: Path) -> None:
     assert spec.digest in read.text
     assert "whole" in read.text
     assert f"noisemill generate {spec.generator} again" in read.text
-    assert ("Nothing was written" in read.text) == (form == "null")
+    assert ("No samples were written" in read.text) == (form == "null")
     assert all((attributes.get("src") or "data:").startswith("data:") for _, attributes in read.tags)
     assert not {"script", "iframe", "object", "form"} & {tag for tag, _ in read.tags}
 
@@ -104,7 +104,7 @@ def test_a_growing_dataset(tmp_path: Path) -> None:
     assert not set(range(60, 90)) & set(found.indices)
     for path in (folder / "receipts").iterdir():
         path.unlink()
-    assert "None are there yet" in report(folder).text
+    assert "There are none yet" in report(folder).text
     (folder / "selection.json").write_text(parse_selection("1,3", make_spec().plan).to_json())
     assert "a part: shards 1,3 of 4" in report(folder).text
 
