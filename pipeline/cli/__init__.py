@@ -1,6 +1,6 @@
-"""The command `noisemill`: parses, calls, prints; what it does is done elsewhere.
+"""The command `noisemill`: parses options, calls other packages, prints results.
 
-Each command is loaded when it is called for, so that `--help` costs neither numpy nor redis.
+Each command's module is loaded when the command is called, so that `--help` imports neither numpy nor redis.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from pipeline.common.version import VERSION
 
 EXIT_INTERRUPTED = 130
 
-#: Of an error's line that is longer, its begin and its end are shown, so many characters of each.
+#: A longer line of an error is shortened to this many characters of its start and its end.
 _LONGEST_LINE, _CUT = 600, 290
 
-#: Commands, the modules that hold them, and their line in `--help`.
+#: Command -> its module, and its line in `--help`.
 _COMMANDS = {
-    "generate": ("making", "Make a dataset here and now."),
+    "generate": ("making", "Make a dataset on this machine."),
     "submit": ("making", "Queue a job in Redis; prints its id."),
     "jobs": ("jobs", "List jobs."),
     "status": ("jobs", "Show one job."),
     "watch": ("jobs", "Follow jobs until they end."),
     "cancel": ("jobs", "Cancel a job; finished shards stay."),
     "resume": ("making", "Make what is missing of a job or destination."),
-    "extend": ("making", "Make a dataset larger: only the new samples."),
+    "extend": ("making", "Add samples to a dataset."),
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "report": ("report", "Write one HTML page about a dataset."),
-    "export": ("exports", "Write a dataset in another form."),
-    "evaluate": ("evaluate", "Judge samples beside real images."),
-    "rm": ("removal", "Remove a dataset or a job, after asking."),
-    "latents": ("datasets", "Show what made a sample: its latent and label."),
-    "recipe": ("recipes", "Write a dataset as a recipe of a few kilobytes."),
-    "reproduce": ("recipes", "Make a recipe's dataset again; is it the same?"),
-    "sample": ("samples", "Make one sample at once."),
-    "interpolate": ("samples", "Draw the way between two samples."),
+    "export": ("exports", "Convert a dataset to another format."),
+    "evaluate": ("evaluate", "Compare samples with real images."),
+    "rm": ("removal", "Remove a dataset or a job, after a question."),
+    "latents": ("datasets", "Show the latent and label of a sample."),
+    "recipe": ("recipes", "Write a recipe, from which a dataset can be made."),
+    "reproduce": ("recipes", "Make the dataset of a recipe and compare it."),
+    "sample": ("samples", "Make one sample."),
+    "interpolate": ("samples", "Draw the steps between two samples."),
     "generators": ("generators", "List generators, or inspect one."),
     "worker": ("workers", "Run a worker for one generator on one device."),
     "up": ("workers", "Run a worker per GPU, restarted if they die."),
     "top": ("top", "Watch jobs and workers, live."),
     "workers": ("workers", "List the workers that are up."),
-    "schedule": ("schedule", "Have a job made again and again."),
+    "schedule": ("schedule", "Submit a job regularly."),
     "scheduler": ("workers", "Carry out the schedules."),
     "doctor": ("doctor", "Check Redis, storage, devices and generators."),
     "completion": ("completion", "Complete commands in bash, zsh or fish."),
@@ -56,7 +56,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when the command is called for."""
+    """Loads a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -90,7 +90,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(VERSION, prog_name="noisemill")
 def noisemill() -> None:
-    """Turn a trained generator into a dataset of any size."""
+    """Make datasets of any size from trained generators."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,8 +127,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _say(message: str) -> None:
-    """What went wrong, in lines of bearable length, whatever was typed. A list that click breaks becomes one line."""
+    """Prints an error in lines of limited length. A list that click has wrapped becomes one line."""
     lines = message.replace("\n\t", " ").splitlines()
     whole = [line if len(line) <= _LONGEST_LINE else f"{line[:_CUT]} ... {line[-_CUT:]}" for line in lines]
-    # A file's name need not be text: what is none of it is shown by its number.
+    # A file name need not be valid text: invalid bytes are shown as numbers.
     click.echo(("noisemill: " + "\n".join(whole)).encode(errors="backslashreplace"), err=True)

@@ -1,4 +1,4 @@
-"""Completion for shells, which click brings."""
+"""Shell completion, by click."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.cli.options import examples
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
-    """Print the script with which a shell completes commands and options. Write it to
+    """Print the script that completes commands and options in a shell. Write it to
 
     \b
       bash  ~/.local/share/bash-completion/completions/noisemill

@@ -25,7 +25,7 @@ from pipeline.spec import plan as shards
     "--recompute", type=Whole(0, MAX_COUNT), default=0, metavar="N", help="Compute N random samples again and compare."
 )
 @click.option(
-    "--manifest-sha256", metavar="HASH", help="Hash that manifest.json must have, as the end of its job printed it."
+    "--manifest-sha256", metavar="HASH", help="Hash that manifest.json must have, as printed at the end of its job."
 )
 @generator_options
 @json_option
@@ -62,13 +62,13 @@ def verify_command(
         if report.sound:
             click.echo(
                 f"{report.destination}: sound; "
-                + (f"only shards {report.selection}, as they were asked for: " if report.selection else "")
+                + (f"only shards {report.selection}, as selected: " if report.selection else "")
                 + f"{report.count:,} samples in {shard_count(report.shards)}, "
                 f"{size(report.bytes_checked)} hashed"
             )
         if again := report.recomputed:
             click.echo(
-                f"{again.identical} of {again.samples} recomputed samples are identical to the last bit; "
+                f"{again.identical} of {again.samples} recomputed samples are identical bit for bit; "
                 f"the largest difference is {again.largest_difference:.1e} of full scale"
             )
         for note in report.notes:
@@ -76,9 +76,9 @@ def verify_command(
     for problem in report.problems[:20]:
         warn(problem)
     if len(report.problems) > 20:
-        warn(f"and {len(report.problems) - 20} problems more; --json lists them all")
+        warn(f"and {len(report.problems) - 20} more problems; --json lists them all")
     if report.mendable and report.selection:
-        warn(f"'noisemill reproduce RECIPE {shlex.quote(report.destination)} --shards {report.selection}' mends it")
+        warn(f"'noisemill reproduce RECIPE {shlex.quote(report.destination)} --shards {report.selection}' repairs it")
     elif report.mendable:
         warn(f"'noisemill resume {shlex.quote(report.destination)}' makes what is missing or damaged again")
     if not report.sound:
@@ -91,7 +91,7 @@ def verify_command(
 @click.argument("destination", metavar="DEST")
 @click.option("--output", "-o", type=FILE, help="Write the PNG here instead of to DEST.")
 def preview_command(destination: str, output: Path | None) -> None:
-    """Draw the contact sheet, one row per class: as PNG, and in the terminal where it can show colours."""
+    """Draw the contact sheet, one row per class: as PNG, and in the terminal if it shows colors."""
 
     from rich.console import Console
 
@@ -102,11 +102,9 @@ def preview_command(destination: str, output: Path | None) -> None:
     dataset = Dataset(destination)
     sheet = contact_sheet(dataset)
     if sheet is None and image_shape(dataset.spec.sample_shape) and dataset.spec.format != "null":
-        raise UsageError(f"{dataset.url} holds no samples yet: look again when the first shard is done")
+        raise UsageError(f"{dataset.url} has no samples yet: try again when the first shard is done")
     if sheet is None:
-        raise UsageError(
-            f"{dataset.url} holds no images: samples are {dataset.spec.sample_shape}, {dataset.spec.format}"
-        )
+        raise UsageError(f"{dataset.url} has no images: samples are {dataset.spec.sample_shape}, {dataset.spec.format}")
     written = write_beside(dataset, shards.PREVIEW, sheet, output)
     console = Console()
     if console.is_terminal:
@@ -121,7 +119,7 @@ def preview_command(destination: str, output: Path | None) -> None:
 @click.option("--output", "-o", type=FILE, help="Write the latents to this .npy file.")
 @json_option
 def latents_command(destination: str, index: int, count: int, output: Path | None, as_json: bool) -> None:
-    """Show what made a sample: its latent and its label."""
+    """Show the latent and the label of a sample."""
 
     import numpy as np
 
@@ -129,7 +127,7 @@ def latents_command(destination: str, index: int, count: int, output: Path | Non
 
     dataset = Dataset(destination)
     if index + count > len(dataset):
-        raise UsageError(f"samples {index} to {index + count - 1} are not all there: the dataset has {len(dataset):,}")
+        raise UsageError(f"samples {index} to {index + count - 1} do not all exist: the dataset has {len(dataset):,}")
     rows, labels = dataset.latents(index, count), dataset.labels(index, count)
     if output is not None:
         file = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Doctor: what works, what does not, and what to do about it.
+"""Doctor: checks what works, and prints what to do about the rest.
 
-Imports inside the function keep what the checks need out of `--help`.
+Imports inside the function keep the checks' packages out of `--help`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.common.settings import load_settings
 if TYPE_CHECKING:
     from pipeline.fleet.doctor import Finding
 
-#: Where what a check says begins on its line.
+#: Column at which the text of a check begins.
 _INDENT = 20
 
 
@@ -25,10 +25,10 @@ _INDENT = 20
 @redis_option
 @json_option
 def doctor_command(destination: str | None, redis_url: str | None, as_json: bool) -> None:
-    """Check Redis, workers, jobs, schedules, devices and generators, and storage where DEST is given.
+    """Check Redis, workers, jobs, schedules, devices and generators, and the storage of DEST if given.
 
     Each line says ok, warning or problem, and what to do. A file is written to DEST, read, listed and deleted; nothing
-    else is changed. Exit code 1 where there is a problem: what is unwise but works is a warning.
+    else is changed. Exit code 1 if there is a problem; warnings do not count.
     """
     from pipeline.fleet.doctor import check_up
 

@@ -1,4 +1,4 @@
-"""Evaluate: how good a dataset's samples are, as classifiers see it.
+"""Evaluate: compares a dataset's samples with real images.
 
 Imports inside the functions keep numpy and rich out of `--help`.
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Seed of the classifiers.")
 @json_option
 def evaluate_command(destination: str, real: str | None, limit: int, seed: int, as_json: bool) -> None:
-    """Judge samples beside real images, by a small classifier.
+    """Compare samples with real images, by a small classifier.
 
-    How many samples it recognises; how well it does on real images after seeing only samples (TSTR); how diverse they
-    are; how much of the real data they cover; how far they are from it. For `fashion`, Debian's dataset-fashion-mnist
-    is the real data by default.
+    The metrics: how many samples it recognizes; its accuracy on real images after training on samples only (TSTR); the
+    diversity of samples; how much of the real data they cover; their distance from it. For `fashion`, the default real
+    data is Debian's dataset-fashion-mnist.
     """
 
     from rich.console import Console
@@ -55,7 +55,7 @@ def evaluate_command(destination: str, real: str | None, limit: int, seed: int, 
 
 
 def print_evaluation(found: Evaluation) -> None:
-    """The figures as a table, on stdout."""
+    """Prints the metrics as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -69,7 +69,7 @@ def print_evaluation(found: Evaluation) -> None:
     console.print(table)
     beside = f"{found.real_training:,} real images for training, {found.real_test:,} for testing"
     for name, told in (
-        ("judged", f"{found.samples:,} samples beside {beside}"),
+        ("compared", f"{found.samples:,} samples with {beside}"),
         ("TSTR as a share of real", f"{found.tstr_of_real:.3f}"),
         (
             "Frechet distance",

@@ -1,4 +1,4 @@
-"""Exports: one dataset in another form.
+"""Export: converts a dataset to another format.
 
 Imports inside the functions keep numpy and boto3 out of `--help`.
 """
@@ -25,10 +25,10 @@ from pipeline.cli.output import duration, print_json, rate, size
 )
 @click.argument("destination", metavar="DEST")
 @click.argument("out", metavar="OUT")
-@click.option("--to", "form", required=True, metavar="npy|png|tar|npz", help="What to write.")
-@click.option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: as it is; images: uint8]")
+@click.option("--to", "form", required=True, metavar="npy|png|tar|npz", help="Format to write.")
+@click.option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: unchanged; images: uint8]")
 @click.option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]")
-@click.option("--shard-size", type=Count(), help="Samples per shard.  [default: as it is]")
+@click.option("--shard-size", type=Count(), help="Samples per shard.  [default: unchanged]")
 @json_option
 def export_command(
     destination: str,
@@ -39,11 +39,11 @@ def export_command(
     shard_size: int | None,
     as_json: bool,
 ) -> None:
-    """Write a whole dataset in another form, with its labels; each end a folder or s3://bucket/prefix.
+    """Convert a complete dataset, with its labels, to another format. DEST and OUT are folders or s3://bucket/prefix.
 
-    OUT is new or empty, or the same export that was interrupted, which goes on. It is a dataset like any other;
-    only npz is one file, OUT.npz, as FID tools read it: arr_0 uint8 (n, height, width, channels), arr_1 labels.
-    Floats become uint8 by the generator's range. Precision never goes up: from uint8 there are no floats.
+    OUT must be new or empty, or hold the same export, interrupted, which is continued. The result is a dataset like any
+    other, except for npz, one file OUT.npz for FID tools: arr_0 uint8 (n, height, width, channels), arr_1 labels.
+    Floats become uint8 by the generator's range. Precision cannot increase: uint8 cannot become floats.
     """
 
     from pipeline.cli.progress import counted
@@ -53,7 +53,7 @@ def export_command(
     options = f"--to {form}" + (f" --dtype {dtype}" if dtype else "") + (f" --layout {layout}" if layout else "")
     options += f" --shard-size {shard_size}" if shard_size else ""
     again = f"noisemill export {shlex.quote(destination)} {shlex.quote(out)} {options}"
-    with interruptible(f"'{again}' {'starts again' if form == 'npz' else 'goes on'}"), counted("export") as progress:
+    with interruptible(f"'{again}' {'starts again' if form == 'npz' else 'continues'}"), counted("export") as progress:
         done = export(destination, out, to=form, dtype=dtype, layout=layout, shard_size=shard_size, progress=progress)
     seconds = time.monotonic() - started
     made = done.count - done.count_found
@@ -63,7 +63,7 @@ def export_command(
     files = "one file" if form == "npz" else f"{done.shards:,} shards"
     click.echo(f"{done.count:,} samples in {files}, {size(done.size_bytes)}: {done.out}")
     if made == 0:
-        click.echo("all of it was there already")
+        click.echo("everything existed already")
         return
     share = f" ({made:,} written now)" if done.count_found else ""
     click.echo(f"{rate(made / seconds)}{share}; {duration(seconds)} in all")

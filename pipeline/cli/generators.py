@@ -1,4 +1,4 @@
-"""Generators: list what is built in, inspect any."""
+"""Generators: list the built-in ones, inspect any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.generators import Generator, builtin_names, find_generator, rememb
 @json_option
 @click.pass_context
 def generators_command(ctx: click.Context, as_json: bool) -> None:
-    """List the generators that come with noisemill; `inspect REF` tells all about one."""
+    """List the built-in generators; `inspect REF` shows the details of one."""
     if ctx.invoked_subcommand is not None:
         return
     found = [find_generator(name).as_json() for name in builtin_names()]
@@ -29,7 +29,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
         print_json(found)
         return
     rows = [[one["name"], _shape(one["sample_shape"]), str(len(one["classes"] or ())), one["summary"]] for one in found]
-    print_table(["GENERATOR", "SAMPLE", "CLASSES", "WHAT IT IS"], rows, empty="none")
+    print_table(["GENERATOR", "SAMPLE", "CLASSES", "SUMMARY"], rows, empty="none")
 
 
 @generators_command.command("inspect", epilog=examples("noisemill generators inspect fashion"))
@@ -37,7 +37,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
 @trust_option
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:
-    """Tell a generator's inputs, output, classes and digest."""
+    """Show a generator's inputs, output, classes and digest."""
     from pipeline.spec.job_spec import settings_in_words
 
     found = remember(find_generator(reference)).as_json()
@@ -74,12 +74,12 @@ def inspect_command(reference: str, as_json: bool) -> None:
 
 @generators_command.command("init", epilog=examples("noisemill generators init my.keras"))
 @click.argument("path", metavar="PATH")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @trust_option
 def init_command(path: str, force: bool) -> None:
-    """Write a first generator.toml beside a model.
+    """Write a draft of generator.toml beside a model.
 
-    It holds what noisemill guesses, and questions as comments.
+    It contains guesses, and questions as comments.
     """
 
     from pipeline.generators.catalogue import locate, sidecar_paths, structure_of
@@ -89,12 +89,12 @@ def init_command(path: str, force: bool) -> None:
     from pipeline.generators.trusted_code import code_offers
 
     if path in builtin_names() or is_remote(path):
-        raise UsageError(f"{path!r} is no file here: give the path of a model of yours")
+        raise UsageError(f"{path!r} is not a file: give the path of one of your models")
     kind, model = locate(path)
     place = sidecar_paths(model)[0]
     there = next((each for each in sidecar_paths(model) if each.exists()), None)
     if there is not None and not force:
-        raise UsageError(f"{there} is there already: edit it, or replace it with --force")
+        raise UsageError(f"{there} exists already: edit it, or replace it with --force")
     structure = structure_of(kind, model, content_sha256(kind, model), offers=code_offers(model, ()))
     text = draft_sidecar(structure, model.name)
     write_file(there or place, text.encode())
@@ -131,7 +131,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def known_generator(reference: str) -> Generator:
-    """The generator that answers to a reference, after a warning of what is odd about it."""
+    """The generator of a reference; prints its warnings."""
     found = find_generator(reference)
     for note in found.structure.notes:
         warn(f"{found.name}: {note}")

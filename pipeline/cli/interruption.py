@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that closes: the work ends cleanly, and the user hears how to go on."""
+"""Handles Ctrl-C, SIGTERM and a closing terminal: work ends cleanly, and a message says how to continue."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.common.processes import stop_signals
 
 @contextmanager
 def interruptible(way_on: str) -> Iterator[None]:
-    """Ends with exit code 130 where it is interrupted, saying the way on."""
+    """Exits with code 130 if interrupted, with a message that says how to continue."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # Python does for SIGINT what `interrupt` does, unless it is ignored.
+    # For SIGINT, Python's own handler does the same as `interrupt`, unless SIGINT is ignored.
     heeded = [number for number in stop_signals() if number != signal.SIGINT]
     previous = {number: signal.signal(number, interrupt) for number in heeded}
     try:

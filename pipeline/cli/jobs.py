@@ -1,4 +1,4 @@
-"""Jobs that were queued: jobs, status, watch, cancel.
+"""Queued jobs: jobs, status, watch, cancel.
 
 Imports inside the functions keep redis out of `--help`.
 """
@@ -19,15 +19,15 @@ from pipeline.common.settings import load_settings
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
 
-#: Most jobs that are listed: a ledger of them all fits in no server's memory.
+#: Upper bound of --limit.
 _MOST_JOBS = 10_000_000
 
-#: How often `watch` looks, seconds.
+#: Poll interval of `watch`, seconds.
 _POLL_S = 0.5
 
 
 @click.command("jobs", epilog=examples("noisemill jobs --redis redis://host:6379/0"))
-@click.option("--limit", type=Whole(1, _MOST_JOBS), default=50, show_default=True, help="List at most so many.")
+@click.option("--limit", type=Whole(1, _MOST_JOBS), default=50, show_default=True, help="Most jobs to list.")
 @redis_option
 @json_option
 def jobs_command(limit: int, redis_url: str | None, as_json: bool) -> None:
@@ -63,7 +63,7 @@ def jobs_command(limit: int, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
-    """Show one job. Exit code 1 where it has failed or was cancelled."""
+    """Show one job. Exit code 1 if it has failed or was cancelled."""
 
     from pipeline.jobs.ledger import Ledger
 
@@ -82,14 +82,14 @@ def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -> None:
-    """Follow jobs until they end. Exit code 1 where one failed or was cancelled; Ctrl-C leaves them running."""
+    """Follow jobs until they end. Exit code 1 if one failed or was cancelled; Ctrl-C leaves them running."""
 
     from pipeline.cli.progress import job_progress
     from pipeline.jobs.following import Follower, raise_unless_done
     from pipeline.jobs.ledger import Ledger
 
     ledger = Ledger(load_settings(redis_url=redis_url))
-    # Two names may be one job's.
+    # Two arguments may name one job.
     ids = list(dict.fromkeys(ledger.find_job(job) for job in jobs))
     followers = {job_id: Follower(ledger, job_id) for job_id in ids}
     ended: dict[str, Job] = {}
@@ -143,7 +143,7 @@ def cancel_command(job: str, redis_url: str | None, as_json: bool) -> None:
 
 
 def _print_manifest_hash(destination: str) -> None:
-    """If the destination can be read from here: it may be another host's folder, or a store without a key for it."""
+    """Prints the manifest's hash if the destination is readable: it may be a folder of another host, or need a key."""
     from pipeline.datasets.dataset import Dataset
 
     with contextlib.suppress(NoisemillError, OSError):
@@ -161,9 +161,9 @@ def _print_status(job: Job) -> None:
         (
             "shards",
             f"{job.shards_done:,} of {job.shards:,}, {job.shards_leased} being made, {len(job.failed)} given up"
-            + (f"; of the plan {job.selection} alone" if job.selection else ""),
+            + (f"; only shards {job.selection} of the plan" if job.selection else ""),
         ),
-        ("engine", f"{job.engine}, batch {job.batch}" if job.engine else "not settled yet"),
+        ("engine", f"{job.engine}, batch {job.batch}" if job.engine else "not chosen yet"),
         ("priority", str(job.priority)),
         *([("schedule", job.schedule)] if job.schedule else []),
     ]

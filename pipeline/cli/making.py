@@ -69,11 +69,11 @@ def generate_command(
     as_json: bool,
     **request: Any,
 ) -> None:
-    """Make a dataset here and now, with a private Valkey and local workers.
+    """Make a dataset on this machine, with a private Valkey and local workers.
 
     GENERATOR is the name of a built-in generator, a .keras or .h5 file, a TensorFlow.js model.json or a
-    SavedModel folder, here or in S3; DEST a folder or s3://bucket/prefix.
-    A destination that holds the same job already is completed.
+    SavedModel folder, on disk or in S3; DEST a folder or s3://bucket/prefix.
+    If the destination holds the same job already, it is completed.
     """
 
     from pipeline.cli.progress import job_progress
@@ -161,8 +161,8 @@ def resume_command(
 ) -> None:
     """Make what is missing of a job: failed, cancelled, interrupted or damaged.
 
-    With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made here and now. The
-    destination alone is enough: nothing has to be left in Redis.
+    With --redis or NOISEMILL_REDIS_URL the job is queued there, else it is made on this machine. Only the
+    destination is needed: Redis may have lost the job.
     """
 
     from pipeline.cli.progress import job_progress
@@ -171,11 +171,11 @@ def resume_command(
 
     if names_redis(redis_url):
         if on_done is not None:
-            raise UsageError("--on-done is for jobs that are made here; a queued one is told by 'submit --webhook URL'")
+            raise UsageError("--on-done is for jobs made on this machine; for queued ones, use 'submit --webhook URL'")
         _print_queued(resume(job_or_dest, redis_url=redis_url, parallel=workers or 0, take_over=take_over), as_json)
         return
     if not names_destination(job_or_dest):
-        raise UsageError(f"{job_or_dest!r} is no folder here; if it is a job's id, say where with --redis")
+        raise UsageError(f"{job_or_dest!r} is not a folder; if it is a job's id, add --redis")
     started = time.monotonic()
     spec, destination = spec_at(job_or_dest)
     with (
@@ -205,12 +205,12 @@ def resume_command(
     ),
 )
 @click.argument("destination", metavar="DEST")
-@click.option("--count", "-n", type=Count(), required=True, help="How many samples it is to have in all.")
+@click.option("--count", "-n", type=Count(), required=True, help="Number of samples in all.")
 @_local_workers_option
 @device_option
 @generator_options
 @take_over_option
-@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be made, and make nothing.")
 @redis_option
 @json_option
 def extend_command(
@@ -225,10 +225,10 @@ def extend_command(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Make a dataset larger: only the new samples, and the last shard again where it was not full.
+    """Add samples to a dataset. Only new samples are made, and a short last shard again.
 
-    With --redis or NOISEMILL_REDIS_URL the job is queued there, and the old one cancelled if it is still going; else
-    the samples are made here and now. Interrupted, `resume` or the same command makes what is missing.
+    With --redis or NOISEMILL_REDIS_URL the job is queued there, and the old one cancelled if it is in progress; else
+    the samples are made on this machine. After an interruption, `resume` or the same command makes what is missing.
     """
 
     from pipeline.cli.progress import job_progress
@@ -285,7 +285,7 @@ def _print_sizing(sizing: Sizing, as_json: bool, *, queued: bool) -> None:
     if sizing.seconds is not None:
         click.echo(f"about {duration(sizing.seconds)} on {sizing.workers} workers")
     elif queued:
-        click.echo("how long: no worker is up that could tell")
+        click.echo("duration: unknown, as no worker is up")
 
 
 def _print_extension(plan: Extension, as_json: bool) -> None:
@@ -293,18 +293,18 @@ def _print_extension(plan: Extension, as_json: bool) -> None:
         print_json(plan.as_json())
         return
     if not plan.samples_to_make:
-        click.echo(f"{plan.destination}: all {plan.count:,} samples are there: nothing to make")
+        click.echo(f"{plan.destination}: all {plan.count:,} samples exist: nothing to make")
         return
     click.echo(
         f"{plan.samples_to_make:,} samples to make in {plan.shards - plan.shards_kept:,} shards; "
-        f"{plan.shards_kept:,} shards stay as they are"
+        f"{plan.shards_kept:,} shards stay"
     )
     how = "about" if plan.estimated else "exactly"
     click.echo(f"{plan.count:,} samples in all, {how} {size(plan.size_bytes)} ({plan.size_bytes:,} bytes)")
 
 
 def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: bool) -> None:
-    """Where the data is, its totals, its rate and what bounded it."""
+    """Prints the location of the data, its totals, its rate and what limited it."""
 
     from pipeline.datasets.dataset import Dataset
     from pipeline.datasets.receipts import NOT_REPRODUCIBLE
@@ -335,9 +335,9 @@ def _print_result(destination: str, job: Job | None, elapsed_s: float, as_json: 
         f"{manifest.count:,} samples in {shard_count(manifest.shards)}, {size(manifest.size_bytes)}: {destination}"
     )
     if job is None:
-        click.echo("all of it was there already")
+        click.echo("everything existed already")
     elif made == 0:
-        click.echo("all samples were there already; only the last step was missing")
+        click.echo("all samples existed already; only the last step was missing")
     else:
         share = f" ({made:,} made now)" if made != manifest.count else ""
         bound = f", {job.verdict}" if job.verdict else ""

@@ -1,4 +1,4 @@
-"""`--on-done`: the user's command, run where a job that was made here has ended."""
+"""`--on-done`: a command of the user, run after a job made on this machine has ended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.cli.output import warn
 from pipeline.common.errors import JobFailedError, WorkerError
 
 on_done_option = click.option(
-    "--on-done", metavar="COMMAND", help="Run by the shell when the job is done or has failed; see NOISEMILL_STATE."
+    "--on-done", metavar="COMMAND", help="Shell command to run when the job is done or has failed; see NOISEMILL_STATE."
 )
 
 
 @contextmanager
 def telling_failure(command: str | None, destination: str, count: int) -> Iterator[None]:
-    """Runs the user's command where the job fails; the failure is the answer, whatever the command says."""
+    """Runs the user's command if the job fails. The exit code is that of the failure, not of the command."""
 
     from pipeline.jobs.webhooks import run_on_done
 
@@ -32,7 +32,7 @@ def telling_failure(command: str | None, destination: str, count: int) -> Iterat
 
 
 def tell_done(command: str | None, destination: str, count: int) -> None:
-    """Runs the user's command after all is done. Exit code 1 where it fails: nothing of the data is lost by that."""
+    """Runs the user's command after the job is done. Exits with 1 if the command fails; the data is not affected."""
 
     from pipeline.jobs.webhooks import run_on_done
 
@@ -40,5 +40,5 @@ def tell_done(command: str | None, destination: str, count: int) -> None:
         return
     code = run_on_done(command, state="done", destination=destination, count=count)
     if code:
-        warn(f"the dataset is whole, but the --on-done command ended with {code}")
+        warn(f"the dataset is complete, but the --on-done command ended with {code}")
         raise click.exceptions.Exit(1)

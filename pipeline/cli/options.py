@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: lines that can be pasted, which click is told not to wrap."""
+    """The examples at the end of a command's help, which click must not wrap."""
     lines = [commands[0]] if len(commands) == 1 else ["", *(f"  {command}" for command in commands)]
     return "\b\n" + ("Example: " if len(commands) == 1 else "Examples:") + "\n".join(lines)
 
@@ -72,12 +72,12 @@ class Whole(click.ParamType[int, str]):
 
 
 class Webhook(click.ParamType[str, str]):
-    """A URL that can be posted to."""
+    """A URL of a webhook."""
 
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        # The module talks to Redis, which is slow to load.
+        # Imports redis, which is slow to load.
         from pipeline.jobs.webhooks import check_webhook
 
         try:
@@ -134,12 +134,12 @@ class Setting(click.ParamType[tuple[str, tuple[float, ...]], str]):
 def _as_settings(
     _ctx: click.Context, _param: click.Parameter, pairs: tuple[tuple[str, tuple[float, ...]], ...]
 ) -> dict[str, tuple[float, ...]]:
-    """The last word on each."""
+    """The settings by name; the last value of each counts."""
     return dict(pairs)
 
 
 class Device(click.ParamType[str, str]):
-    """auto, cpu, gpu or gpu:N; whether it is there, the worker finds out."""
+    """auto, cpu, gpu or gpu:N; the worker checks whether it exists."""
 
     name = "device"
 
@@ -149,11 +149,11 @@ class Device(click.ParamType[str, str]):
         return str(value)
 
 
-#: A file that a command writes.
+#: A file to write.
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 take_over_option = click.option(
-    "--take-over", is_flag=True, help="Do not wait for another maker at DEST: it is known to be gone."
+    "--take-over", is_flag=True, help="Do not wait for another maker at DEST, which you know to be gone."
 )
 
 redis_option = click.option(
@@ -169,12 +169,12 @@ device_option = click.option(
     default="auto",
     show_default=True,
     metavar="auto|cpu|gpu:N",
-    help="What to compute on; auto takes the first GPU, else the CPU.",
+    help="Device to compute on; auto takes the first GPU, else the CPU.",
 )
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    """Options that several commands have, in the order in which their help shows them."""
+    """Combines options into one decorator, in the order of their help."""
 
     def decorate(command: _Command) -> _Command:
         for option in reversed(options):
@@ -200,11 +200,11 @@ trust_option = click.option(
     help="Run this code for a model that needs it; alone: what its generator.toml names.",
 )
 
-#: Of commands that load the generator that data names.
+#: Options of commands that load the generator that data names.
 generator_options = together(
-    click.option("--generator", metavar="REF", help="The generator, where it is not where the data says."),
+    click.option("--generator", metavar="REF", help="The generator, if not at the location in the data."),
     click.option(
-        "--trust-generator", is_flag=True, help="Load what the data names, though you have not named it here before."
+        "--trust-generator", is_flag=True, help="Load the generator in the data, even if you never named it here."
     ),
     trust_option,
 )
@@ -235,9 +235,9 @@ def sampler_options(*steps: str) -> Callable[[_Command], _Command]:
     )
 
 
-#: What a job is made of; the same for `generate`, `submit` and `schedule add`.
+#: Options that define a job; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
-    _option("--count", "-n", type=Count(), help="How many samples: 10000, 10_000, 10k, 1M."),
+    _option("--count", "-n", type=Count(), help="Number of samples: 10000, 10_000, 10k, 1M."),
     _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
     _option("--shard-size", type=Count(), help="Samples per shard.  [default: about 64 MiB]"),
     _option("--format", default="npy", show_default=True, metavar="npy|png|tar|null", help="How to store samples."),
@@ -245,19 +245,19 @@ job_options = together(
     _option("--layout", metavar="flat|class", help="PNGs by shard or by class.  [default: flat]"),
     _option("--labels", metavar="PLAN", help=_LABELS_HELP),
     _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
-    _option("--latents", metavar="FILE.npy", help="Latents of your own, (count, latent_dim)."),
-    _option("--attributes", metavar="PLAN", help="Where there are some: FILE.npy or V,V"),
+    _option("--latents", metavar="FILE.npy", help="Your own latents, (count, latent_dim)."),
+    _option("--attributes", metavar="PLAN", help="The generator's attributes: FILE.npy or V,V"),
     settings_option,
     sampler_options("--steps"),
     _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples a pass, or measured."),
     _option("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
-    _option("--dry-run", is_flag=True, help="Say how much it would be, and make nothing."),
+    _option("--dry-run", is_flag=True, help="Print the size, and make nothing."),
 )
 
-_SHARING_HELP = "Most workers that share the job at a time."
-_WEBHOOK_HELP = "Called when the job has ended."
+_SHARING_HELP = "Most workers that share the job."
+_WEBHOOK_HELP = "URL to call when the job has ended."
 
-#: How a job is queued; the same for `submit` and `schedule add`.
+#: Options for queueing; the same for `submit` and `schedule add`.
 queueing_options = together(
     _option("--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help=_SHARING_HELP),
     _option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."),

@@ -1,4 +1,4 @@
-"""How commands print: numbers for people, tables, JSON."""
+"""Output of commands: facts, tables, JSON, files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on stdout."""
+    """Prints one JSON document."""
     click.echo(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """A table on stdout; `empty` where there are no rows."""
+    """Prints a table; `empty` if there are no rows."""
     if not rows:
         click.echo(empty)
         return
@@ -37,13 +37,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """What is known of one thing, a line each on stdout."""
+    """Prints facts, one per line."""
     for name, value in facts:
         click.echo(f"  {name + ':':<16}{value}")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file that the user asked for. Raises StoreError."""
+    """Writes a file. Raises StoreError."""
     try:
         path.write_bytes(data)
     except OSError as error:
@@ -51,7 +51,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_beside(dataset: Dataset, name: str, data: bytes, output: Path | None) -> str:
-    """Writes a file beside a dataset's samples, or where the user wants it; answers where. Raises StoreError."""
+    """Writes a file to a dataset's destination or to `output`; returns its location. Raises StoreError."""
     if output is None:
         dataset.store.write(name, data)
         return f"{dataset.url}/{name}"
@@ -60,15 +60,15 @@ def write_beside(dataset: Dataset, name: str, data: bytes, output: Path | None) 
 
 
 def print_manifest_hash(manifest: Manifest) -> None:
-    """The hash that pins a whole dataset, on stderr."""
+    """Prints the hash that covers a complete dataset, on stderr."""
     click.echo(f"manifest sha256: {manifest.sha256}", err=True)
 
 
 def warn(message: str) -> None:
-    """A warning on stderr."""
+    """Prints a warning on stderr."""
     click.echo(f"noisemill: {message}", err=True)
 
 
 def is_terminal() -> bool:
-    """Whether stderr, where progress goes, is a terminal."""
+    """Whether stderr, which gets progress, is a terminal."""
     return sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, lines elsewhere."""
+"""Progress on stderr: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.table import Column
 from pipeline.cli.output import duration, is_terminal, rate, shard_count, warn
 from pipeline.jobs.job import Job
 
-#: Width of a job's bar, characters, and what stands beside it on a narrow terminal.
+#: Least and usual width of a job's bar, and width of the text beside it, in characters.
 _LEAST_BAR, _BAR, _BESIDE = 6, 24, 70
-#: A line where there is no terminal, at most so often, seconds.
+#: Shortest interval between lines without a terminal, seconds.
 _LINE_S = 5.0
 
 
 class JobProgress(Protocol):
-    """Shows the state of jobs, as they come by."""
+    """Shows the state of jobs."""
 
     def __enter__(self) -> Self: ...
 
@@ -32,11 +32,11 @@ class JobProgress(Protocol):
     ) -> None: ...
 
     def show(self, job: Job) -> None:
-        """Takes in the state of one job."""
+        """Shows the state of one job."""
         ...
 
     def tell(self, message: str) -> None:
-        """Says what is waited for, once."""
+        """Prints a message."""
         ...
 
 
@@ -53,7 +53,7 @@ class _Bars:
             BarColumn(max(_LEAST_BAR, min(_BAR, console.width - _BESIDE))),
             TaskProgressColumn(),
             TextColumn("{task.fields[made]}", justify="right", table_column=Column(no_wrap=True)),
-            # The last gives way where the terminal is narrow.
+            # The last column is dropped on a narrow terminal.
             TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
             transient=True,
@@ -79,7 +79,7 @@ class _Bars:
 
 
 def _told(job: Job) -> str:
-    """What a bar says of its job: what it waits for, how fast it is, or how it ended."""
+    """The text beside a bar: what the job waits for, its rate, or how it ended."""
     if job.state == "queued":
         return _held(job) or "waiting for a worker"
     if not job.live:
@@ -114,13 +114,13 @@ class _Lines:
 
 
 def _held(job: Job) -> str:
-    """What a job waits for whose store fails; nothing where it does not."""
+    """Why a job is held; empty if it is not."""
     return f"held, {job.error}" if job.live and job.held_at else ""
 
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress of something that is counted: gives what is to be called with (done, total), from any thread."""
+    """Progress of a counted task: yields a function to call with (done, total), from any thread."""
     if not is_terminal():
         yield _CountedLines(what)
         return

@@ -20,7 +20,7 @@ from pipeline.common.settings import names_redis
 if TYPE_CHECKING:
     from pipeline.client.reproduction import Reproduction
 
-#: Up to so many shards are told one by one.
+#: The most shards listed one by one.
 _MOST_ROWS = 40
 
 
@@ -37,9 +37,9 @@ _MOST_ROWS = 40
 @click.option("--generator", metavar="REF", help="Where others find the generator, if not where the job found it.")
 @json_option
 def recipe_command(destination: str, output: str | None, generator: str | None, as_json: bool) -> None:
-    """Write a whole dataset as a recipe: a small file from which `reproduce` makes it again elsewhere.
+    """Write the recipe of a complete dataset: a small file from which `reproduce` makes it again elsewhere.
 
-    It holds what defines every sample, and for each shard what tells whether it came out the same. No shard is read.
+    It contains the definition of every sample, and for each shard data to compare it with. No shard is read.
     """
 
     from pipeline.datasets.dataset import Dataset
@@ -84,7 +84,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
     click.echo(f"generator: {recipe.spec.generator_name}, {recipe.where}")
     for name, each in recipe.inputs.items():
         if each.data is None:
-            warn(f"{name} ({size(each.size_bytes)}) is too large for a recipe: whoever uses it needs that file too")
+            warn(f"{name} ({size(each.size_bytes)}) is too large for a recipe: its users need that file too")
 
 
 @click.command(
@@ -93,11 +93,11 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 )
 @click.argument("recipe_file", metavar="RECIPE")
 @click.argument("destination", metavar="DEST")
-@click.option("--shards", "only", metavar="LIST", help="Make these shards alone: 17,20-25.")
+@click.option("--shards", "only", metavar="LIST", help="Make only these shards: 17,20-25.")
 @generator_options
-@click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, where the recipe does not hold them.")
-@click.option("--attributes", metavar="FILE.npy", help="The attributes, where the recipe does not hold them.")
-@click.option("--labels", metavar="FILE", help="The labels of the dataset, where the recipe does not hold them.")
+@click.option("--latents", metavar="FILE.npy", help="The latents of the dataset, if the recipe does not contain them.")
+@click.option("--attributes", metavar="FILE.npy", help="The attributes, if the recipe does not contain them.")
+@click.option("--labels", metavar="FILE", help="The labels of the dataset, if the recipe does not contain them.")
 @click.option("--workers", "--parallel", "workers", type=click.IntRange(1, MAX_WORKERS), help="Workers.  [default: 1]")
 @device_option
 @redis_option
@@ -116,10 +116,11 @@ def reproduce_command(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Make a recipe's dataset again, or some of its shards, and say of each whether it is the same.
+    """Make the dataset of a recipe, or some of its shards, and compare each shard with the original.
 
-    Bit-equal; within tolerance, which is told by four sums over all values; or different. Exit code 1 where any is.
-    With --redis or NOISEMILL_REDIS_URL the job is queued there and waited for, else it is made here and now.
+    A shard is bit-equal, within tolerance (by four sums over all values), or different. Exit code 1 if any is
+    different. With --redis or NOISEMILL_REDIS_URL the job is queued there and waited for, else it is made on this
+    machine.
     """
 
     from pipeline.cli.progress import job_progress
@@ -131,7 +132,7 @@ def reproduce_command(
     place = normalise(destination)
     again = f"noisemill reproduce {shlex.quote(recipe_file)} {shlex.quote(place)}"
     again += f" --shards {only}" if only else ""
-    with interruptible(f"'{again}' goes on"), job_progress() as progress:
+    with interruptible(f"'{again}' continues"), job_progress() as progress:
         made = reproduce(
             recipe,
             place,
@@ -162,7 +163,7 @@ def _print(made: Reproduction) -> None:
     from pipeline.datasets.recipe import CLOSE, DIFFERENT, UNCOMPARABLE, VERDICTS
 
     counts = made.counts()
-    # All of a few; of many those that are worth a look.
+    # All shards if they are few, else those that are not bit-equal.
     told = (
         made.shards if len(made.shards) <= _MOST_ROWS else [each for each in made.shards if each.verdict == DIFFERENT]
     )
@@ -190,4 +191,4 @@ def _print(made: Reproduction) -> None:
     if counts[CLOSE] or counts[DIFFERENT]:
         click.echo(f"tolerance: {made.tolerance:.1e} of full scale, root mean square over a shard")
         for condition in made.conditions:
-            click.echo(f"made otherwise: {condition}")
+            click.echo(f"other conditions: {condition}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.argument("job_or_dest", metavar="JOB_OR_DEST")
 @click.option("--data", is_flag=True, help="With a job's id: its dataset too.")
-@click.option("--cancel", is_flag=True, help="Cancel the job first if it is still going.")
+@click.option("--cancel", is_flag=True, help="Cancel the job first if it is in progress.")
 @take_over_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @redis_option
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 def rm_command(
     job_or_dest: str, data: bool, cancel: bool, take_over: bool, yes: bool, redis_url: str | None, as_json: bool
 ) -> None:
-    """Remove a dataset that noisemill made, or what Redis knows of a job.
+    """Remove a dataset that noisemill made, or a job in Redis.
 
-    Of a destination every file that belongs to its job goes, then the empty folders; other files stay. With --redis
-    or NOISEMILL_REDIS_URL its job is removed there too. A job's id removes the job there; with --data its dataset too.
+    For a destination, every file of its job is deleted, then empty folders; other files stay. With --redis or
+    NOISEMILL_REDIS_URL its job is removed there too. A job's id removes the job there; with --data its dataset too.
     """
 
     from pipeline.jobs.ledger import open_ledger
@@ -47,7 +47,7 @@ def rm_command(
         document = _remove_job(job_or_dest, ledger, data=data, cancel=cancel, take_over=take_over, yes=yes)
     else:
         if data:
-            raise UsageError("--data goes with a job's id: a destination is its data")
+            raise UsageError("--data needs a job's id: a destination is its data")
         named = open_ledger(redis_url) if names_redis(redis_url) else None
         document = _remove_destination(job_or_dest, named, cancel=cancel, take_over=take_over, yes=yes)
     if as_json:
@@ -56,7 +56,7 @@ def rm_command(
     if document["files"]:
         click.echo(f"{document['destination']}: {document['files']:,} files removed, {size(document['size_bytes'])}")
         if document["others"]:
-            click.echo(f"{document['others']:,} files of others stay")
+            click.echo(f"{document['others']:,} other files stay")
     if document["forgotten"]:
         click.echo(f"{document['job']}: removed from Redis")
 
@@ -101,8 +101,8 @@ def _ask(removal: Removal, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"nobody is here to be asked: --yes removes {removal.destination} without a question")
-    stay = f" {removal.others:,} files of others stay." if removal.others else ""
+        raise UsageError(f"there is no terminal to ask: --yes removes {removal.destination} without a question")
+    stay = f" {removal.others:,} other files stay." if removal.others else ""
     question = f"Remove {removal.destination}, {removal.files:,} files, {size(removal.size_bytes)}?{stay}"
     if not click.confirm(question, err=True):
         warn("nothing is removed")

@@ -20,10 +20,10 @@ from pipeline.spec import plan as shards
 @click.argument("destination", metavar="DEST")
 @click.option("--output", "-o", type=FILE, help="Write the page here instead of to DEST.")
 def report_command(destination: str, output: Path | None) -> None:
-    """Write one HTML page about a dataset, whole or growing: report.html at DEST.
+    """Write one HTML page about a dataset, complete or not: report.html at DEST.
 
-    Samples, classes, values, samples that are alike, speed, provenance, how to read it and how to make it again. All
-    is inside the page: it needs no network, no server and no script.
+    It shows samples, classes, values, similar samples, speed, provenance, how to read the dataset and how to make it
+    again. The page is self-contained: it needs no network, no server and no scripts.
     """
 
     from pipeline.datasets.dataset import Dataset

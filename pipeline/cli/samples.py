@@ -1,4 +1,4 @@
-"""Samples without a job: one, or a way between two."""
+"""Single samples, and the steps between two."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
 from pipeline.generators import Generator
 
-#: What makes a file's bytes of samples, their generator and a title.
+#: Encodes samples, with their generator and a title, as the bytes of a file.
 _Encoder = Callable[[Any, Generator, str], bytes]
 
 _draw_options = together(
     click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the job."),
-    click.option("--label", metavar="K", help="Class, by number or name.  [default: the one of plan `balanced`]"),
+    click.option("--label", metavar="K", help="Class, by number or name.  [default: as in plan `balanced`]"),
     click.option("--noise", default="normal", show_default=True, metavar="NOISE", help="As for generate."),
     click.option("--attributes", metavar="V,V,...", help="The generator's attributes."),
     settings_option,
@@ -33,7 +33,7 @@ _draw_options = together(
 
 @click.command("sample", epilog=examples("noisemill sample fashion --index 7 --output boot.png"))
 @click.argument("generator")
-@click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which sample of the job.")
+@click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Index of the sample in the job.")
 @_draw_options
 @sampler_options("--steps", "sampler_steps")
 @click.option(
@@ -47,7 +47,7 @@ _draw_options = together(
     "--html",
     type=FILE,
     metavar="FILE",
-    help="Write an interactive heatmap, the same as --output FILE.html.",
+    help="Write an interactive heatmap; the same as --output FILE.html.",
 )
 @json_option
 def sample_command(
@@ -59,10 +59,10 @@ def sample_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make one sample at once: the one that a job with this seed stores at this index."""
+    """Make one sample: the one that a job with this seed stores at this index."""
     if html is not None:
         if output is not None or html.suffix != ".html":
-            raise UsageError("--html takes a FILE.html, and stands in place of --output")
+            raise UsageError("--html takes a FILE.html, and excludes --output")
         output = html
     # numpy, which the help does not need.
     from pipeline.generators.sampling import draw
@@ -120,7 +120,7 @@ def interpolate_command(
     output: Path,
     **options: Any,
 ) -> None:
-    """Draw the way from sample A to sample B of a job, along the sphere on which latents lie."""
+    """Draw the steps from sample A to sample B of a job, by spherical interpolation of their latents."""
     # numpy, which the help does not need.
     from pipeline.generators.sampling import interpolate
 
@@ -143,7 +143,7 @@ def _show(sample: Any, generator: Generator) -> None:
 
 
 def _encoder(output: Path, suffixes: tuple[str, ...]) -> _Encoder:
-    """What makes this file's bytes; asked before anything is computed."""
+    """The encoder for this file; called before anything is computed, to check the name."""
     if output.suffix not in suffixes:
         raise UsageError(f"output {str(output)!r} must end in {', '.join(suffixes)}")
     if not os.path.isdir(output.absolute().parent):

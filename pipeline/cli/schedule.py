@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.schedules.book import ScheduleBook
     from pipeline.schedules.schedule import Run, Schedule
 
-#: How many runs, and how many skipped moments, `show` tells to people.
+#: The number of runs, and of skipped times, that `show` prints.
 _TOLD = 20
 
 _name_argument = click.argument("name")
@@ -30,7 +30,7 @@ _name_argument = click.argument("name")
 
 @click.group("schedule", no_args_is_help=True, epilog=examples("noisemill schedule list"))
 def schedule_command() -> None:
-    """Have a job made again and again, each time with other samples at another place.
+    """Submit a job regularly, each time with other samples and another destination.
 
     'noisemill scheduler' carries the schedules out, or 'noisemill up GENERATOR --scheduler'.
     """
@@ -47,24 +47,24 @@ def schedule_command() -> None:
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @click.option("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
-@click.option("--every", metavar="TIME", help="So often, from now on: 90s, 15m, 6h, 1d, 2w.")
-@click.option("--timezone", metavar="ZONE", help="Whose clock --cron, {date} and {time} go by.  [default: UTC]")
+@click.option("--every", metavar="TIME", help="Interval, from now on: 90s, 15m, 6h, 1d, 2w.")
+@click.option("--timezone", metavar="ZONE", help="Time zone of --cron, {date} and {time}.  [default: UTC]")
 @click.option("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
 @click.option(
     "--overlap",
     type=click.Choice(["skip", "queue"]),
     default="skip",
     show_default=True,
-    help="While a run is going, the next is skipped, or waits for it.",
+    help="While a run is in progress, skip the next, or let it wait.",
 )
 @click.option(
     "--catch-up",
     type=click.Choice(["one", "none"]),
     default="one",
     show_default=True,
-    help="What is made of runs that no scheduler was up for.",
+    help="Make one or none of the runs missed while no scheduler was up.",
 )
-@click.option("--replace", "replacing", is_flag=True, help="Take the place of the schedule of this name.")
+@click.option("--replace", "replacing", is_flag=True, help="Replace the schedule with this name.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before --replace removes datasets.")
 @job_options
 @queueing_options
@@ -92,8 +92,8 @@ def add_command(
 ) -> None:
     """Add a schedule. With --cron or --every; the options of a job are those of 'submit'.
 
-    DEST has {date}, {time} or {run} in it, so that each run goes to a place of its own: 2026-11-24, 020000, 000001.
-    The seed of each run is one more than that of the run before it. The first run is the next time that it is due;
+    DEST contains {date}, {time} or {run}, so that each run has its own destination: 2026-11-24, 020000, 000001.
+    The seed of each run is one more than that of the run before it. The first run is made when it is next due;
     'noisemill schedule run NAME' makes one at once.
     """
 
@@ -133,7 +133,7 @@ def add_command(
 @redis_option
 @json_option
 def list_command(redis_url: str | None, as_json: bool) -> None:
-    """List schedules: when each is due next, and what came of its last run. Exit code 1 where one cannot be read."""
+    """List schedules: when each is due next, and its last run. Exit code 1 if one cannot be read."""
 
     from pipeline.schedules.schedule import UnreadableScheduleError
 
@@ -164,7 +164,7 @@ def list_command(redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
-    """Show a schedule and its history: runs, and times at which nothing was made."""
+    """Show a schedule and its history: runs, and skipped times."""
     book = _book(redis_url)
     schedule = book.get(name)
     runs, skipped = book.runs(name), book.skipped(name)
@@ -201,7 +201,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def pause_command(name: str, redis_url: str | None, as_json: bool) -> None:
-    """Make nothing until 'resume'. A run that is going goes on."""
+    """Make nothing until 'resume'. A run in progress continues."""
     book = _book(redis_url)
     schedule = book.pause(name)
     _print_change(schedule, book, "paused", as_json)
@@ -212,7 +212,7 @@ def pause_command(name: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def resume_command(name: str, redis_url: str | None, as_json: bool) -> None:
-    """End a pause. What was due meanwhile is not made up for."""
+    """End a pause. Runs that were due meanwhile are not made up for."""
     book = _book(redis_url)
     schedule = book.resume(name, time.time())
     _warn_without_scheduler(book)
@@ -224,14 +224,14 @@ def resume_command(name: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
-    """Make a run at once, also where the schedule is paused."""
+    """Make a run at once, even if the schedule is paused."""
     book = _book(redis_url)
     run = book.fire_by_hand(name, time.time())
     _warn_without_scheduler(book)
     if as_json:
         print_json(run.as_json())
     else:
-        click.echo(f"{name}: run {run.number} goes to {run.destination}")
+        click.echo(f"{name}: run {run.number} will be stored at {run.destination}")
 
 
 @schedule_command.command("remove", epilog=examples("noisemill schedule remove nightly"))
@@ -239,7 +239,7 @@ def run_command(name: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
-    """Forget a schedule and its history. Its jobs go on, its datasets stay."""
+    """Delete a schedule and its history. Its jobs continue, its datasets stay."""
     book = _book(redis_url)
     book.remove(name)
     if as_json:
@@ -249,7 +249,7 @@ def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
 
 
 def _ask_before_removal(schedule: Schedule, book: ScheduleBook, *, yes: bool) -> None:
-    """Names the datasets that the new schedule would remove at once, and asks."""
+    """Lists the datasets that the new schedule would remove at once, and asks."""
     surplus = schedule.surplus(book.runs(schedule.name))
     if not surplus or yes:
         return
@@ -282,7 +282,7 @@ def _print_change(schedule: Schedule, book: ScheduleBook, told: str, as_json: bo
 
 
 def _print_plan(schedule: Schedule, as_json: bool) -> None:
-    """The next three runs, as they would be."""
+    """Prints the next three runs."""
     plan: list[dict[str, Any]] = []
     moment = time.time()
     for number in (1, 2, 3):

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 _Thing = TypeVar("_Thing")
 
-#: A worker's rate is what it made within about so long, seconds.
+#: Time over which a worker's rate is averaged, seconds.
 _RATE_OVER_S = 20.0
 
-#: Lines beside those of jobs and workers: the head, two headings, an empty line between, one for trouble.
+#: Lines besides those of jobs and workers: the head, two headings, an empty line, one for errors.
 _OTHER_LINES = 5
 
 _JOB_COLUMNS = ("JOB", "STATE", "PRI", "DONE", "RATE", "LEFT", "SCHEDULE")
@@ -57,13 +57,13 @@ _COLOURS = {
 
 
 @click.command("top", epilog=examples("noisemill top", "noisemill top --json"))
-@click.option("--interval", type=Seconds(0.2, 3600), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--interval", type=Seconds(0.2, 3600), default=2.0, show_default=True, help="Seconds between updates.")
 @redis_option
 @json_option
 def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
-    """Watch jobs, workers and queues, live; q or Ctrl-C leaves.
+    """Watch jobs, workers and queues, live; q or Ctrl-C quits.
 
-    Where stdout is no terminal, it is one look.
+    If stdout is not a terminal, it prints the state once.
     """
 
     from pipeline.fleet.overview import Watchtower
@@ -92,22 +92,22 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
             try:
                 state, trouble = tower.look(), ""
                 rates.take(state)
-            except LedgerError as error:  # What was seen last stays; it may come back.
+            except LedgerError as error:  # The last state stays on the screen; Redis may come back.
                 trouble = str(error).splitlines()[0]
 
 
 class _Rates:
-    """What each worker made of late, from what it told at several looks."""
+    """The recent rate of each worker, from several states."""
 
     def __init__(self) -> None:
         self._told: dict[str, deque[tuple[float, int]]] = {}
 
     def take(self, state: FleetState) -> None:
-        """Takes in a look."""
+        """Adds a state."""
         self._told = {worker.id: self._told.get(worker.id, deque()) for worker in state.workers}
         for worker in state.workers:
             told = self._told[worker.id]
-            if told and worker.up_s < told[-1][0]:  # Started again.
+            if told and worker.up_s < told[-1][0]:  # The worker was restarted.
                 told.clear()
             if not told or worker.up_s > told[-1][0]:
                 told.append((worker.up_s, worker.samples))
@@ -115,7 +115,7 @@ class _Rates:
                 told.popleft()
 
     def of(self, worker: WorkerInfo) -> float | None:
-        """Samples per second; None before it was seen to work."""
+        """Samples per second; None if it is not known yet."""
         (first_s, first), (last_s, last) = self._told[worker.id][0], self._told[worker.id][-1]
         return (last - first) / (last_s - first_s) if last_s > first_s else None
 
@@ -149,7 +149,7 @@ def _head(state: FleetState) -> str:
 
 
 def _print(state: FleetState, rates: _Rates) -> None:
-    """One look as plain text."""
+    """Prints one state as plain text."""
     click.echo(_head(state))
     click.echo()
     jobs = [
@@ -176,7 +176,7 @@ def _worker_row(worker: WorkerInfo, rates: _Rates) -> list[Text]:
 
 
 def _view(state: FleetState, rates: _Rates, height: int, trouble: str) -> Group:
-    """The screen: as many jobs and workers as its lines take, jobs first where there is not room for both."""
+    """The screen: as many jobs and workers as fit, jobs first if there is no room for both."""
     lines = max(2, height - _OTHER_LINES)
     job_lines = min(max(1, len(state.jobs)), max(lines // 2, lines - max(1, len(state.workers))))
     head = Text(f"{time.strftime('%H:%M:%S')}  {_head(state)}", no_wrap=True, overflow="ellipsis")
@@ -233,7 +233,7 @@ def _table(columns: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _fitting(things: Sequence[_Thing], lines: int) -> tuple[Sequence[_Thing], int]:
-    """Those that have a line, and how many have none; the line that says so counts."""
+    """The things that fit, and the number of those that do not; a line with that number counts too."""
     if len(things) <= lines:
         return things, 0
     return things[: max(0, lines - 1)], len(things) - max(0, lines - 1)
@@ -247,7 +247,7 @@ def _with_more(table: Table, more: int, what: str) -> Table:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[None]:
-    """Keys count as they are pressed, without Enter."""
+    """Reads keys without Enter."""
     if not sys.stdin.isatty():
         yield
         return
@@ -261,10 +261,10 @@ def _keys() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Notes SIGINT in the list that it yields, besides raising KeyboardInterrupt.
+    """Records SIGINT in the list that it yields, and raises KeyboardInterrupt.
 
-    A process that a script starts in the background ignores SIGINT unless it asks for it. And Python drops an exception
-    that is raised while an object is destroyed, so the note is what ends the loop then.
+    A process that a script starts in the background ignores SIGINT unless it installs a handler. And Python drops an
+    exception that is raised while an object is destroyed, so the record ends the loop then.
     """
     noted: list[int] = []
 
@@ -280,7 +280,7 @@ def _interruptible() -> Iterator[list[int]]:
 
 
 def _pressed(key: str, within_s: float) -> bool:
-    """Whether a key is pressed within a time, which passes if not."""
+    """Waits for a key up to this time; returns whether it was pressed."""
     deadline = time.monotonic() + within_s
     if not sys.stdin.isatty():
         time.sleep(within_s)
@@ -288,6 +288,6 @@ def _pressed(key: str, within_s: float) -> bool:
     while (left_s := deadline - time.monotonic()) > 0:
         if select.select([sys.stdin], [], [], left_s)[0]:
             keys = os.read(sys.stdin.fileno(), 64)
-            if key.encode() in keys or not keys:  # Nobody sits there any more.
+            if key.encode() in keys or not keys:  # No keys: the terminal is closed.
                 return True
     return False

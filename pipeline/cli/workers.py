@@ -1,4 +1,4 @@
-"""Workers: run one, run one per GPU, list those that are up; and the scheduler, which runs beside them.
+"""Workers: run one, run one per GPU, list those that are up; and run the scheduler.
 
 Imports inside the functions keep numpy, redis and Celery out of `--help`.
 """
@@ -26,14 +26,14 @@ _roots_option = click.option(
     "output_roots",
     multiple=True,
     metavar="DIR",
-    help="Folder (or s3://bucket/prefix) that jobs may write below; can be given again. Without, only S3.",
+    help="Folder (or s3://bucket/prefix) below which jobs may write; repeatable. Default: only S3.",
 )
 _log_option = click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What to log on stderr.",
+    help="Least level to log on stderr.",
 )
 
 
@@ -41,7 +41,7 @@ _metrics_option = click.option(
     "--metrics-port",
     type=Whole(0, 65535),
     default=0,
-    help="Serve Prometheus metrics here; of several processes, from here on.  [default: 0, not at all]",
+    help="Port for Prometheus metrics; several processes take the next ones.  [default: 0, none]",
 )
 _log_format_option = click.option(
     "--log-format",
@@ -49,7 +49,7 @@ _log_format_option = click.option(
     default="text",
     show_default=True,
     envvar="NOISEMILL_LOG_FORMAT",
-    help="Lines for people, or one JSON object each.  [env: NOISEMILL_LOG_FORMAT]",
+    help="Text, or one JSON object per line.  [env: NOISEMILL_LOG_FORMAT]",
 )
 
 
@@ -66,10 +66,10 @@ _log_format_option = click.option(
 def worker_command(generator: str, **options: Any) -> None:
     """Run a worker that holds one generator on one device, until SIGTERM or Ctrl-C.
 
-    SIGTERM drains it: it finishes the batch, gives its shards back to the others and leaves.
+    SIGTERM drains it: it finishes the batch, gives its shards back to other workers and exits.
     """
     config = _config(generator, **options)
-    # The worker takes over this process, so that signals reach it and nothing stands between.
+    # The worker replaces this process, so that signals reach it directly.
     os.execve(config.command()[0], config.command(), config.environment())  # noqa: S606
 
 
@@ -77,17 +77,17 @@ def worker_command(generator: str, **options: Any) -> None:
     "up", epilog=examples("noisemill up fashion --output-root /data", "noisemill up --config noisemill.toml")
 )
 @click.argument("generator", required=False)
-@click.option("--workers", type=Whole(1, MAX_WORKERS), help="How many.  [default: one per GPU, else one]")
+@click.option("--workers", type=Whole(1, MAX_WORKERS), help="Number of workers.  [default: one per GPU, else one]")
 @click.option("--scheduler", is_flag=True, help="Run the scheduler as well.")
 @click.option(
     "--per-gpu",
     type=Whole(1, 64),
     default=1,
     show_default=True,
-    help="Workers on each GPU, where small generators fit.",
+    help="Workers on each GPU, for small generators.",
 )
 @click.option(
-    "--config", "file", metavar="FILE", help="What to run, for several generators.  [default: noisemill.toml]"
+    "--config", "file", metavar="FILE", help="Configuration for several generators.  [default: noisemill.toml]"
 )
 @_roots_option
 @_metrics_option
@@ -108,7 +108,7 @@ def up_command(
 ) -> None:
     """Run one worker per GPU, or one for the CPU; each is restarted if it dies.
 
-    Without GENERATOR, a file says what to run: generators, devices, folders. See docs/deploy.md.
+    Without GENERATOR, a file configures generators, devices and folders. See docs/deploy.md.
     """
     if generator is not None:
         if file is not None:
@@ -118,7 +118,7 @@ def up_command(
         fleet = _fleet_config(file)
         for name, option in (("workers", "--workers"), ("per_gpu", "--per-gpu"), ("output_roots", "--output-root")):
             if _is_typed(context, name):
-                raise UsageError(f"{option} needs a GENERATOR; for several, say it in the file")
+                raise UsageError(f"{option} needs a GENERATOR; for several, set it in the file")
         for name, value in fleet.environment.items():
             os.environ.setdefault(name, value)
         own = {name: value for name, value in options.items() if _is_typed(context, name)}
@@ -141,12 +141,12 @@ def up_command(
 
 def _fleet_config(file: str | None) -> FleetConfig:
     if file is None and not os.path.exists(FILE_NAME):
-        raise UsageError(f"which generator? Name one, as in 'noisemill up fashion', or write a {FILE_NAME}")
+        raise UsageError(f"no generator: name one, as in 'noisemill up fashion', or write a {FILE_NAME}")
     return load_fleet_config(Path(file or FILE_NAME))
 
 
 def _groups(fleet: FleetConfig, redis_url: str | None, typed: dict[str, Any]) -> list[WorkerGroup]:
-    """The groups that a file describes. What was typed comes first."""
+    """The groups in a file. Command-line options take precedence."""
     common = {
         "per_gpu": fleet.per_gpu,
         "metrics_port": fleet.metrics_port,
@@ -170,7 +170,7 @@ def _groups(fleet: FleetConfig, redis_url: str | None, typed: dict[str, Any]) ->
 
 
 def _is_typed(context: click.Context, name: str) -> bool:
-    """Whether a value was given, by flag or environment."""
+    """Whether a value was given, by option or environment."""
     source = context.get_parameter_source(name)
     return source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
 
@@ -183,8 +183,8 @@ def _is_typed(context: click.Context, name: str) -> bool:
 def scheduler_command(redis_url: str | None, **options: Any) -> None:
     """Carry out the schedules, until SIGTERM or Ctrl-C.
 
-    It needs no GPU, but must reach the destinations, and the generators' files. Of several schedulers one is
-    active, and another takes over where it dies. See 'noisemill schedule --help'.
+    It needs no GPU, but must reach the destinations and the generators' files. Of several schedulers one is
+    active; another takes over if it dies. See 'noisemill schedule --help'.
     """
 
     from pipeline.jobs.ledger import Ledger
@@ -196,13 +196,13 @@ def scheduler_command(redis_url: str | None, **options: Any) -> None:
 
 
 def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:
-    """Checks what can be checked without TensorFlow, so that mistakes show at once."""
+    """Checks what can be checked without TensorFlow, so that mistakes are reported at once."""
 
     from pipeline.jobs.connection import has_password
     from pipeline.jobs.ledger import Ledger
 
     if redis_url is not None and has_password(redis_url):
-        warn("the password in --redis shows in the list of processes and the shell's history: use NOISEMILL_REDIS_URL")
+        warn("the password in --redis is visible in the process list and the shell's history: use NOISEMILL_REDIS_URL")
     settings = load_settings(redis_url=redis_url)
     found = remember(find_generator(generator))
     roots = tuple(normalise(root) for root in output_roots)
@@ -214,7 +214,7 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
 @redis_option
 @json_option
 def workers_command(redis_url: str | None, as_json: bool) -> None:
-    """List the workers that are up, and what each one holds."""
+    """List the workers that are up, with their generators and devices."""
 
     from pipeline.jobs.ledger import Ledger
 

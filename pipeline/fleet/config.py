@@ -1,4 +1,4 @@
-"""`noisemill.toml`: what runs on one machine, for `noisemill up`."""
+"""`noisemill.toml`: the configuration of one machine for `noisemill up`."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pipeline.common.errors import UsageError, shown
 from pipeline.common.files import first_line, read_regular
 from pipeline.fleet.launch import DEVICE
 
-#: The file that `up` looks for where it is called.
+#: The file that `up` reads in the current folder.
 FILE_NAME = "noisemill.toml"
 
-#: Variables that the table [s3] stands for.
+#: Key in the table [s3] -> environment variable.
 _S3_VARIABLES = {"endpoint_url": "AWS_ENDPOINT_URL", "region": "AWS_DEFAULT_REGION"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersTable:
-    """One table [[workers]]: a generator and what computes it."""
+    """One table [[workers]]: a generator and its device."""
 
     generator: str
     #: "auto", "cpu", "gpu" or "gpu:N".
     device: str = "auto"
-    #: How many; 0 is one per GPU, or one on the CPU.
+    #: Number of workers; 0: one per GPU, or one on the CPU.
     count: int = 0
-    #: Threads of each on the CPU; 0 divides the cores.
+    #: Threads of each on the CPU; 0: the cores are divided.
     threads: int = 0
-    #: Instead of the file's own; None is those.
+    #: Replaces the file's own; None: those of the file.
     output_roots: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
-    """What the file says; None where it is silent."""
+    """The content of the file; None for missing keys."""
 
     workers: tuple[WorkersTable, ...]
     redis: str | None = None
@@ -49,21 +49,21 @@ class FleetConfig:
     log_level: str | None = None
     log_format: str | None = None
     scheduler: bool = False
-    #: Environment variables that [s3] stands for.
+    #: Environment variables from [s3].
     environment: Mapping[str, str]
 
 
 def load_fleet_config(path: Path) -> FleetConfig:
-    """What a file says, its relative paths taken from where it lies. Raises UsageError: what is wrong where."""
+    """Reads a file; relative paths are relative to it. Raises UsageError with the place of the error."""
     try:
         data = tomllib.loads(read_regular(path).decode())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # Of which malformed TOML and UTF-8 are kinds.
-        raise UsageError(f"{path} is no TOML: {first_line(error)}") from None
+    except (ValueError, RecursionError) as error:  # Also for malformed TOML and UTF-8.
+        raise UsageError(f"{path} is not TOML: {first_line(error)}") from None
     tables = data.pop("workers", None)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise UsageError(f'{path} names no workers: write [[workers]] and generator = "fashion"')
+        raise UsageError(f'{path} has no workers: write [[workers]] and generator = "fashion"')
     s3 = data.pop("s3", {})
     top = _checked(data, _TOP, str(path))
     groups = [_checked(table, _WORKERS, f"{path}, [[workers]] {number}") for number, table in enumerate(tables, 1)]
@@ -80,7 +80,7 @@ def load_fleet_config(path: Path) -> FleetConfig:
 
 
 def _from(path: Path, reference: str) -> str:
-    """A generator's file, taken from where the configuration lies; names and URLs are what they are."""
+    """A generator's path relative to the configuration file; names and URLs are unchanged."""
     if "://" in reference or os.path.isabs(reference) or not os.path.exists(path.parent / reference):
         return reference
     return str((path.parent / reference).resolve())
@@ -129,7 +129,7 @@ _S3: dict[str, _Check] = {"endpoint_url": _TEXT, "region": _TEXT}
 
 
 def _checked(table: dict[str, Any], checks: dict[str, _Check], where: str) -> dict[str, Any]:
-    """The table, lists as tuples. Raises UsageError for a name that is unknown or a value that does not fit it."""
+    """The table, with lists as tuples. Raises UsageError for an unknown key or an invalid value."""
     for name, value in table.items():
         if name not in checks:
             near = difflib.get_close_matches(name, checks, n=1)

@@ -1,6 +1,6 @@
-"""What `doctor` looks at from a user's seat: each check says ok, warning or problem, and what to do.
+"""The checks of `doctor`. Each returns ok, warning or problem, and what to do.
 
-Every check takes well under a second where all is well, and none waits for a Redis that another found away.
+Every check takes well under a second if all is well, and none waits for a Redis that another check could not reach.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from pipeline.common.words import size
 from pipeline.generators import builtin_names, find_generator
 from pipeline.stores import open_store
 
-#: Clocks that differ by more are worth a word, seconds. Leases go by Redis's clock alone; what people read does not.
+#: Largest difference between clocks without a warning, seconds. Leases use only Redis's clock; logs do not.
 _REDIS_SKEW_S = 5.0
-#: S3 tells its time in whole seconds, and refuses requests that are a quarter of an hour off.
+#: The same for S3, which reports whole seconds, and refuses requests that are 15 minutes off.
 _S3_SKEW_S = 60.0
-#: A disk with less is nearly full.
+#: A disk with less free space is nearly full.
 _LEAST_FREE_BYTES = 2 * 10**9
 _LEAST_FREE_SHARE = 0.03
 _LEAST_FREE_FILES = 100_000
-#: A moment that a schedule has not been fired at for so long is late, seconds.
+#: A run that was due longer ago than this and was not fired is late, seconds.
 _LATE_S = 60.0
-#: Jobs that have ended are looked at so far back.
+#: The number of latest jobs to check.
 _LATEST_JOBS = 50
 _RECENTLY_S = 24 * 3600.0
 _DEVICES_TIMEOUT_S = 10.0
-#: Most warnings of one kind that are told one by one.
+#: The most warnings of one kind to list.
 _MOST_TOLD = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
-    #: What it is, or what is wrong and what to do.
+    #: The state, or what is wrong and what to do.
     says: str
     works: bool = True
-    #: What works but is unwise, each with what to do.
+    #: Things that work but should be changed, each with what to do.
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -67,19 +67,19 @@ class Finding:
         }  # fmt: skip
 
 
-#: What a check answers: what it says, and its warnings.
+#: The result of a check: its text and its warnings.
 _Answer = tuple[str, list[str]]
 
 
 def check_up(settings: Settings, destination: str | None = None) -> Iterator[Finding]:
-    """Everything, one after the other, as it is found; storage where a destination is given."""
+    """All checks, one after another; that of the storage if a destination is given."""
     redis = _finding("redis", partial(_redis, settings))
     yield redis
     for name, check in (("workers", _workers), ("jobs", _jobs), ("schedules", _schedules)):
         if redis.works:
             yield _finding(name, partial(check, settings))
         else:
-            yield Finding(check=name, works=False, says="not known while Redis does not work")
+            yield Finding(check=name, works=False, says="unknown while Redis does not work")
     yield _finding("devices", _devices)
     yield _finding("generators", _generators)
     if destination is not None:
@@ -138,7 +138,7 @@ def _workers(settings: Settings) -> _Answer:
     warnings += _some(
         [
             f"worker {worker.id} cannot write to {destination}, though it lies below its --output-root: "
-            "mount it there, or give it the right"
+            "mount it there, or grant the rights"
             for worker in found
             for destination in worker.unreachable
         ]
@@ -148,7 +148,7 @@ def _workers(settings: Settings) -> _Answer:
         if len(digests) > 1:
             each = ", ".join(f"{digest[:19]}... by {number}" for digest, number in sorted(digests.items()))
             warnings.append(
-                f"{generator} is held in {len(digests)} forms ({each}): workers of one do not make jobs of another; "
+                f"{generator} is held in {len(digests)} versions ({each}): workers of one do not make jobs of another; "
                 "restart the older ones when their jobs are done"
             )
     return f"{len(found)} up{told}", warnings
@@ -177,7 +177,7 @@ def _jobs(settings: Settings) -> _Answer:
             )
     for job in jobs.values():
         if job.state == "damaged":
-            warnings.append(f"job {job.id} cannot be read ({job.error}): 'noisemill resume DEST' enters it anew")
+            warnings.append(f"job {job.id} cannot be read ({job.error}): 'noisemill resume DEST' enters it again")
         elif job.state == "failed" and job.seen_at - (job.ended_at or 0.0) < _RECENTLY_S:
             warnings.append(f"job {job.id} has failed: 'noisemill status {job.id}' says why")
     return f"{len(live) + others} live, {sum(job.state == 'running' for job in live)} running", _some(warnings)
@@ -203,7 +203,7 @@ def _schedules(settings: Settings) -> _Answer:
         if not schedule.paused and now - due_at > _LATE_S:
             moment = datetime.fromtimestamp(due_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
             warnings.append(
-                f"schedule {schedule.name} was due at {moment} and is late: look at the scheduler's log, start it anew"
+                f"schedule {schedule.name} was due at {moment} and is late: check the scheduler's log, restart it"
             )
         last = book.last_run(schedule.name)
         if last is not None and last.state == "failed":
@@ -224,11 +224,11 @@ def _devices() -> _Answer:
         )
     except (OSError, subprocess.TimeoutExpired):
         raise WorkerError(
-            "nvidia-smi does not answer: the driver hangs or is broken; look at 'dmesg', restart the machine"
+            "nvidia-smi does not respond: the driver hangs or is broken; check 'dmesg', restart the machine"
         ) from None
     if listed.returncode:
         return "no GPU: workers use the CPU", [
-            f"nvidia-smi fails ({one_line(listed.stdout or listed.stderr)[:200]}): install the driver anew"
+            f"nvidia-smi fails ({one_line(listed.stdout or listed.stderr)[:200]}): reinstall the driver"
         ]
     return listed.stdout.strip() or "nvidia-smi lists no GPU: workers use the CPU", []
 
@@ -244,21 +244,25 @@ def _storage(destination: str) -> _Answer:
     store = open_store(destination)
     place = store.url
     while not place.startswith("s3://") and not os.path.lexists(place):
-        place = os.path.dirname(place)  # A check makes no folders.
+        place = os.path.dirname(place)  # A check creates no folders.
     before = time.time()
     access = open_store(place).check_access()
     warnings = []
     if access.clock is not None:
         warnings += _about_clock("S3", access.clock - (before + time.time()) / 2, _S3_SKEW_S)
     if place.startswith("s3://"):
-        note = "" if access.exclusive else "; it ignores conditions of PUT requests: let no two makers begin at once"
+        note = (
+            ""
+            if access.exclusive
+            else "; it ignores conditions of PUT requests: do not start two makers at the same time"
+        )
         return f"{store.url} can be written, read, listed and deleted from{note}", warnings
     free, told = _free(place)
     return f"{store.url} can be written, read, listed and deleted from; {size(free)} free", warnings + told
 
 
 def _free(place: str) -> tuple[int, list[str]]:
-    """Free bytes of the disk, and warnings where it is nearly full."""
+    """Free bytes of the disk, and warnings if it is nearly full."""
     disk = os.statvfs(place)
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     warnings = []
@@ -272,6 +276,6 @@ def _free(place: str) -> tuple[int, list[str]]:
 
 
 def _some(warnings: list[str]) -> list[str]:
-    """So many of them, and how many more there are."""
+    """The first warnings, and the number of the others."""
     more = len(warnings) - _MOST_TOLD
     return [*warnings[:_MOST_TOLD], f"and {more} more of this kind"] if more > 0 else warnings

@@ -1,7 +1,7 @@
-"""What Flower looks at: `celery --app pipeline.fleet.flower_app flower`.
+"""The application for Flower: `celery --app pipeline.fleet.flower_app flower`.
 
-Workers take no remote commands and send no events, so it shows queues: those of the generators that somebody holds,
-or waits for, when it starts. Everything else is in `noisemill top` and in the metrics.
+Workers take no remote commands and send no events, so it shows only queues: those of the generators that workers hold
+or jobs need when it starts. Everything else is in `noisemill top` and in the metrics.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a worker process is started: configuration, command line, environment.
+"""Starts worker processes: configuration, command line, environment.
 
-`pipeline` never imports `workers`; it starts them as processes, through here.
+`pipeline` never imports `workers`; it starts them as processes with this module.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from typing import Any
 from pipeline.common.processes import python_command
 
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
-#: Folder in which a worker's parent and child leave word for each other.
+#: Folder in which a worker's parent and child exchange files.
 RUN_FOLDER_VARIABLE = "NOISEMILL_RUN_FOLDER"
-#: The id that a worker's parent has made for itself and its children.
+#: The id of a worker's parent and its children.
 WORKER_ID_VARIABLE = "NOISEMILL_WORKER_ID"
 
-#: What a device is asked for by.
+#: Names of devices.
 DEVICE = re.compile("auto|cpu|gpu(:[0-9]{1,4})?")
 
-#: What a worker's process begins with. Between products of matrices, numpy's own threads wait in a loop, on cores that
-#: TensorFlow and encoders want: 64x64 RGB took half as long again (docs/decisions/0052-what-is-done-on-the-device.md).
+#: Environment of a worker's process. Between matrix products, numpy's own threads wait in a busy loop, on cores that
+#: TensorFlow and encoders need: 64x64 RGB took half as long again (docs/decisions/0052-what-is-done-on-the-device.md).
 NUMPY_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What one worker is started with."""
+    """The configuration of one worker."""
 
     #: Generator reference.
     generator: str
     redis_url: str
     #: "auto", "cpu", "gpu" or "gpu:N".
     device: str = "auto"
-    #: Folders and s3:// prefixes that it may write below, normalised.
+    #: Folders and s3:// prefixes below which it may write, normalized.
     output_roots: tuple[str, ...] = ()
-    #: Threads of the CPU for the forward pass; 0 leaves it to TensorFlow.
+    #: CPU threads for the forward pass; 0: TensorFlow's default.
     threads: int = 0
-    #: Cores to stay on where it computes on the CPU; none named is any.
+    #: Cores to use on the CPU; empty: any.
     cores: tuple[int, ...] = ()
-    #: How many workers a GPU takes.
+    #: The most workers on one GPU.
     per_gpu: int = 1
-    #: Dies with the process that started it, which `client` names (`pipeline.stores.lease.this_process`).
+    #: Whether it dies with the process that started it, `client` (`pipeline.stores.lease.this_process`).
     embedded: bool = False
     client: str = ""
-    #: Of the one job that it is started for: its batch, 0 for any, and its samples, 0 where it serves any job.
+    #: Batch (0: any) and samples of the one job that it is started for; 0 samples: it serves any job.
     batch: int = 0
     samples: int = 0
     #: Of that job, how it samples (`pipeline.spec.sampler`); empty for the generator's usual way.
@@ -58,12 +58,12 @@ class WorkerConfig:
     log_level: str = "info"
     #: "text" or "json".
     log_format: str = "text"
-    #: Where Prometheus finds its metrics; 0 is nowhere.
+    #: Port of its metrics; 0: none.
     metrics_port: int = 0
 
     @property
     def title(self) -> str:
-        """What logs call it."""
+        """Its name in logs."""
         return f"worker of {self.generator.rpartition('/')[2]} on {self.device}"
 
     def command(self) -> list[str]:
@@ -71,34 +71,34 @@ class WorkerConfig:
         return python_command("workers.worker.main")
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment that carries this configuration, so that no secret shows in `ps`."""
+        """The environment with this configuration, so that no secret is visible in `ps`."""
         return {**NUMPY_ENVIRONMENT, **(os.environ if base is None else base), _WORKER: json.dumps(asdict(self))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerGroup:
-    """Workers that `up` keeps: alike but for their devices."""
+    """Workers that `up` runs, which differ only in their devices."""
 
     config: WorkerConfig
-    #: How many; 0 is as many as its devices take.
+    #: Number of workers; 0: as many as its devices allow.
     count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """What the scheduler is started with."""
+    """The configuration of the scheduler."""
 
     redis_url: str
     #: "info", "warning" and so on.
     log_level: str = "info"
     #: "text" or "json".
     log_format: str = "text"
-    #: Where Prometheus finds its metrics; 0 is nowhere.
+    #: Port of its metrics; 0: none.
     metrics_port: int = 0
 
     @property
     def title(self) -> str:
-        """What logs call it."""
+        """Its name in logs."""
         return "scheduler"
 
     def command(self) -> list[str]:
@@ -106,12 +106,12 @@ class SchedulerConfig:
         return python_command("workers.scheduler.main")
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment that carries this configuration, so that no secret shows in `ps`."""
+        """The environment with this configuration, so that no secret is visible in `ps`."""
         return {**(os.environ if base is None else base), _SCHEDULER: json.dumps(asdict(self))}
 
 
 def config_from_environment() -> WorkerConfig:
-    """The worker's configuration that `environment` carried."""
+    """The worker's configuration from the environment."""
     return _config(json.loads(os.environ[_WORKER]))
 
 
@@ -121,31 +121,31 @@ def _config(data: dict[str, Any]) -> WorkerConfig:
 
 
 def supervisor_command() -> list[str]:
-    """The command that keeps up what `supervisor_environment` carries."""
+    """The command that runs the workers of `supervisor_environment`."""
     return python_command("workers.supervisor")
 
 
 def supervisor_environment(groups: Sequence[WorkerGroup], base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that carries groups of workers."""
+    """The environment with groups of workers."""
     return {**(os.environ if base is None else base), _GROUPS: json.dumps([asdict(group) for group in groups])}
 
 
 def groups_from_environment() -> list[WorkerGroup]:
-    """The groups that `supervisor_environment` carried; none where it carried none."""
+    """The groups from the environment; empty if there are none."""
     groups = json.loads(os.environ.get(_GROUPS, "[]"))
     return [WorkerGroup(config=_config(group["config"]), count=group["count"]) for group in groups]
 
 
 def scheduler_from_environment() -> SchedulerConfig | None:
-    """The scheduler's configuration that `environment` carried; None where it carried none."""
+    """The scheduler's configuration from the environment; None if there is none."""
     text = os.environ.get(_SCHEDULER)
     return None if text is None else SchedulerConfig(**json.loads(text))
 
 
 def share_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
-    """The same workers with the cores that this process may use divided among them, and a thread for each core.
+    """The same workers with the cores of this process divided among them, and a thread for each core.
 
-    One worker alone is left to TensorFlow. Where there are more workers than cores, each has one thread on any core.
+    A single worker keeps TensorFlow's default. If there are more workers than cores, each has one thread on any core.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if len(configs) < 2:

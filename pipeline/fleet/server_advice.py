@@ -1,4 +1,4 @@
-"""What is unwise about a Redis server, and what to do about it."""
+"""Warnings about the configuration of a Redis server, and what to do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-#: Redis of this version has what noisemill was measured with; older ones work from the one that `ping` asks for.
+#: Redis versions from this one on are recommended.
 _GOOD_VERSION = 7
 
 
 def advice(url: str, info: Mapping[str, Any]) -> list[str]:
-    """Warnings for a server at `url` that tells `info` (of Redis's INFO) of itself, each with what to do."""
+    """Warnings about a server at `url` with this `info` (Redis's INFO), each with what to do."""
     return [*_about_access(url), *_about_memory(info), *_about_persistence(info), *_about_version(info)]
 
 
@@ -23,12 +23,12 @@ def _about_access(url: str) -> list[str]:
     if not (parts.password or parse_qs(parts.query).get("password")):
         return [
             (
-                f"it asks for no password and {parts.hostname} is not on loopback: whoever reaches it can queue and "
+                f"it requires no password and {parts.hostname} is not on loopback: anyone who reaches it can queue and "
                 "change jobs; set 'requirepass' or an ACL user, and put both into NOISEMILL_REDIS_URL"
             )
         ]
     if parts.scheme == "redis":
-        return [f"the password goes to {parts.hostname} unencrypted: use rediss:// with a server that speaks TLS"]
+        return [f"the password is sent to {parts.hostname} unencrypted: use rediss:// with a server that supports TLS"]
     return []
 
 
@@ -57,7 +57,7 @@ def _about_persistence(info: Mapping[str, Any]) -> list[str]:
     return [
         (
             "it keeps no append-only file: a restart loses jobs that are queued or running (their datasets stay, and "
-            "'noisemill resume DEST' goes on); run 'CONFIG SET appendonly yes', and set it in its configuration"
+            "'noisemill resume DEST' continues); run 'CONFIG SET appendonly yes', and set it in its configuration"
         )
     ]
 

@@ -262,7 +262,7 @@ WORDS = {
     "watch": "Missing argument 'JOB...'",
     "cancel": "Missing argument 'JOB'",
     "resume": "Missing argument 'JOB_OR_DEST'",
-    "resume fashion-1234567890": "is no folder here; if it is a job's id, say where with --redis",
+    "resume fashion-1234567890": "is not a folder; if it is a job's id, add --redis",
     "resume other --workers 0": "'0' is not a whole number",
     "resume other --device tpu": "'tpu' is unknown",
     "verify": "Missing argument 'DEST'",
@@ -274,7 +274,7 @@ WORDS = {
     "latents other": "Missing option '--index'",
     "latents other --index -1": "'-1' is not a whole number",
     "latents other --index 100": "the dataset has 100",
-    "latents other --index 99 --count 2": "samples 99 to 100 are not all there: the dataset has 100",
+    "latents other --index 99 --count 2": "samples 99 to 100 do not all exist: the dataset has 100",
     "latents other --index 0 --count 0": "count '0'",
     "latents other --index 0 -o bare": "is a directory",
     "generators inspekt": "Did you mean 'inspect'?",
@@ -284,7 +284,7 @@ WORDS = {
     "worker fashion --threads -1": "'-1' is not a whole number",
     "worker fashion --log-level loud": "'loud' is not one of",
     "worker fashion --output-root ftp://x --redis unix:///nowhere": "ftp://...",
-    "up": "which generator?",
+    "up": "no generator:",
     "up fashion --workers 0": "'0' is not a whole number",
     "workers extra": "extra",
     "doctor one two": "two",
@@ -450,12 +450,12 @@ def test_preview_that_cannot_be_written(run: Run, dataset: Path):
 
 def test_preview_of_what_is_no_image(run: Run, world: Path, tmp_path: Path, redis: Any):
     assert run("submit", world / "vector.keras", tmp_path / "vectors", "-n", "10").code == 0
-    assert_clear(run("preview", tmp_path / "vectors"), 2, "holds no images: samples are (5,)")
+    assert_clear(run("preview", tmp_path / "vectors"), 2, "has no images: samples are (5,)")
 
 
 def test_preview_of_what_is_not_made_yet(run: Run, tmp_path: Path, redis: Any):
     assert run("submit", TINY, tmp_path / "queued", "-n", "10").code == 0
-    assert_clear(run("preview", tmp_path / "queued"), 2, "holds no samples yet")
+    assert_clear(run("preview", tmp_path / "queued"), 2, "has no samples yet")
 
 
 def test_preview_of_samples_that_are_missing(run: Run, dataset: Path):

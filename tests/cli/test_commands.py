@@ -336,7 +336,7 @@ def test_what_is_whole_is_not_made_again(run: Run, dataset: Path, command: list)
     assert (outcome.code, outcome.err) == (0, "")
     first, second, sheet = outcome.out.splitlines()
     assert first == f"100 samples in 4 shards, 27.0 kB: {os.path.realpath(dataset)}"
-    assert second == "all of it was there already"
+    assert second == "everything existed already"
     assert sheet == f"contact sheet: {os.path.realpath(dataset)}/preview.png"
     document = _json(run, *command, dataset, *options, keys=RESULT_KEYS)
     assert (document["made"], document["job"]) == (0, None)
@@ -348,7 +348,7 @@ def test_extend_tells_what_it_would_make(run: Run, dataset: Path):
     outcome = run("extend", dataset, "--count", "205", "--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
     first, second = outcome.out.splitlines()
-    assert first == "115 samples to make in 4 shards; 3 shards stay as they are"
+    assert first == "115 samples to make in 4 shards; 3 shards stay"
     assert second.startswith("205 samples in all, exactly 5")
     document = _json(run, "extend", dataset, "--count", "205", "--dry-run", keys=EXTENSION_KEYS)
     assert (document["count_before"], document["samples_to_make"]) == (100, 115)
@@ -364,7 +364,7 @@ def test_export(run: Run, dataset: Path, tmp_path: Path):
     assert re.fullmatch(r"[0-9,]+/s; [0-9.]+ s in all", second)
     assert run("verify", tmp_path / "pictures").code == 0
     again = run("export", dataset, tmp_path / "pictures", "--to", "png", "--layout", "class")
-    assert again.out.splitlines()[1] == "all of it was there already"
+    assert again.out.splitlines()[1] == "everything existed already"
     document = _json(run, "export", dataset, tmp_path / "a.npz", "--to", "npz", keys=EXPORT_KEYS)
     assert (document["count"], document["shards"], document["form"]) == (100, 1, "npz")
     assert document["size_bytes"] == (tmp_path / "a.npz").stat().st_size
@@ -383,7 +383,7 @@ def test_an_export_that_is_interrupted_says_how_to_go_on(
         outcome = run("export", dataset, tmp_path / "o ut", "--to", "png", "--shard-size", "25")
     assert (outcome.code, outcome.out) == (130, "")
     command = f"noisemill export {dataset} '{tmp_path / 'o ut'}' --to png --shard-size 25"
-    assert outcome.err == f"noisemill: interrupted; '{command}' goes on\n"
+    assert outcome.err == f"noisemill: interrupted; '{command}' continues\n"
     assert run(*shlex.split(command)[1:]).code == 0
 
 
@@ -482,7 +482,7 @@ def test_doctor_tells_what_does_not_work(run: Run, tmp_path: Path):
     outcome = run("doctor", tmp_path / "file", "--redis", "unix:///nowhere")
     assert (outcome.code, outcome.err) == (1, "")
     assert "problem redis:      Redis at unix:///nowhere cannot be reached" in outcome.out
-    assert "problem workers:    not known" in outcome.out
+    assert "problem workers:    unknown" in outcome.out
     assert (
         f"problem storage:    {os.path.realpath(tmp_path / 'file')}: a file lies where a folder should be"
         in outcome.out

@@ -60,7 +60,7 @@ def test_workers_of_another_version_and_another_digest(ledger: Ledger, find: Cal
     assert found.state == "warning"
     versions, digests = found.warnings
     assert "worker a-2 is noisemill 0.0.9, this is" in versions
-    assert "article-28 is held in 2 forms (sha256:000000000000... by 1" in digests
+    assert "article-28 is held in 2 versions (sha256:000000000000... by 1" in digests
 
 
 def test_a_job_without_a_worker(ledger: Ledger, find: Callable[..., Finding]) -> None:
@@ -154,5 +154,5 @@ def test_a_redis_that_is_away_is_waited_for_once(run: Run) -> None:
     outcome = run("doctor", "--redis", "redis://127.0.0.1:1/0")
     assert outcome.code == 1
     assert outcome.out.count("cannot be reached") == 1
-    assert outcome.out.count("not known while Redis does not work") == 3
+    assert outcome.out.count("unknown while Redis does not work") == 3
     assert time.monotonic() - began < 60

@@ -16,7 +16,7 @@ def test_the_command(run: Run, tmp_path: Path) -> None:
     assert done.out == f"{tmp_path}/mine.toml\n"
     again = run("generators", "init", tmp_path / "mine.keras")
     assert again.code == 2
-    assert "mine.toml is there already: edit it, or replace it with --force" in again.err
+    assert "mine.toml exists already: edit it, or replace it with --force" in again.err
     assert run("generators", "init", tmp_path / "mine.keras", "--force").code == 0
     for builtin in ("fashion", "s3://bucket/model"):
-        assert "is no file here" in run("generators", "init", builtin).err
+        assert "is not a file" in run("generators", "init", builtin).err

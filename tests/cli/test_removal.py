@@ -76,7 +76,7 @@ def test_files_of_others_stay_whatever_they_are_called(run: Run, tmp_path: Path,
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     outcome = run("rm", folder, "-y")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[1] == f"{len(mine)} files of others stay"
+    assert outcome.out.splitlines()[1] == f"{len(mine)} other files stay"
     left = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert sorted(path.relative_to(folder).as_posix() for path in left) == sorted(mine)
     assert (tmp_path / "elsewhere" / "job.json").read_text() == "mine"
@@ -99,7 +99,7 @@ def test_it_asks(run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch):
 def test_nobody_to_ask(run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     before = tree(dataset)
-    assert_clear(run("rm", dataset), 2, "nobody is here to be asked: --yes removes")
+    assert_clear(run("rm", dataset), 2, "there is no terminal to ask: --yes removes")
     assert tree(dataset) == before
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_dataset_is_left_alone(run: Run, dataset: Path, tmp_path: Pat
         ("./without", 1, "holds no dataset"), ("./damaged", 1, "not valid JSON"), ("ftp://x/y", 2, "ftp"),
     ):  # fmt: skip
         assert_clear(run("rm", place, "--yes"), code, says)
-    assert_clear(run("rm", "./full", "--yes", "--data"), 2, "--data goes with a job's id")
+    assert_clear(run("rm", "./full", "--yes", "--data"), 2, "--data needs a job's id")
     assert tree(tmp_path) == before
 
 

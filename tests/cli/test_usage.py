@@ -77,7 +77,7 @@ def test_reading(examples: Path, monkeypatch: pytest.MonkeyPatch, code: str):
 
 def test_toml_example_is_a_generator(run: Run, tmp_path: Path):
     page = (PAGE.parent / "generators.md").read_text(encoding="utf-8")
-    [text, code] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [text, _sampler, code] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     text = text.partition("[inputs.")[0] + code
     for line in ('name = "image"', 'channels = "first"'):
         text = text.replace(line, "")  # Of other models than this one.

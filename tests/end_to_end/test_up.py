@@ -61,10 +61,10 @@ def test_what_the_file_names_comes_up_and_goes_down(lone_fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "which generator? Name one, as in 'noisemill up fashion', or write a noisemill.toml"),
+        ([], "no generator: name one, as in 'noisemill up fashion', or write a noisemill.toml"),
         (["--config", "none.toml"], "none.toml cannot be read: No such file or directory"),
         (["fashion", "--config", "x.toml"], "generator 'fashion' and --config exclude each other"),
-        (["--config", "x.toml", "--per-gpu", "2"], "--per-gpu needs a GENERATOR; for several, say it in the file"),
+        (["--config", "x.toml", "--per-gpu", "2"], "--per-gpu needs a GENERATOR; for several, set it in the file"),
         (["--config", "x.toml", "--workers", "2"], "--workers needs a GENERATOR"),
         (["--config", "unknown.toml"], "generator 'fashoin' is unknown"),
     ],

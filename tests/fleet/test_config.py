@@ -73,12 +73,12 @@ WORKERS = '[[workers]]\ngenerator = "fashion"\n'
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", 'names no workers: write [[workers]] and generator = "fashion"'),
-        ("workers = 3", "names no workers"),
-        ("[workers]\ngenerator = 'x'", "names no workers"),
+        ("", 'has no workers: write [[workers]] and generator = "fashion"'),
+        ("workers = 3", "has no workers"),
+        ("[workers]\ngenerator = 'x'", "has no workers"),
         ("[[workers]]\ndevice = 'cpu'", "[[workers]] 1: generator is missing"),
-        ("x = [", "is no TOML: "),
-        ("\udcff", "is no TOML: "),
+        ("x = [", "is not TOML: "),
+        ("\udcff", "is not TOML: "),
         ("perr_gpu = 2\n" + WORKERS, "perr_gpu is unknown, did you mean per_gpu?"),
         ("colour = 2\n" + WORKERS, "colour is unknown, known are redis, output_roots"),
         ("per_gpu = 0\n" + WORKERS, "per_gpu = 0 is not a whole number from 1 to 64"),

@@ -23,12 +23,12 @@ GOOD: dict[str, Any] = {"maxmemory_policy": "noeviction", "aof_enabled": 1, "red
         ("redis://[::1]:6379", None),
         ("redis://127.8.9.1", None),
         ("rediss://user:password@redis.example.org", None),
-        ("redis://192.0.2.7:6379/0", "it asks for no password and 192.0.2.7 is not on loopback"),
-        ("redis://redis.example.org", "it asks for no password"),
-        ("rediss://redis.example.org", "it asks for no password"),
-        ("redis://[2001:db8::1]", "it asks for no password"),
-        ("redis://:password@192.0.2.7", "the password goes to 192.0.2.7 unencrypted: use rediss://"),
-        ("redis://192.0.2.7?password=password", "the password goes to"),
+        ("redis://192.0.2.7:6379/0", "it requires no password and 192.0.2.7 is not on loopback"),
+        ("redis://redis.example.org", "it requires no password"),
+        ("rediss://redis.example.org", "it requires no password"),
+        ("redis://[2001:db8::1]", "it requires no password"),
+        ("redis://:password@192.0.2.7", "the password is sent to 192.0.2.7 unencrypted: use rediss://"),
+        ("redis://192.0.2.7?password=password", "the password is sent to"),
     ],
 )
 def test_access(url: str, says: str | None) -> None:

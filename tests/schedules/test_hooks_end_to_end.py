@@ -27,7 +27,7 @@ def here(tmp_path: Path, scheduled_fleet: ScheduledFleet) -> Fleet:
 def test_on_done(here: Fleet) -> None:
     done = here.run("generate", TINY, "out", "-n", "50", "--json", "--on-done", f"{TELL}; exit 3")
     assert done.returncode == 1
-    assert "the dataset is whole, but the --on-done command ended with 3" in done.stderr
+    assert "the dataset is complete, but the --on-done command ended with 3" in done.stderr
     assert json.loads(done.stdout)["count"] == 50, "what the command prints is no part of the result"
     assert "from the command" in done.stderr
     assert (here.folder / "told").read_text() == f"done 50 {here.folder}/out\n"

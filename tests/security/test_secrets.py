@@ -122,7 +122,7 @@ def test_refusals_are_clear(witness: Witness, server: TlsRedis, changes: dict[st
     assert told.returncode in (1, 2)
     assert says in told.stderr
     lines = told.stderr.splitlines()
-    warned = ["the password in --redis shows" in line for line in lines].count(True)
+    warned = ["the password in --redis is visible" in line for line in lines].count(True)
     assert warned == (command == "up")
     assert len(lines) - warned <= 2, told.stderr
 

@@ -45,7 +45,7 @@ def test_some_shards_here_and_now_then_the_rest(original: Path, fleet: Fleet) ->
     assert np.array_equal(dataset[250][0], Dataset(original)[250][0])
     checked = here.run("verify", "again")
     assert checked.returncode == 0, checked.stderr
-    assert "sound; only shards 2-3,7, as they were asked for: 300 samples in 3 shards" in checked.stdout
+    assert "sound; only shards 2-3,7, as selected: 300 samples in 3 shards" in checked.stdout
     assert fleet.run("reproduce", recipe_file(fleet), "again", "--shards", "0").returncode == 0
     assert str(Dataset(again).selection()) == "0,2-3,7"
     damaged = bytearray(shard_bytes(again, 3))
