@@ -1,4 +1,4 @@
-"""Turn a trained generator into a dataset of any size.
+"""Make datasets of any size from trained generators.
 
 import noisemill
 

@@ -1,4 +1,4 @@
-"""noisemill: turn a trained generator into a dataset of any size.
+"""noisemill: make datasets of any size from trained generators.
 
 import pipeline
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pipeline.datasets.export import export
     from pipeline.jobs.queueing import JobHandle
 
-#: Public names and the modules that they come from, loaded when they are first asked for:
-#: numpy, redis and Celery take half a second, which `--help` does not need.
+#: Public name -> its module, imported on first use: numpy, redis and Celery take half a second, and `--help` does not
+#: need them.
 _SOURCES = {
     "Dataset": "pipeline.datasets.dataset",
     "JobHandle": "pipeline.jobs.queueing",

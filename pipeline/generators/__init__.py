@@ -1,13 +1,13 @@
-"""What generators there are and what each one is, without TensorFlow.
+"""Finds generators and reads their interfaces, without TensorFlow.
 
-A generator is asked for by reference: the name of a built-in one (`fashion`), a path or an s3:// URL.
-Beside the model may lie `generator.toml`, which says what the model cannot.
+A generator is given by a reference: the name of a built-in one (`fashion`), a path or an s3:// URL.
+A `generator.toml` beside the model adds what the model does not contain.
 
-kinds           what a model's files look like: .keras, TensorFlow.js, SavedModel, untrained
+kinds           the files of each kind of model: .keras, TensorFlow.js, SavedModel, untrained
 catalogue       from a reference to a Generator
-interface       from what the model shows and what the sidecar says to an Interface
-structure       what a model shows of itself
-trust           which generators may be loaded where data names them
+interface       from a model's structure and the sidecar to an Interface
+structure       a model's inputs, outputs and size
+trust           which generators may be loaded if only data names them
 architecture    a model's layers and how they are connected, from either generation of Keras's JSON
 layers          what each kind of layer does to shapes, which weights it has
 """

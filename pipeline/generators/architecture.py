@@ -1,8 +1,8 @@
 """A model's layers and how they are connected, read from Keras's JSON.
 
-Two generations of it are understood: Keras 3's (`batch_shape`, `inbound_nodes` as calls with arguments)
-and that of Keras 1 and 2, which TensorFlow.js still writes (`batch_input_shape`, `inbound_nodes` as
-nested lists, `alpha` for what is now `negative_slope`).
+Two generations are supported: that of Keras 3 (`batch_shape`, `inbound_nodes` as calls with arguments), and that of
+Keras 1 and 2, which TensorFlow.js still writes (`batch_input_shape`, `inbound_nodes` as nested lists, `alpha` for what
+is now `negative_slope`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pipeline.common.errors import GeneratorError
 
 T = TypeVar("T")
 
-#: Class names of whole models: Keras 2 and TensorFlow.js say Model, Keras 3 Functional.
+#: Class names of models: Model in Keras 2 and TensorFlow.js, Functional in Keras 3.
 _SEQUENTIAL, _FUNCTIONAL = "Sequential", ("Functional", "Model")
-#: Deepest nesting of models that is followed.
+#: Deepest nesting of models.
 _MOST_LEVELS = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor inside a model: which layer, which of its calls, which of its outputs."""
+    """A tensor inside a model: a layer, one of its calls, one of its outputs."""
 
     layer: str
     call: int
@@ -32,31 +32,31 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer and the places where it is used."""
+    """A layer and its calls."""
 
     name: str
     #: Class name, such as Dense.
     kind: str
-    #: As it stands in the file.
+    #: Its configuration in the file.
     config: dict[str, Any]
     #: The sources of each call.
     calls: tuple[tuple[Source, ...], ...]
-    #: The model inside, where the layer is one.
+    #: The nested model, if the layer is one.
     inner: Architecture | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Layers and connections. Inputs are layers of the kind InputLayer."""
+    """Layers and connections. Inputs are layers of kind InputLayer."""
 
     layers: tuple[Layer, ...]
     inputs: tuple[Source, ...]
     outputs: tuple[Source, ...]
-    #: Names of the outputs, where the model answers with a dictionary; else they are named by their layers.
+    #: Names of the outputs, if the model returns a dictionary; otherwise outputs have the names of their layers.
     output_names: tuple[str, ...] = ()
 
     def all_layers(self) -> Iterator[Layer]:
-        """Every layer, those of models inside too."""
+        """Every layer, including those of nested models."""
         for layer in self.layers:
             yield layer
             if layer.inner is not None:
@@ -64,11 +64,11 @@ class Architecture:
 
 
 class NotUnderstoodError(GeneratorError):
-    """A model's JSON holds what is not understood here; Keras itself may understand it."""
+    """A model's JSON contains something not supported here; Keras itself may support it."""
 
 
 def read_architecture(model: Any, level: int = 0) -> Architecture:
-    """The architecture in a serialised model, `{"class_name": ..., "config": ...}`.
+    """The architecture in a serialized model, `{"class_name": ..., "config": ...}`.
 
     Raises NotUnderstoodError.
     """
@@ -85,9 +85,9 @@ def read_architecture(model: Any, level: int = 0) -> Architecture:
 
 
 def evaluate(architecture: Architecture, inputs: list[T], apply: Callable[[Layer, list[T]], list[T]]) -> list[T]:
-    """Follows the connections from `inputs` to the outputs; `apply` answers what a layer makes of its sources.
+    """Follows the connections from `inputs` to the outputs; `apply` returns a layer's outputs for its sources.
 
-    T may be shapes as well as tensors. Raises NotUnderstoodError where connections lead nowhere.
+    T may be shapes as well as tensors. Raises NotUnderstoodError if a connection leads nowhere.
     """
     made: dict[tuple[str, int], list[T]] = {}
     for source, value in zip(architecture.inputs, inputs, strict=True):
@@ -116,7 +116,7 @@ def _pick(made: dict[tuple[str, int], list[T]], source: Source) -> T:
 
 
 def input_shape(config: dict[str, Any]) -> tuple[int | None, ...] | None:
-    """The shape, without the batch, that a layer's configuration declares for its input."""
+    """The input shape, without the batch, in a layer's configuration."""
     for key in ("batch_shape", "batch_input_shape", "input_shape"):
         if config.get(key) is not None:
             shape = config[key] if key == "input_shape" else config[key][1:]
@@ -129,7 +129,7 @@ def _sequential(config: Any, level: int) -> Architecture:
     declared = None if isinstance(config, list) else config.get("build_input_shape")
     layers: list[Layer] = []
     if entries[0]["class_name"] != "InputLayer":
-        # A sequence inside another model may leave the shape of its input to that model.
+        # A nested Sequential may take its input shape from the outer model.
         shape = input_shape(entries[0]["config"]) or (tuple(declared[1:]) if declared else None)
         dtype = "float32" if entries[0]["class_name"] != "Embedding" else "int32"
         name = f"{entries[0]['config']['name']}_input"
@@ -163,7 +163,7 @@ def _layer(entry: dict[str, Any], calls: tuple[tuple[Source, ...], ...], level: 
 
 
 def _call(node: Any) -> tuple[Source, ...]:
-    """The sources of one call; all that may stand beside them is a mask or `training`."""
+    """The sources of one call. Only a mask or `training` may be passed besides."""
     if isinstance(node, dict):
         extra = {key for key, value in node["kwargs"].items() if value is not None} - {"training"}
         if extra or any(_constant(argument) for argument in node["args"]):
@@ -182,7 +182,7 @@ def _constant(argument: Any) -> bool:
 
 
 def _triples(value: Any) -> Iterator[Source]:
-    """The sources in a nest of lists and dictionaries, in order."""
+    """The sources in nested lists and dictionaries, in order."""
     if isinstance(value, dict):
         history = value.get("config", {}).get("keras_history") if value.get("class_name") else None
         yield from _triples(history if history is not None else list(value.values()))
@@ -197,7 +197,7 @@ def _triples(value: Any) -> Iterator[Source]:
 def _renumbered(
     layers: list[Layer], inputs: tuple[Source, ...], outputs: tuple[Source, ...], output_names: tuple[str, ...]
 ) -> Architecture:
-    """Calls numbered from 0. Of a model inside, older files count its making as a call of it."""
+    """Calls numbered from 0. For a nested model, older files count its creation as a call."""
     used: dict[str, set[int]] = {}
     for source in (*outputs, *(source for layer in layers for call in layer.calls for source in call)):
         used.setdefault(source.layer, set()).add(source.call)

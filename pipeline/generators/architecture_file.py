@@ -1,4 +1,4 @@
-"""The architecture of a model in a JSON file of its own, as `model.to_json()` gives it, beside weights alone."""
+"""The architecture of a model in a separate JSON file, written by `model.to_json()`, beside a file of weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.common.errors import GeneratorError
 from pipeline.common.files import read_regular
 from pipeline.generators.archive import MOST_CONFIG_BYTES
 
-#: Names of files that may hold the architecture, besides `NAME.json`.
+#: Names of files that may contain the architecture, besides `NAME.json`.
 _NAMES = ("generator.json", "model.json", "architecture.json", "config.json")
 
 
 def architecture_beside(weights: Path) -> Path:
-    """The file with the architecture of the weights in this file. Raises GeneratorError where there is none."""
+    """The file with the architecture for these weights. Raises GeneratorError if there is none."""
     found = find_architecture(weights)
     if found is None:
         stem = _stem(weights)
@@ -27,7 +27,7 @@ def architecture_beside(weights: Path) -> Path:
 
 
 def find_architecture(weights: Path) -> Path | None:
-    """The same, or None; it has the weights' name or a usual one, or it is the only architecture beside them."""
+    """The same, or None. It has the weights' name or a usual one, or is the only architecture beside them."""
     for name in (f"{_stem(weights)}.json", f"{weights.stem}.json", *_NAMES):
         if is_architecture(weights.parent / name):
             return weights.parent / name
@@ -40,7 +40,7 @@ def _stem(weights: Path) -> str:
 
 
 def is_architecture(path: Path) -> bool:
-    """Whether a file holds the description of a Keras model, and nothing of its weights."""
+    """Whether a file is the description of a Keras model without weights."""
     try:
         if not path.is_file() or path.stat().st_size > MOST_CONFIG_BYTES:
             return False
@@ -62,6 +62,6 @@ def parse_description(path: Path, text: str) -> dict[str, Any]:
 
 
 def major_version(version: str, otherwise: str) -> int:
-    """The first number of a version of Keras, at most 3; `otherwise` stands in for one that is empty."""
+    """The first number of a version of Keras, at most 3; of `otherwise` if the version is empty."""
     number = (version or otherwise).partition(".")[0]
     return min(3, int(number)) if number.isdigit() and number != "0" else 1

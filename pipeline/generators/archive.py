@@ -1,4 +1,4 @@
-"""A `.keras` file, which is a zip: is it whole and harmless, and what does its `config.json` say?"""
+"""Checks a `.keras` file, which is a zip, and reads its `config.json`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pipeline.common.errors import GeneratorError
 CONFIG, METADATA = "config.json", "metadata.json"
 _WEIGHTS = ("model.weights.h5", "model.weights.npz")
 
-#: What a user can do about a model that takes code.
+#: Advice about a model that needs code.
 EXPORT = "where it was made, save it by model.export('FOLDER'), which needs neither classes nor code here"
 WAYS_OUT = f"give their code with --trust FILE.py, or {EXPORT}"
 
-#: Most bytes that a description may have.
+#: Largest description, bytes.
 MOST_CONFIG_BYTES = 64 * 2**20
-#: Weights hardly shrink: what unpacks to more than this many times its size is meant to fill a disk.
+#: Largest ratio of compression. Weights hardly compress, so more is an attempt to fill the disk.
 _MOST_RATIO = 50
 
 
 def read_config(path: Path, *, trusted: bool = False) -> dict[str, Any]:
-    """`config.json` of a `.keras` file. Raises GeneratorError where the file is damaged or dangerous.
+    """`config.json` of a `.keras` file. Raises GeneratorError if the file is damaged or dangerous.
 
-    One that is `trusted` may hold Python code.
+    A `trusted` file may contain Python code.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Attributes as a user writes them: the same numbers for all samples."""
+"""Parses attributes that are the same for all samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pipeline.generators.generator import Generator
 
 
 def attribute_numbers(generator: Generator, told: str | None) -> NDArray[np.float32]:
-    """Numbers with commas between them as the generator's attributes, float32 of shape (attributes_dim,).
+    """Parses comma-separated numbers as the generator's attributes, float32 of shape (attributes_dim,).
 
-    Raises UsageError where they are not as many as it takes, or are given to a generator that takes none.
+    Raises UsageError if their number is wrong, or if the generator takes no attributes.
     """
     wanted = generator.interface.attributes_dim
     if told is None and not wanted:

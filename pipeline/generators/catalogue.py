@@ -1,4 +1,4 @@
-"""From a reference to a generator."""
+"""Finds the generator of a reference."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
 def builtin_names() -> list[str]:
-    """Names of the generators that come with noisemill."""
+    """Names of the built-in generators."""
     return sorted(path.name for path in BUILTIN_FOLDER.iterdir() if path.is_dir() and find_model(path) is not None)
 
 
 def find_generator(reference: str) -> Generator:
-    """The generator that answers to a reference: a built-in one's name, a path, or an s3:// URL.
+    """The generator of a reference: the name of a built-in one, a path, or an s3:// URL.
 
-    Raises UnknownGeneratorError if there is none, GeneratorError if it cannot be understood.
+    Raises UnknownGeneratorError if there is none, GeneratorError if it cannot be used.
     """
     kind, model = locate(reference)
     builtin = reference in builtin_names()
@@ -71,9 +71,9 @@ def find_generator(reference: str) -> Generator:
 def structure_of(
     kind: Kind, model: Path, content: str, signature: str | None = None, offers: Sequence[Code] = ()
 ) -> Structure:
-    """What a model shows of itself, by one of its signatures; with the first of `offers` that it takes to load it.
+    """The structure of a model, by one of its signatures; with the first of `offers` that suffices to load it.
 
-    Raises GeneratorError where it cannot be understood.
+    Raises GeneratorError if it cannot be used.
     """
     if signature is not None and kind.name != "saved_model":
         raise GeneratorError(f"generator {model}: {SIDECAR} names a signature, which SavedModels alone have")
@@ -87,7 +87,7 @@ def structure_of(
 
 
 def locate(reference: str) -> tuple[Kind, Path]:
-    """Kind and place of the model that a reference names, fetched where it is remote; nothing of it is loaded.
+    """Kind and path of the model of a reference, downloaded if it is remote; it is not loaded.
 
     Raises UnknownGeneratorError if there is none.
     """
@@ -104,7 +104,7 @@ def locate(reference: str) -> tuple[Kind, Path]:
 
 
 def _path(reference: str) -> Path:
-    # By os.path, which answers False also for what is too long, or in a folder that nobody may look into.
+    # os.path returns False also for paths that are too long or in a folder without access.
     path = Path(os.path.expanduser(reference.removeprefix("file://")))
     if os.path.exists(path) or find_model(path) is not None:  # A checkpoint's name is that of no file.
         if os.path.isdir(path) and find_model(path) is None:
@@ -121,7 +121,7 @@ def _path(reference: str) -> Path:
 
 
 def _name(place: str) -> str:
-    """The name of a model's file, or of its folder where the file's says nothing."""
+    """The name of a model's file, or of its folder if the file's name is generic."""
     path = Path(place)
     if path.suffix not in (".keras", ".json"):
         return path.name
@@ -129,7 +129,7 @@ def _name(place: str) -> str:
 
 
 def sidecar_paths(model: Path) -> list[Path]:
-    """Where a sidecar may lie: `NAME.toml` beside NAME.keras, or `generator.toml` beside or inside the model."""
+    """Possible paths of a sidecar: `NAME.toml` beside NAME.keras, or `generator.toml` beside or inside the model."""
     if model.is_dir():
         return [model / SIDECAR, model.parent / f"{model.name}.toml"]
     return [model.with_suffix(".toml"), model.parent / SIDECAR]
@@ -138,7 +138,7 @@ def sidecar_paths(model: Path) -> list[Path]:
 def _structure_by_tensorflow(
     kind: Kind, model: Path, content: str, signature: str | None, offers: Sequence[Code]
 ) -> Structure:
-    """A model as TensorFlow sees it, kept in the cache by the hashes of the model and its code, and the signature.
+    """The structure of a model by TensorFlow, cached by the hashes of the model and its code, and the signature.
 
     TensorFlow runs in a process of its own, so that this one never imports it.
     """
@@ -150,7 +150,7 @@ def _structure_by_tensorflow(
     try:
         return structure_from_json(json.loads(cached.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # Not known yet, or written by another version.
+        pass  # Not cached yet, or written by another version.
     asked = {
         "kind": kind.name,
         "model": str(model),

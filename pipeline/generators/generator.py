@@ -1,4 +1,4 @@
-"""A generator that was found."""
+"""The generator class."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.spec.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """A generator that was found, with its identity."""
+    """A generator and its identity."""
 
-    #: How to ask for it: the name of a built-in one, an absolute path or an s3:// URL.
+    #: Its reference: the name of a built-in one, an absolute path or an s3:// URL.
     reference: str
     #: "keras", "tfjs", "saved_model" or "untrained".
     kind: str
@@ -27,9 +27,9 @@ class Generator:
     model: Path
     #: Short name.
     name: str
-    #: One line for people.
+    #: One line of description.
     summary: str
-    #: Hash of the model's content, wherever it lies.
+    #: Hash of the model's content, independent of its location.
     content: str
     #: "sha256:..." over the model's content and its interface.
     digest: str
@@ -37,15 +37,15 @@ class Generator:
     size_bytes: int
     structure: Structure
     interface: Interface
-    #: What has to be run to load it, where its author's own code is needed.
+    #: Code of its author that must be run to load it.
     code: Code = ()
-    #: How jobs sample from a denoiser unless they say otherwise; None for a generator that takes one pass.
+    #: The default sampler of a denoiser; None for a generator that takes one pass.
     sampler: Sampler | None = None
 
     def settings(self, told: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
-        """What inputs are fed in place of the generator's own constants, by name. Raises UsageError.
+        """Constants that replace the generator's own, by input name. Raises UsageError.
 
-        In order, and without what is the generator's own: the same settings are the same tuple.
+        Sorted, and without those equal to the generator's own, so that equal settings give equal tuples.
         """
         own, ports = dict(self.interface.constants), {port.name: port for port in self.structure.inputs}
         found = []
@@ -70,7 +70,7 @@ class Generator:
         guidance: float | None = None,
         eta: float | None = None,
     ) -> Sampler | None:
-        """How a job samples that says this much of it. Raises UsageError for what the generator cannot do."""
+        """The sampler with these options and defaults for the others. Raises UsageError if it is not supported."""
         usual, told = self.sampler, (method, steps, guidance, eta)
         if usual is None:
             if told != (None,) * len(told):
@@ -80,7 +80,7 @@ class Generator:
                 )
             return None
         if eta is None:
-            # The usual one belongs to the usual method.
+            # The default belongs to the default method.
             eta = usual.eta if method in (None, usual.method) else 0.0
         sampler = Sampler(
             method=usual.method if method is None else method,
@@ -92,7 +92,7 @@ class Generator:
         return sampler
 
     def check_sampler(self, sampler: Sampler | None) -> None:
-        """Raises UsageError for a sampler that this generator cannot be used with, or for none where it takes one."""
+        """Raises UsageError if the generator does not support this sampler, or needs one and there is none."""
         denoiser = self.interface.denoiser
         if (sampler is None) != (denoiser is None):
             raise UsageError("a denoiser takes a sampler, and no other generator does")
@@ -101,7 +101,7 @@ class Generator:
 
     @property
     def flop_per_sample(self) -> int | None:
-        """Multiplications and additions of all passes that a sample takes by itself; None where unknown."""
+        """Multiplications and additions of all passes for one sample; None if unknown."""
         flop = self.structure.flop
         return None if flop is None else flop * (self.sampler.evaluations if self.sampler else 1)
 

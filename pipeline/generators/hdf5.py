@@ -1,7 +1,7 @@
 """Models in HDF5: whole ones that Keras 1, 2 and 3 save as `.h5`, and the weights inside a `.keras` file.
 
-Nothing of Keras is run, and no code that a file may hold: what there is is the JSON of the layers, which the table of
-layers (`pipeline.generators.layers`) understands, and arrays, which are found by the order in which Keras wrote them.
+No code of Keras, and none in the file, is run. The file contains the JSON of the layers, which is read by the table of
+layers (`pipeline.generators.layers`), and arrays, which are found by the order in which Keras wrote them.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: Where the arrays of layers lie in the weights of a `.keras` file: now, and in Keras 2.12 to 2.15.
+#: Groups with the arrays of layers in a `.keras` file: in Keras 3, and in Keras 2.12 to 2.15.
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
-#: Weights that training does not change: of a model inside another, Keras writes them after all others.
+#: Weights that are not trained: Keras writes those of a nested model after all others.
 _NOT_TRAINED = ("moving_mean", "moving_variance")
 
 
@@ -44,18 +44,18 @@ class StoredModel:
     path: Path
     architecture: Architecture
     structure: Structure
-    #: Major version of the Keras that wrote it: 1, 2 or 3. Some layers computed otherwise before 3.
+    #: Major version of the Keras that wrote it: 1, 2 or 3. Some layers compute differently before 3.
     keras: int
     #: Name in the HDF5 file of each weight of each layer.
     places: dict[tuple[str, str], str]
-    #: The JSON file with the architecture, where it is not in the file itself.
+    #: The JSON file with the architecture, if it is not in the file itself.
     beside: Path | None = None
 
 
 def read_hdf5_model(path: Path) -> StoredModel:
-    """The model in a `.h5` file, or the weights in one whose architecture lies beside it.
+    """The model in a `.h5` file, or the weights in one with the architecture beside it.
 
-    Raises GeneratorError in one line, with the way out.
+    Raises GeneratorError with what to do.
     """
     with _opened(path, None) as file:
         text = _text(file.attrs.get("model_config"))
@@ -71,13 +71,13 @@ def read_hdf5_model(path: Path) -> StoredModel:
 
 
 def holds_weights_alone(path: Path) -> bool:
-    """Whether a `.h5` file has no architecture in it. Raises GeneratorError for what is no HDF5 file."""
+    """Whether a `.h5` file contains no architecture. Raises GeneratorError if it is not an HDF5 file."""
     with _opened(path, None) as file:
         return "model_config" not in file.attrs
 
 
 def read_keras_archive(path: Path) -> StoredModel:
-    """The model in a `.keras` file. Raises NotUnderstoodError where the table of layers does not know all of it."""
+    """The model in a `.keras` file. Raises NotUnderstoodError if a layer is not in the table of layers."""
     description = read_config(path)
     with zipfile.ZipFile(path) as archive:
         weights = archive.read("model.weights.h5") if "model.weights.h5" in archive.namelist() else b""
@@ -113,8 +113,8 @@ def read_values(model: StoredModel) -> dict[tuple[str, str], NDArray[np.float32]
 
 @contextmanager
 def _opened(path: Path, data: bytes | None) -> Iterator[h5py.File]:
-    """The HDF5 file, or the one in `data`. What is wrong with it is a GeneratorError."""
-    import h5py  # A tenth of a second, which only users of such files should pay.
+    """Opens the HDF5 file, or the one in `data`. Its errors become GeneratorError."""
+    import h5py  # Takes a tenth of a second: only for such files.
 
     def whole(source: BinaryIO) -> Iterator[h5py.File]:
         with h5py.File(source, "r") as file:
@@ -142,7 +142,7 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def _check_inside(path: Path, file: h5py.File) -> None:
-    """Refuses what would read other files: links to them, and arrays that lie in them."""
+    """Refuses links to other files and arrays stored in other files. Raises GeneratorError."""
     import h5py
 
     waiting = [file["/"]]
@@ -185,7 +185,7 @@ def _understood(path: Path, description: Any, keras: int, file: h5py.File, besid
 def _by_name(
     path: Path, architecture: Architecture, wanted: dict[str, Weights], root: h5py.Group
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """A group for each layer, by the layer's name, with a list of its arrays; those of a model inside in one group."""
+    """Weights in a group for each layer, by the layer's name, with a list of arrays; a nested model has one group."""
     for layer in architecture.layers:
         own = _wanted(layer, wanted)
         if not own:
@@ -198,7 +198,7 @@ def _by_name(
 
 
 def _wanted(layer: Layer, weights: dict[str, Weights]) -> dict[tuple[str, str], tuple[int, ...]]:
-    """The weights of a layer, or of all layers of the model inside, in order."""
+    """The weights of a layer, or of all layers of a nested model, in order."""
     layers = [layer] if layer.inner is None else [each for each in layer.inner.all_layers() if each.inner is None]
     return {(each.name, name): shape for each in layers for name, shape in weights.get(each.name, {}).items()}
 
@@ -206,7 +206,7 @@ def _wanted(layer: Layer, weights: dict[str, Weights]) -> dict[tuple[str, str], 
 def _matched(
     path: Path, layer: Layer, wanted: dict[tuple[str, str], tuple[int, ...]], stored: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """By names, where these tell; else by order."""
+    """Matches arrays by name if possible, else by order."""
     told = {_end(name): name for name in stored}
     orders = [list(wanted), sorted(wanted, key=lambda key: key[1] in _NOT_TRAINED)]
     choices = [[told.get(key, "") for key in wanted]]
@@ -224,7 +224,7 @@ def _matched(
 def _by_class(
     path: Path, architecture: Architecture, wanted: dict[str, Weights], group: h5py.Group
 ) -> Iterator[tuple[tuple[str, str], str]]:
-    """A group for each layer, by its class and a number, in the order of the layers; arrays by number."""
+    """Weights in a group for each layer, by its class and a number, in the order of layers; arrays by number."""
     container = next((group[name] for name in _CONTAINERS if name in group), None)
     counts: dict[str, int] = {}
     for layer in architecture.layers:
@@ -244,7 +244,7 @@ def _by_class(
 
 
 def _snake_case(name: str) -> str:
-    """As Keras turns the name of a class into the name of a group: conv2d_transpose, leaky_re_lu."""
+    """The name of a group for a class, as Keras derives it: conv2d_transpose, leaky_re_lu."""
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -260,7 +260,7 @@ def _end(name: str) -> tuple[str, str]:
 
 
 def _list(group: h5py.Group, name: str) -> list[str]:
-    """A list of names in attributes; long ones are in pieces: weight_names0, weight_names1."""
+    """A list of names in attributes; long lists are split: weight_names0, weight_names1."""
     if name in group.attrs:
         return [str(_text(each)) for each in group.attrs[name]]
     pieces = (f"{name}{number}" for number in range(100_000))

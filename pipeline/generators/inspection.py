@@ -1,4 +1,4 @@
-"""What an architecture shows of itself: shapes, size, work and the range of its outputs."""
+"""Derives a structure from an architecture: shapes, size, work and the range of its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.generators.structure import Port, Shape, Structure
 
 @dataclass
 class Survey:
-    """What is gathered on a way through an architecture."""
+    """Data collected while following an architecture."""
 
     #: Shapes of every layer's weights, by the layer's name and the weight's.
     weights: dict[str, Weights] = field(default_factory=dict)
@@ -20,12 +20,12 @@ class Survey:
 
 
 def structure_of(architecture: Architecture) -> Structure:
-    """The structure. Raises NotUnderstoodError naming the layer that is not understood."""
+    """The structure. Raises NotUnderstoodError that names the unsupported layer."""
     return survey(architecture)[0]
 
 
 def survey(architecture: Architecture) -> tuple[Structure, Survey]:
-    """The structure, and the weights that it takes."""
+    """The structure, and the weights that it needs."""
     _check_names(architecture)
     inputs = tuple(_input(architecture, source) for source in architecture.inputs)
     found = Survey()
@@ -49,7 +49,7 @@ def survey(architecture: Architecture) -> tuple[Structure, Survey]:
 
 
 def _check_names(architecture: Architecture) -> None:
-    """Raises NotUnderstoodError where two layers have one name: a weight would not know which is its own."""
+    """Raises NotUnderstoodError if two layers have one name, since weights are assigned by name."""
     seen: dict[str, Layer] = {}
     for layer in architecture.all_layers():
         if layer.kind != "InputLayer" and seen.setdefault(layer.name, layer) is not layer:
@@ -90,7 +90,7 @@ def _input(architecture: Architecture, source: Source) -> Port:
 
 
 def _embedded(architecture: Architecture, source: Source) -> int | None:
-    """The size of the embedding that an input goes into, perhaps in another shape; None where there is none."""
+    """The size of the embedding that an input feeds, perhaps after reshaping; None if there is none."""
     for layer in architecture.layers:
         for number, call in enumerate(layer.calls):
             if source not in call:
@@ -115,7 +115,7 @@ def _dtype(value: object) -> str:
 
 
 def _range(architecture: Architecture, source: Source) -> tuple[float, float] | None:
-    """Follows a chain of layers with one input each back to where an activation bounds the values."""
+    """Follows a chain of layers with one input each back to an activation that bounds the values."""
     chain: list[Layer] = []
     while True:
         layer = _layer(architecture, source.layer)

@@ -1,4 +1,4 @@
-"""What Keras 1 called layers and their settings, under the names of Keras 2."""
+"""Translates layers and settings of Keras 1 to Keras 2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SETTINGS = {
     "dim_ordering": "data_format",
 }  # fmt: skip
 _FORMATS = {"tf": "channels_last", "th": "channels_first", "default": "channels_last"}
-#: What mattered to training alone, or is told by others.
+#: Settings for training only, or redundant ones.
 _LEFT_OUT = (
     "init", "W_regularizer", "b_regularizer", "activity_regularizer", "W_constraint", "b_constraint", "weights",
     "beta_init", "gamma_init", "gamma_regularizer", "beta_regularizer", "output_shape", "create_input_layer",
@@ -27,7 +27,7 @@ _MERGES = {"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum", 
 
 
 def modernised(description: Any) -> Any:
-    """A serialised model of Keras 1 as Keras 2 would have written it. Raises NotUnderstoodError."""
+    """A serialized model of Keras 1 as Keras 2 would have written it. Raises NotUnderstoodError."""
     if isinstance(description, list):
         return [modernised(each) for each in description]
     if not isinstance(description, Mapping):

@@ -1,4 +1,4 @@
-"""What a user should know about a `.keras` file, from its configuration."""
+"""Notes for the user about a `.keras` file, from its configuration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.generators.architecture import Layer, NotUnderstoodError
 from pipeline.generators.layers import KINDS, output_of, settings_of
 
 _TRAINING = "layers that the model calls with training=True (dropout) do nothing here: it runs in inference mode"
-#: Layers that Keras 3 gets wrong (`_misplaced_biases`).
+#: Layers that Keras 3 computes wrongly (`_misplaced_biases`).
 _CONVOLUTIONS = {name for name, kind in KINDS.items() if {"kernel_size", "use_bias"} <= kind.settings.keys()}
 
 
 def notes_of(config: dict[str, Any], keras: int) -> tuple[str, ...]:
-    """One line each: what is computed otherwise than the file says, by the Keras of this major version."""
+    """One line for each difference between the file and what is computed, by Keras of this major version."""
     training = (_TRAINING,) if '"training": true' in json.dumps(config) else ()
     return (*training, *_misplaced_biases(config)) if keras == 3 else training
 

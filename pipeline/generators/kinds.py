@@ -1,6 +1,6 @@
-"""The kinds of models, as they lie on disk: how each is recognised, hashed and understood.
+"""The kinds of models on disk: how each is recognized, hashed and read.
 
-Another kind takes a class here, its line in `KINDS`, and a loader in `workers/engine/generators`.
+To add a kind, write a class here with a line in `KINDS`, and a loader in `workers/engine/generators`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from pipeline.generators.tfjs_graph import read_graph_model
 class Kind(Protocol):
     """One kind of model on disk."""
 
-    #: Short name, also of its loader.
+    #: Short name, also that of its loader.
     name: str
 
     def find(self, path: Path) -> Path | None:
-        """The model at a path: the path itself, or a file in it. None if this kind is not there."""
+        """The model at a path: the path itself, or a file in it. None if there is none of this kind."""
         ...
 
     def files(self, model: Path) -> list[Path]:
-        """All files that make up the model, in an order that does not depend on the machine."""
+        """All files of the model, in an order that does not depend on the machine."""
         ...
 
     def structure(self, model: Path) -> Structure | None:
-        """What the model shows of itself; None where only TensorFlow can tell. Raises GeneratorError."""
+        """The structure of the model; None if only TensorFlow can read it. Raises GeneratorError."""
         ...
 
 
@@ -51,7 +51,7 @@ def _file(path: Path, name: str, suffix: str) -> Path | None:
     return path if os.path.isfile(path) and path.name.endswith(suffix) else None
 
 
-#: Ends of names by which a file alone in a folder is known for a model.
+#: Suffixes by which a single file in a folder is recognized as a model.
 _ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite", ".index")
 
 
@@ -69,7 +69,7 @@ class KerasFile:
         return [model]
 
     def structure(self, model: Path) -> Structure | None:
-        """From the configuration, where all its layers are known."""
+        """From the configuration, if all its layers are in the table."""
         config = read_config(model)
         try:
             structure = structure_of(read_architecture(config))
@@ -79,7 +79,7 @@ class KerasFile:
 
 
 class Hdf5File:
-    """What Keras 1, 2 and 3 save as `.h5`: a whole model, or weights with the architecture beside them."""
+    """A `.h5` file of Keras 1, 2 or 3: a whole model, or weights with the architecture beside them."""
 
     name = "hdf5"
 
@@ -88,12 +88,12 @@ class Hdf5File:
         return next(filter(None, (_file(path, f"model{suffix}", suffix) for suffix in (".h5", ".hdf5"))), None)
 
     def files(self, model: Path) -> list[Path]:
-        """The file, and the architecture where it is not in it."""
+        """The file, and the architecture if it is a separate file."""
         beside = find_architecture(model) if holds_weights_alone(model) else None
         return [model] if beside is None else [model, beside]
 
     def structure(self, model: Path) -> Structure | None:
-        """From the description of the layers: what is not understood here is not supported."""
+        """From the description of the layers, which must all be in the table."""
         return read_hdf5_model(model).structure
 
 
@@ -103,7 +103,7 @@ class Checkpoint:
     name = "checkpoint"
 
     def find(self, path: Path) -> Path | None:
-        """`NAME.index`, also where NAME or one of its files is given, or a folder whose latest checkpoint it is."""
+        """`NAME.index`, given by NAME or one of its files, or by a folder whose latest checkpoint it is."""
         if os.path.isdir(path):
             latest = _latest(path / "checkpoint")
             return path / f"{latest}.index" if latest and os.path.isfile(path / f"{latest}.index") else None
@@ -112,7 +112,7 @@ class Checkpoint:
         return index if name and os.path.isfile(index) else None
 
     def files(self, model: Path) -> list[Path]:
-        """The index, the values, and the architecture. Raises GeneratorError where one is missing."""
+        """The index, the values, and the architecture. Raises GeneratorError if one is missing."""
         values = sorted(model.parent.glob(f"{glob.escape(model.stem)}.data-*-of-*"))
         if not values:
             raise GeneratorError(f"generator {model}: the values {model.stem}.data-... are missing beside it")
@@ -142,7 +142,7 @@ class TensorFlowJs:
         return [model, *read.files]
 
     def structure(self, model: Path) -> Structure | None:
-        """From the topology: what is not understood here is not supported."""
+        """From the topology, whose layers must all be in the table."""
         data = read_json(model)
         if data.get("format") == "graph-model":
             return read_graph_model(model, data).structure
@@ -160,7 +160,7 @@ class SavedModel:
         return folder if os.path.isfile(folder / _SAVED_MODEL) else None
 
     def files(self, model: Path) -> list[Path]:
-        """Graph, variables and assets; not the fingerprint and other notes beside them."""
+        """Graph, variables and assets; not the fingerprint and other files."""
         below = [file for name in ("variables", "assets") for file in sorted((model / name).rglob("*"))]
         return [model / _SAVED_MODEL, *(file for file in below if file.is_file())]
 
@@ -176,11 +176,11 @@ class InterpretedFile:
         self.name = name
 
     def find(self, path: Path) -> Path | None:
-        """A `.onnx` or `.tflite` file, or the one called `model` in a folder."""
+        """A `.onnx` or `.tflite` file, or `model` with that suffix in a folder."""
         return _file(path, f"model.{self.name}", f".{self.name}")
 
     def files(self, model: Path) -> list[Path]:
-        """The file, and what PyTorch writes beside one that is large."""
+        """The file, and the data file that PyTorch writes beside a large one."""
         beside = (model.with_name(f"{model.name}{end}") for end in (".data", "_data"))
         return [model, *(file for file in beside if file.is_file())]
 
@@ -190,12 +190,12 @@ class InterpretedFile:
 
 
 class Untrained:
-    """A topology as TensorFlow.js writes it, and the seed that its weights are drawn from."""
+    """A topology written by TensorFlow.js, and the seed of its weights."""
 
     name = "untrained"
 
     def find(self, path: Path) -> Path | None:
-        """`untrained.json`, or the folder that holds it."""
+        """`untrained.json`, or the folder that contains it."""
         return _file(path, _UNTRAINED, _UNTRAINED)
 
     def files(self, model: Path) -> list[Path]:
@@ -211,7 +211,7 @@ class Untrained:
 
 
 def _latest(state: Path) -> str | None:
-    """The name of the latest checkpoint, as the file `checkpoint` beside it says; it may name the folder it was in."""
+    """The name of the latest checkpoint in the file `checkpoint`, which may contain its former folder."""
     try:
         with open_regular(state) as file:
             told = re.match(rb'model_checkpoint_path: "(?:.*[/\\\\])?([^"/\\\\]+)"\n', file.read(4096))
@@ -236,10 +236,10 @@ KINDS: tuple[Kind, ...] = (
 
 
 def find_model(path: Path) -> tuple[Kind, Path] | None:
-    """The model at a path and its kind. Raises GeneratorError where a folder holds several."""
+    """The model at a path and its kind. Raises GeneratorError if a folder contains several."""
     found = [(kind, model) for kind in KINDS if (model := kind.find(path)) is not None]
     if not found and os.path.isdir(path):
-        # Nobody has to rename a file: one alone of its kind is meant.
+        # A single file with such a suffix need not be renamed.
         files = [path / name for name in sorted(os.listdir(path)) if name.endswith(_ALONE)]
         found = [(kind, model) for file in files for kind in KINDS if (model := kind.find(file)) is not None]
     if len(found) > 1:
@@ -249,7 +249,7 @@ def find_model(path: Path) -> tuple[Kind, Path] | None:
 
 
 def content_sha256(kind: Kind, model: Path) -> str:
-    """Hash of a model's content, wherever it lies and whatever its files are called. Raises GeneratorError."""
+    """Hash of a model's content, independent of its location and file names. Raises GeneratorError."""
     digest = hashlib.sha256(f"{kind.name}\n".encode())
     try:
         for file in kind.files(model):

@@ -1,8 +1,7 @@
-"""What each kind of layer does to shapes, which weights it has and how much it computes.
+"""The table of layers: output shapes, weights and work of each kind of layer.
 
-One table serves three readers: the inspection without TensorFlow, the check of a TensorFlow.js model's
-weights, and its translation to Keras 3. A layer's settings are those that matter to its output;
-initialisers, regularisers and constraints do not.
+It is used for inspection without TensorFlow, for the check of a TensorFlow.js model's weights, and for its translation
+to Keras 3. Only settings that affect the output are listed, not initializers, regularizers and constraints.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pipeline.generators.structure import Shape
 Settings = dict[str, Any]
 Weights = dict[str, tuple[int, ...]]
 
-#: Settings of every layer that change nothing of its output.
+#: Settings of any layer that do not affect its output.
 _WITHOUT_EFFECT = {
     "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "sparse", "ragged",
     "optional", "seed", "stateful", "updatable", "mask_zero", "input_length", "synchronized", "quantization_config",
@@ -26,19 +25,19 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 _WITHOUT_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
-#: Settings of convolutions and others that some Keras write for layers that have them only at this value.
+#: Settings that some versions of Keras write for layers which support only this value.
 _DEFAULTS: dict[str, Any] = {
     "groups": 1, "dilation_rate": 1, "depth_multiplier": 1, "data_format": "channels_last", "implementation": 1,
     "interpolation": "nearest", "approximate": False, "axis": -1, "virtual_batch_size": None,
 }  # fmt: skip
 
-#: What settings were called before Keras 3, by kind of layer.
+#: Kind of layer -> names of settings before Keras 3.
 _OLD_NAMES = {
     "LeakyReLU": {"alpha": "negative_slope"},
     "Embedding": {"inputDim": "input_dim", "outputDim": "output_dim"},
 }
 
-#: Layers whose axis is one number.
+#: Layers with a single axis.
 _AXIS = ("BatchNormalization", "Concatenate", "Softmax")
 
 #: Activations known by name.
@@ -51,7 +50,7 @@ ACTIVATIONS = (
 #: kinds in its description.
 OPERATIONS = {"Cos": "cos", "Sin": "sin"}
 
-#: What the values cannot leave after an activation.
+#: Activation -> range of its values.
 ACTIVATION_RANGES = {
     "tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "hard_sigmoid": (0.0, 1.0),
     "softmax": (0.0, 1.0), "relu6": (0.0, 6.0),
@@ -68,16 +67,16 @@ class LayerKind:
     shape: Callable[[Settings, list[Shape]], Shape]
     #: Names and shapes of the weights.
     weights: Callable[[Settings, list[Shape]], Weights] = lambda settings, shapes: {}
-    #: Multiplications with an addition, per sample.
+    #: Multiply-adds per sample.
     multiplications: Callable[[Settings, list[Shape], Shape], int] = lambda settings, shapes, out: 0
     #: Whether its inputs are a list of tensors.
     merges: bool = False
-    #: Does nothing when samples are made.
+    #: Whether it does nothing in inference mode.
     identity: bool = False
 
 
 def known_kind(layer: Layer) -> LayerKind:
-    """The kind of a layer. Raises NotUnderstoodError that names it where it is unknown."""
+    """The kind of a layer. Raises NotUnderstoodError that names the layer if it is unknown."""
     if layer.kind not in KINDS:
         raise NotUnderstoodError(
             f"layer {layer.name[:80]!r} is of the kind {layer.kind[:80]!r}, which is not supported"
@@ -86,9 +85,9 @@ def known_kind(layer: Layer) -> LayerKind:
 
 
 def settings_of(layer: Layer) -> Settings:
-    """A layer's settings under Keras 3's names, defaults filled in.
+    """A layer's settings under Keras 3's names, completed by defaults.
 
-    Raises NotUnderstoodError for a setting that is not known, since leaving it out could change samples.
+    Raises NotUnderstoodError for an unknown setting, since ignoring it could change samples.
     """
     kind = known_kind(layer)
     if kind.identity:
@@ -114,7 +113,7 @@ def settings_of(layer: Layer) -> Settings:
 
 
 def _is_default(key: str, value: Any) -> bool:
-    """Whether a setting that this kind of layer does not have here stands at what it would be anyway."""
+    """Whether a setting that this kind of layer does not have in the table has its default value."""
     if value in (None, False, [], {}):
         return True
     numbers = value if isinstance(value, list | tuple) else [value]
@@ -122,7 +121,7 @@ def _is_default(key: str, value: Any) -> bool:
 
 
 def output_of(layer: Layer, shapes: list[Shape]) -> Shape:
-    """Shape of what a layer makes of inputs of these shapes. Raises NotUnderstoodError where they do not fit."""
+    """Output shape of a layer for inputs of these shapes. Raises NotUnderstoodError if they do not fit."""
     try:
         shape = known_kind(layer).shape(settings_of(layer), shapes)
     except NotUnderstoodError:
@@ -135,7 +134,7 @@ def output_of(layer: Layer, shapes: list[Shape]) -> Shape:
 
 
 def weights_of(layer: Layer, shapes: list[Shape]) -> Weights:
-    """Names and shapes of a layer's weights. Raises NotUnderstoodError where the inputs leave them open."""
+    """Names and shapes of a layer's weights. Raises NotUnderstoodError if the inputs do not determine them."""
     try:
         return known_kind(layer).weights(settings_of(layer), shapes)
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -143,7 +142,7 @@ def weights_of(layer: Layer, shapes: list[Shape]) -> Weights:
 
 
 def range_after(layer: Layer, before: tuple[float, float] | None) -> tuple[float, float] | None:
-    """What the values cannot leave after this layer, given what they could not leave before."""
+    """The range of values after this layer, given the range before it."""
     settings = settings_of(layer)
     if layer.kind == "Softmax":
         return (0.0, 1.0)
@@ -181,7 +180,7 @@ def _whole(size: int | None) -> int:
 
 
 def _numbers(value: Any, count: int) -> tuple[int, ...]:
-    """A setting that may be one number for all dimensions."""
+    """A setting that is one number for all dimensions, or one for each."""
     numbers = tuple(value) if isinstance(value, list | tuple) else (value,) * count
     if len(numbers) != count or any(type(number) is not int for number in numbers):
         raise ValueError(f"{value!r} is not {count} whole numbers")
@@ -341,7 +340,7 @@ def _broadcast(settings: Settings, shapes: list[Shape]) -> Shape:
 
 
 def _axis(axis: Any, shape: Shape) -> int:
-    """Position in a shape without the batch, of an axis that counts the batch as 0."""
+    """Index in a shape without the batch, of an axis that counts the batch as 0."""
     axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
     if type(axis) is not int or axis == 0 or not -len(shape) <= axis <= len(shape):
         raise ValueError(f"axis {axis!r} does not exist")
@@ -412,14 +411,14 @@ def _dense_work(settings: Settings, shapes: list[Shape], out: Shape) -> int:
 
 
 def _conv_work(settings: Settings, shapes: list[Shape], out: Shape) -> int:
-    """A window for each place of the output."""
+    """A window for each position of the output."""
     spatial = _split(settings, out)[0]
     kernel = _conv_weights(settings, shapes)["kernel"]
     return math.prod(_whole(size) for size in spatial) * math.prod(kernel)
 
 
 def _transposed_work(settings: Settings, shapes: list[Shape], out: Shape) -> int:
-    """A window for each place of the input."""
+    """A window for each position of the input."""
     spatial = _split(settings, shapes[0])[0]
     return math.prod(_whole(size) for size in spatial) * math.prod(_transposed_weights(settings, shapes)["kernel"])
 

@@ -1,7 +1,7 @@
-"""Generators in S3: fetched once, kept in the cache by their content.
+"""Generators in S3: downloaded once, and cached by their content.
 
-What was fetched is known again by the objects' names, sizes and entity tags, so that an unchanged
-generator is not fetched twice; the files lie under the hash of their bytes.
+A downloaded generator is recognized by the objects' names, sizes and entity tags, so an unchanged one is not downloaded
+again. The files are cached under the hash of their bytes.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from pipeline.stores.s3_bucket import Bucket
 
 _PIECE_BYTES = 8 * 2**20
-#: A model is a handful of files; a prefix with more is something else.
+#: Most files below a prefix; a model has only a few.
 _MOST_FILES = 1000
 
 
 def is_remote(reference: str) -> bool:
-    """Whether a reference is a URL to fetch from."""
+    """Whether a reference is a URL to download from."""
     return reference.startswith("s3://")
 
 
 def fetch(url: str) -> Path:
     """A local copy of the model at an `s3://bucket/path`: a file, or a folder for a prefix.
 
-    Raises UnknownGeneratorError where there is nothing, GeneratorError where there is too much,
-    StoreError where S3 cannot be read.
+    Raises UnknownGeneratorError if there is nothing, GeneratorError if there is too much,
+    StoreError if S3 cannot be read.
     """
-    # boto3 takes about 0.3 s to import, which only users of S3 should pay.
+    # boto3 takes about 0.3 s to import: only for users of S3.
     from pipeline.stores import normalise
     from pipeline.stores.s3_bucket import Bucket
 
@@ -63,15 +63,15 @@ def fetch(url: str) -> Path:
     except OSError:
         copy = folder / _download(bucket, key, objects, folder)
         keep(known, copy.name)
-    if not copy.is_dir():  # The cache was cleared by half.
+    if not copy.is_dir():  # The cache was cleared in part.
         copy = folder / _download(bucket, key, objects, folder)
     return copy / PurePosixPath(key).name if key in objects else copy
 
 
 def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
-    """Keys with entity tag and size: of the object and what lies beside it as a sidecar, or of all below the prefix.
+    """Keys with entity tag and size: of the object and its sidecar, or of all objects below the prefix.
 
-    Of a `model.json` the files of weights lie beside it too, so its whole folder is taken.
+    For a `model.json` the whole folder is taken, since its weights are in other files there.
     """
     path = PurePosixPath(key)
     prefix = f"{path.parent}/" if path.suffix in (".keras", ".json") else f"{key}/"
@@ -88,7 +88,7 @@ def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
 
 
 def _download(bucket: Bucket, key: str, objects: dict[str, tuple[str, int]], folder: Path) -> str:
-    """Fetches into a folder beside, then puts it in place under the hash of its bytes; answers that."""
+    """Downloads into a temporary folder, then renames it to the hash of its bytes; returns the hash."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".fetch-", dir=folder))
     root = PurePosixPath(key) if key not in objects else PurePosixPath(key).parent

@@ -1,4 +1,4 @@
-"""A first `generator.toml` for a model: what can be guessed, and what has to be asked, as comments."""
+"""Drafts a `generator.toml` for a model: guesses, and questions as comments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NOTHING = Sidecar()
 
 
 def draft_sidecar(structure: Structure, what: str) -> str:
-    """The text of a `generator.toml` for a model that shows itself so; `what` names it.
+    """The text of a `generator.toml` for a model with this structure; `what` is its name.
 
-    It is valid as it stands, and says nothing that the model contradicts. Lines that begin with `#` are questions:
-    whoever knows the answer takes the `#` away.
+    It is valid as written, and agrees with the model. Lines that begin with `#` are questions: to answer one, remove
+    the `#`.
     """
     return "\n".join(_lines(structure, what)) + "\n"
 

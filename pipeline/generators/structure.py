@@ -1,4 +1,4 @@
-"""What a model shows of itself: inputs, outputs, size."""
+"""The structure of a model: inputs, outputs, size."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ class Port:
     """An input or an output."""
 
     name: str
-    #: Without the batch; None where a size is open.
+    #: Without the batch; None for an open size.
     shape: Shape
     dtype: str = "float32"
-    #: What the values cannot leave, where the last layers tell; of outputs only.
+    #: Range of the values, if the last layers bound them; for outputs only.
     value_range: tuple[float, float] | None = None
-    #: Whether the layer that makes it works with channels first; of outputs only.
+    #: Whether its layer has channels first; for outputs only.
     channels_first: bool = False
-    #: Whether its first dimension is the batch, which `shape` leaves out; of inputs only.
+    #: Whether its first dimension is the batch, which `shape` leaves out; for inputs only.
     batched: bool = True
-    #: How many whole numbers it tells apart, where it goes into an embedding; of inputs only.
+    #: The number of entries of the embedding that it feeds, if any; for inputs only.
     classes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """A model as it shows itself."""
+    """The structure of a model."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    #: Numbers in the model's weights; None where unknown.
+    #: Number of parameters; None if unknown.
     parameters: int | None = None
-    #: Multiplications and additions per sample in dense and convolution layers; None where unknown.
+    #: Multiplications and additions per sample in dense and convolution layers; None if unknown.
     flop: int | None = None
-    #: What a user should know, one line each.
+    #: Notes for the user, one line each.
     notes: tuple[str, ...] = ()
-    #: SHA-256 of the files whose code it takes to load the model, in the order in which they are run.
+    #: SHA-256 of the code files needed to load the model, in the order in which they are run.
     code: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Structure:
 
 
 def structure_from_json(data: dict[str, Any]) -> Structure:
-    """What `as_json` wrote, after a way through JSON."""
+    """The structure from the JSON of `as_json`."""
     return Structure(
         inputs=tuple(_port(port) for port in data["inputs"]),
         outputs=tuple(_port(port) for port in data["outputs"]),

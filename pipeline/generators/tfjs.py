@@ -1,4 +1,4 @@
-"""A TensorFlow.js layers model: `model.json` with topology and manifest, and the files of its weights."""
+"""A TensorFlow.js layers model: `model.json` with topology and manifest, and its weight files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.generators.archive import MOST_CONFIG_BYTES
 from pipeline.generators.inspection import survey
 from pipeline.generators.structure import Structure
 
-#: Bytes per number, as it lies in the file.
+#: Bytes per number in the file.
 _ITEM_BYTES = {"float32": 4, "int32": 4, "bool": 1, "uint8": 1, "uint16": 2, "float16": 2}
 _QUANTISED = ("uint8", "uint16", "float16")
 
@@ -26,14 +26,14 @@ _QUANTISED = ("uint8", "uint16", "float16")
 class StoredWeight:
     """A weight in the manifest."""
 
-    #: As TensorFlow.js named it: layer/kernel.
+    #: Its name in TensorFlow.js: layer/kernel.
     name: str
     shape: tuple[int, ...]
-    #: Type once it is unpacked.
+    #: Type after dequantization.
     dtype: str
-    #: Type in the file: another one if it is quantised.
+    #: Type in the file; differs if it is quantized.
     stored: str
-    #: Value of a quantised 0, and of each step; None where values are stored as they are.
+    #: Value of a quantized 0, and of each step; None if values are not quantized.
     affine: tuple[float, float] | None = None
 
     @property
@@ -44,7 +44,7 @@ class StoredWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Weights that lie one after the other in files that belong together."""
+    """Consecutive weights in a group of files."""
 
     files: tuple[Path, ...]
     weights: tuple[StoredWeight, ...]
@@ -52,17 +52,17 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class LayersModel:
-    """What `model.json` says, checked."""
+    """The checked content of `model.json`."""
 
     architecture: Architecture
     structure: Structure
     groups: tuple[Group, ...]
-    #: Where each weight of each layer lies: (layer, weight) -> name in the manifest.
+    #: (layer, weight) -> name in the manifest.
     places: dict[tuple[str, str], str]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of weights, in the manifest's order."""
+        """All weight files, in the manifest's order."""
         return tuple(file for group in self.groups for file in group.files)
 
 
@@ -83,7 +83,7 @@ def read_topology(path: Path, data: dict[str, Any], key: str = "modelTopology") 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of reasonable size. Raises GeneratorError."""
+    """An object from a JSON file of limited size. Raises GeneratorError."""
     try:
         if path.stat().st_size > MOST_CONFIG_BYTES:
             raise GeneratorError(f"generator {path} has more than {MOST_CONFIG_BYTES:,} bytes: that is no description")
@@ -117,7 +117,7 @@ def read_layers_model(path: Path) -> LayersModel:
 
 
 def read_groups(path: Path, manifest: Any) -> tuple[Group, ...]:
-    """The weights that a manifest tells of, and their files. Raises GeneratorError where these are not as told."""
+    """The weights in a manifest, and their files. Raises GeneratorError if they do not match."""
     if not isinstance(manifest, list):
         raise GeneratorError(f"generator {path} has no weightsManifest: its weights are missing")
     try:
@@ -176,13 +176,13 @@ def _stored_weight(entry: dict[str, Any]) -> StoredWeight:
 def _places(
     path: Path, wanted: dict[tuple[str, str], tuple[int, ...]], stored: list[StoredWeight]
 ) -> dict[tuple[str, str], str]:
-    """Which weight of the manifest is which of the layers'; every one exactly once, with the right shape."""
+    """Matches the weights of the manifest to those of the layers; each exactly once, with the right shape."""
     by_end: dict[tuple[str, str], StoredWeight] = {}
     for weight in stored:
         if by_end.setdefault(_end(weight.name), weight) is not weight:
             raise GeneratorError(f"generator {path}: the manifest holds the weights {weight.name!r} twice")
     for layer, name in wanted:
-        # DepthwiseConv2D calls its kernel so before Keras 3.
+        # The name of DepthwiseConv2D's kernel before Keras 3.
         if name == "kernel" and (layer, name) not in by_end and (layer, "depthwise_kernel") in by_end:
             by_end[layer, name] = by_end.pop((layer, "depthwise_kernel"))
     for (layer, name), shape in wanted.items():
@@ -200,6 +200,6 @@ def _places(
 
 
 def _end(name: str) -> tuple[str, str]:
-    """Layer and weight in a weight's name; converters put scopes before, TensorFlow.js a number behind."""
+    """Layer and weight in a weight's name. Converters add scopes before it, TensorFlow.js a number after it."""
     layer, _, weight = name.removesuffix(":0").rpartition("/")
     return layer.rpartition("/")[2], re.sub(r"_\d+$", "", weight)

@@ -1,4 +1,4 @@
-"""A TensorFlow.js graph-model: `model.json` whose topology is a graph of TensorFlow's operations, and its weights."""
+"""A TensorFlow.js graph model: `model.json` with a graph of TensorFlow operations, and its weights."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.common.errors import GeneratorError
 from pipeline.generators.structure import Port, Shape, Structure
 from pipeline.generators.tfjs import Group, read_groups
 
-#: Operations after which values cannot leave a range.
+#: Operation -> range of its values.
 _RANGES = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Relu6": (0.0, 6.0)}
-#: Operations that leave the values of their first input as they are.
+#: Operations that do not change the values of their first input.
 _MOVES = ("Identity", "Reshape", "Transpose", "Squeeze", "ExpandDims", "StopGradient", "ResizeNearestNeighbor")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphModel:
-    """What `model.json` says, checked."""
+    """The checked content of `model.json`."""
 
     #: The graph, as JSON of a GraphDef.
     topology: dict[str, Any]
@@ -27,12 +27,12 @@ class GraphModel:
     inputs: dict[str, str]
     outputs: dict[str, str]
     groups: tuple[Group, ...]
-    #: None where the signature leaves shapes open that only TensorFlow can tell.
+    #: None if the signature leaves shapes open that only TensorFlow can determine.
     structure: Structure | None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of weights, in the manifest's order."""
+        """All weight files, in the manifest's order."""
         return tuple(file for group in self.groups for file in group.files)
 
 
@@ -58,7 +58,7 @@ def read_graph_model(path: Path, data: dict[str, Any]) -> GraphModel:
     )
 
 
-#: Tensor, shape with the batch (None where it is unknown) and dtype.
+#: Tensor, shape with the batch (None if unknown) and dtype.
 _Tensor = tuple[str, Shape | None, str]
 
 
@@ -116,7 +116,7 @@ def _structure(
 
 
 def range_of(nodes: dict[str, Any], tensor: str) -> tuple[float, float] | None:
-    """What the values of a tensor cannot leave, where its last operations tell."""
+    """The range of values of a tensor, if its last operations bound them."""
     for _ in range(20):
         node = nodes.get(tensor.partition(":")[0])
         if node is None:

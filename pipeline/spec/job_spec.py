@@ -1,4 +1,4 @@
-"""JobSpec: what a dataset is. Frozen, validated, written as canonical JSON."""
+"""JobSpec, the definition of a dataset: frozen, validated, written as canonical JSON."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
 from pipeline.spec.sampler import KEY_DIM, Sampler, parse_sampler
 from pipeline.stores.records import parse_record
 
-#: Version of the spec's fields, and the oldest that is read: at least the one before, where there was one
+#: Version of the spec's fields, and the oldest version that is read: at least the previous one, if any
 #: (docs/decisions/0077-versions.md).
 SPEC_VERSION = 1
 OLDEST_SPEC_VERSION = 1
 
 
-#: How the forward pass computes. float32 is float32 everywhere; tf32 lets GPUs round what they multiply to 10 bits;
-#: mixed precision, in Keras' words, computes in 16 bits but for weights and outputs, which stay float32.
+#: Precision of the forward pass. float32 is float32 everywhere; tf32 lets GPUs round factors to 10 bits; mixed
+#: precision (Keras' term) computes in 16 bits, with weights and outputs in float32.
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 
 #: Most values of one batch, 8 GiB of float32.
 _MOST_VALUES = 2**31
 
-#: The largest float32; ends of a value range lie within it.
+#: The largest float32, which limits value ranges.
 _LARGEST = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleType:
-    """What a stored sample is."""
+    """The type of a stored sample."""
 
     #: Without the batch axis; images are (height, width, channels).
     shape: tuple[int, ...]
     #: "float32", "float16" or "uint8", as stored.
     dtype: str
-    #: In the order of the labels; None where the generator is unconditional and there are no labels.
+    #: In the order of the labels; None if the generator has no classes.
     class_names: tuple[str, ...] | None
     #: "flat", or "class": a folder per class.
     layout: str = "flat"
@@ -54,7 +54,7 @@ class JobSpec:
 
     #: Version of these fields.
     version: int = SPEC_VERSION
-    #: How the generator was asked for: a name or an absolute path or URL. Not part of the identity.
+    #: The generator's reference: a name, an absolute path or a URL. Not part of the identity.
     generator: str
     #: Identity of the generator's content, "sha256:" and 64 hexadecimal digits.
     digest: str
@@ -74,28 +74,28 @@ class JobSpec:
     labels: str | None
     #: Distribution of the latents, canonical.
     noise: str
-    #: sha256 of `latents.npy` at the destination, where the user brought latents; None else.
+    #: sha256 of `latents.npy` at the destination, if the user provided latents; else None.
     latents: str | None = None
-    #: Numbers per sample of each input of noise that the generator has beside the latent.
+    #: Numbers per sample of each noise input of the generator.
     noise_sizes: tuple[int, ...] = ()
-    #: What the generator's attributes are: "all:0.5,1" is the same vector for all samples, "file:" and the sha256 of
-    #: `attributes.npy` at the destination; None for a generator without.
+    #: Attributes: "all:0.5,1" is the same vector for all samples, "file:" and the sha256 of `attributes.npy` at the
+    #: destination; None for a generator without attributes.
     attributes: str | None = None
     #: Numbers per sample of the attributes.
     attributes_dim: int = 0
-    #: (name, numbers) of inputs that are fed something else than the generator's own constants.
+    #: (name, numbers) of inputs with other constants than the generator's own.
     settings: tuple[tuple[str, tuple[float, ...]], ...] = ()
     #: How a denoiser samples, canonical (`pipeline.spec.sampler`); None for a generator that takes one pass.
     sampler: str | None = None
-    #: Samples per forward pass; 0 leaves it to the first slice.
+    #: Samples per forward pass; 0: chosen by the first slice.
     batch: int = 0
-    #: How the forward pass computes: one of PRECISIONS.
+    #: Precision of the forward pass: one of PRECISIONS.
     precision: str = PRECISIONS[0]
     #: Shape of one latent.
     latent_shape: tuple[int, ...]
     #: Shape of one sample, channels last for images.
     sample_shape: tuple[int, ...]
-    #: Least and greatest value that the generator's output stands for; None where it declares none.
+    #: Least and greatest value of the generator's output; None if it declares none.
     value_range: tuple[float, float] | None
     #: Names of the classes in the order of their labels; None for a generator without classes.
     classes: tuple[str, ...] | None
@@ -123,7 +123,7 @@ class JobSpec:
 
     @property
     def sample_type(self) -> SampleType:
-        """What a stored sample is."""
+        """The type of a stored sample."""
         return SampleType(shape=self.sample_shape, dtype=self.dtype, class_names=self.classes, layout=self.layout)
 
     @property
@@ -132,20 +132,20 @@ class JobSpec:
         return re.sub(r"\.(keras|h5)$", "", self.generator.rstrip("/").rpartition("/")[2]) or "generator"
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces but line ends, the same bytes for the same spec."""
+        """Canonical JSON: sorted keys, no spaces except line ends, the same bytes for the same spec."""
         return json.dumps(self._fields(), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
     @cached_property
     def sha256(self) -> str:
-        """Identity of the dataset: hash over every field but the way in which the generator was asked for."""
-        # Kept, since every receipt of a dataset is compared with it.
+        """Identity of the dataset: hash over every field except the generator's reference."""
+        # Cached, since every receipt of a dataset is compared with it.
         return self._hash_without("generator")
 
     @cached_property
     def samples_sha256(self) -> str:
-        """Identity of the samples, however many of them: what `sha256` covers, but for the count.
+        """Identity of the samples regardless of their number: hash over the fields of `sha256` except the count.
 
-        Specs that share it make the same sample at the same index, and the same shards but for the last.
+        Specs with the same value make the same sample at the same index, and the same shards except the last.
         """
         return self._hash_without("generator", "count")
 
@@ -155,13 +155,13 @@ class JobSpec:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def brought_files(self) -> dict[str, str]:
-        """Files of latents, labels and attributes that the user brought, at the destination: name -> sha256."""
+        """The user's files of latents, labels and attributes at the destination: name -> sha256."""
         latents = f"file:{self.latents}" if self.latents is not None else ""
         plans = {LATENTS: latents, ATTRIBUTES: self.attributes or "", LABELS: self.labels or ""}
         return {name: plan.removeprefix("file:") for name, plan in plans.items() if plan.startswith("file:")}
 
     def _fields(self) -> dict[str, Any]:
-        """All fields, but for those younger than the first datasets that have their usual value."""
+        """All fields, except later additions that have their default value."""
         told = asdict(self)
         for name, usual in _YOUNGER.items():
             if told[name] == usual:
@@ -169,13 +169,13 @@ class JobSpec:
         return told
 
     def job_id(self, destination: str) -> str:
-        """Id of the job that makes this dataset at this destination: the same question, the same id."""
+        """Id of the job that makes this dataset at this destination; the same for the same request."""
         name = re.sub(r"[^a-z0-9]+", "-", self.generator_name.lower()).strip("-")[:24] or "job"
         return f"{name}-{hashlib.sha256(f'{self.sha256} {destination}'.encode()).hexdigest()[:10]}"
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "job.json") -> JobSpec:
-        """The spec that `to_json` wrote. Raises DatasetError naming `source` and the field at fault."""
+        """The spec that `to_json` wrote. Raises DatasetError that names `source` and the invalid field."""
         data = parse_record(text, source)
         if not isinstance(data, dict):
             raise DatasetError(f"{source} is not a job: an object is expected")
@@ -227,7 +227,7 @@ class JobSpec:
         self._check_plan()
 
     def _check_plan(self) -> None:
-        """Raises UsageError for a label plan that does not fit the classes or the count."""
+        """Raises UsageError for a label plan that does not match the classes or the count."""
         kind, _, rest = (self.labels or "").partition(":")
         if kind == "class":
             pairs = [(int(rest), self.count)]
@@ -247,7 +247,7 @@ class JobSpec:
             )
 
     def _rules(self) -> list[tuple[str, bool, str]]:
-        """(field, whether it holds, what is expected)."""
+        """(field, whether it is valid, what is expected)."""
         return [
             ("version", _whole(self.version, OLDEST_SPEC_VERSION, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
             ("generator", _text(self.generator), "a name, a path or a URL"),
@@ -279,7 +279,7 @@ def settings_in_words(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> st
     return "; ".join(f"{name}={','.join(f'{number:g}' for number in numbers)}" for name, numbers in settings)
 
 
-#: Fields that datasets made before them lack, and their usual values.
+#: Fields that older datasets lack, and their default values.
 _YOUNGER: dict[str, Any] = {
     "precision": PRECISIONS[0],
     "noise_sizes": (),
@@ -308,7 +308,7 @@ def _matches(pattern: str, value: Any) -> bool:
 
 
 def _noise_text(value: Any) -> bool:
-    """Whether it is one that `pipeline.spec.latents` reads; which explains better what is wrong, but loads numpy."""
+    """Whether `pipeline.spec.latents` can parse it; that gives better messages, but imports numpy."""
     if value in ("normal", "uniform"):
         return True
     if not _matches(r"(normal|truncated):[0-9.e+-]{1,30}", value):

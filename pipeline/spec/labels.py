@@ -1,10 +1,10 @@
-"""Label plans: which class sample i belongs to, as a function of i alone.
+"""Label plans: the class of sample i, as a function of i alone.
 
 balanced            i mod classes
 class:K             one class, by number or name
-counts:0=100,3=50   so many of each, in this order; the counts add up to the job's
+counts:0=100,3=50   this number of each, in this order; the counts add up to the job's
 random              uniform, from the job's seed
-file:SHA256         `labels.npy` at the destination (int32, one per sample), known by its hash
+file:SHA256         `labels.npy` at the destination (int32, one per sample), identified by its hash
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class OneClass:
 
 @dataclass(frozen=True)
 class Counts:
-    """So many of each class, one class after the other."""
+    """A number of samples of each class, one class after the other."""
 
     counts: tuple[tuple[int, int], ...]
 
     def labels(self, first: int, count: int) -> Labels:
-        """The label whose quota the index falls into."""
+        """The label whose range contains the index."""
         ends = list(accumulate(number for _, number in self.counts))
         position = np.searchsorted(ends, np.arange(first, first + count), side="right")
         return np.array([label for label, _ in self.counts], dtype=np.int32)[position]
@@ -77,12 +77,12 @@ class RandomClasses:
     classes: int
 
     def labels(self, first: int, count: int) -> Labels:
-        """Drawn from a stream of their own, beside the latents'."""
+        """Drawn from a stream of their own."""
         return random_labels(self.seed, first, count, self.classes)
 
 
 def label_plan(text: str, *, classes: int, seed: int) -> LabelPlan:
-    """The plan that a canonical text (see `canonical_labels`) stands for; files are the dataset's matter."""
+    """The plan of a canonical text (see `canonical_labels`), except for files, which the dataset reads."""
     kind, _, rest = text.partition(":")
     if kind == "balanced":
         return Balanced(classes)
@@ -95,7 +95,7 @@ def label_plan(text: str, *, classes: int, seed: int) -> LabelPlan:
 
 
 def canonical_labels(text: str, class_names: Sequence[str]) -> str:
-    """The one form of a plan that goes into a spec: classes by number, counts in the order given.
+    """The canonical form of a plan for a spec: classes by number, counts in the order given.
 
     Raises UsageError for an unknown plan, a class that the generator does not have, or counts below 1.
     """
@@ -112,7 +112,7 @@ def canonical_labels(text: str, class_names: Sequence[str]) -> str:
 
 
 def planned_count(text: str) -> int | None:
-    """How many samples a canonical plan provides for; None where it fits any number."""
+    """The number of samples of a canonical plan; None if it fits any number."""
     if not text.startswith("counts:"):
         return None
     return sum(int(pair.partition("=")[2]) for pair in text.removeprefix("counts:").split(","))

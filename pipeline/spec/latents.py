@@ -1,8 +1,7 @@
-"""From (seed, sample index) to latents and random labels: the same bits on every machine.
+"""Draws latents and random labels from (seed, sample index): the same bits on every machine.
 
-Samples are drawn in fixed blocks of 1,024, each from a Philox stream of its own, so that any range
-can be drawn without what comes before it, and neither shard size nor batch size nor the number of
-workers can change a latent.
+Samples are drawn in fixed blocks of 1,024, each from its own Philox stream, so that any range can be drawn without the
+samples before it, and neither shard size nor batch size nor the number of workers changes a latent.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
 from pipeline.spec.sampler import KEY_DIM
 
-#: Samples per block of the random streams; part of what defines a dataset, so it never changes.
+#: Samples per block of the random streams. It defines datasets, so it must never change.
 BLOCK = 1024
 
 _LABEL_STREAM = 1
@@ -37,7 +36,7 @@ class Noise:
     parameter: float = 1.0
 
     def __str__(self) -> str:
-        """The form that `parse_noise` reads; canonical."""
+        """The canonical form, which `parse_noise` reads."""
         if self.kind == "uniform" or (self.kind == "normal" and self.parameter == 1.0):
             return self.kind
         return f"{self.kind}:{repr(float(self.parameter)).removesuffix('.0')}"
@@ -71,7 +70,7 @@ def parse_noise(text: str) -> Noise:
 def latents(seed: int, first: int, count: int, dim: int, noise: Noise | None = None) -> NDArray[np.float32]:
     """Latents of samples `first` to `first + count - 1`, float32 of shape (count, dim).
 
-    Standard normal unless `noise` says otherwise; depends on seed and sample index alone.
+    Standard normal by default; depends on seed and sample index only.
     Raises ValueError if an argument is negative or the seed exceeds MAX_SEED.
     """
     noise = noise or Noise(kind="normal")
@@ -85,7 +84,7 @@ def latents(seed: int, first: int, count: int, dim: int, noise: Noise | None = N
 def random_labels(seed: int, first: int, count: int, classes: int) -> NDArray[np.int32]:
     """Labels of samples `first` to `first + count - 1`, uniform in 0..classes-1, int32 of shape (count,).
 
-    Drawn from a stream beside the latents', so that labels and latents are independent.
+    Drawn from a separate stream, so that labels and latents are independent.
     """
     _check_range(seed, first, count)
     labels = np.empty(count, dtype=np.int32)
@@ -96,9 +95,9 @@ def random_labels(seed: int, first: int, count: int, classes: int) -> NDArray[np
 
 
 def noise_rows(seed: int, first: int, count: int, sizes: Sequence[int]) -> list[NDArray[np.float32]]:
-    """What inputs of noise are fed for samples `first` to `first + count - 1`, float32 of shape (count, size) each.
+    """Values of the noise inputs for samples `first` to `first + count - 1`, float32 of shape (count, size) each.
 
-    Standard normal, each sample's from a stream of its own: such inputs may take very many numbers.
+    Standard normal, with a stream for each sample, since such inputs may take very many numbers.
     """
     _check_range(seed, first, count)
     inputs = [np.empty((count, size), dtype=np.float32) for size in sizes]
@@ -129,7 +128,7 @@ def _check_range(seed: int, first: int, count: int) -> None:
 
 
 def _blocks(first: int, count: int) -> list[tuple[int, slice, slice]]:
-    """The blocks that a range touches: (block, rows inside the block, rows of the result)."""
+    """The blocks of a range: (block, rows inside the block, rows of the result)."""
     touched = []
     for block in range(first // BLOCK, -(-(first + count) // BLOCK)):
         start, stop = max(first, block * BLOCK), min(first + count, (block + 1) * BLOCK)
@@ -144,7 +143,7 @@ def _stream(seed: int, block: int, *purpose: int) -> np.random.Generator:
 
 @lru_cache(maxsize=2)
 def _latent_block(seed: int, block: int, dim: int, noise: Noise) -> NDArray[np.float32]:
-    """Rows of a block, not to be written to: batches are smaller than blocks, and ask for the same one in turn."""
+    """Rows of a block, read-only. Cached, since batches are smaller than blocks and need the same one in turn."""
     stream = _stream(seed, block)
     shape = (BLOCK, dim)
     if noise.kind == "uniform":

@@ -1,6 +1,6 @@
-"""The plan of a dataset: which samples form which shard, and what every file is called.
+"""The plan of a dataset: its division into shards, and the names of all files.
 
-This is the only place where the name of an output is made.
+This is the only module that defines file names.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SELECTION = "selection.json"
 LATENTS = "latents.npy"
 ATTRIBUTES = "attributes.npy"
 LABELS = "labels.npy"
-#: Where an exported dataset comes from; absent where a job made it.
+#: The source of an exported dataset; absent if a job made it.
 ORIGIN = "export.json"
 SHARDS = "shards"
 RECEIPTS = "receipts"
 IMAGES = "images"
 
-#: Target size of a shard whose size the user leaves open.
+#: Target size of a shard by default, bytes.
 _DEFAULT_SHARD_BYTES = 64 * 2**20
 _DEFAULT_SHARD_SAMPLES = 8192
 
-#: Letters of a class's name in its folder's: file systems take 255 bytes, and a letter has up to four.
+#: Most characters of a class name in its folder's name: file systems allow 255 bytes, and a character may have four.
 _FOLDER_LETTERS = 50
 
 
@@ -54,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How `count` samples divide into shards of `shard_size`; the last shard holds what is left."""
+    """Division of `count` samples into shards of `shard_size`; the last shard has the rest."""
 
     count: int
     shard_size: int
@@ -76,9 +76,9 @@ class Plan:
 
 
 def default_shard_size(sample_bytes: int) -> int:
-    """Samples per shard when the user leaves it open: a power of two, at most 8,192 and about 64 MiB.
+    """Samples per shard by default: a power of two, at most 8,192 and about 64 MiB.
 
-    Depends on the size of a sample alone, so that a job is the same job on every machine.
+    Depends only on the size of a sample, so that a job is the same on every machine.
     """
     fitting = max(1, _DEFAULT_SHARD_BYTES // max(1, sample_bytes))
     return min(_DEFAULT_SHARD_SAMPLES, 1 << (fitting.bit_length() - 1))
@@ -95,7 +95,7 @@ def receipt_name(index: int) -> str:
 
 
 def receipt_index(name: str) -> int | None:
-    """Shard index of a receipt's name, or None where it is not the name of a receipt."""
+    """Shard index of a receipt's name, or None if it is not the name of a receipt."""
     match = re.fullmatch(rf"{RECEIPTS}/(\d{{8}})\.json", name)
     return int(match[1]) if match else None
 
@@ -107,10 +107,10 @@ def sample_stem(index: int) -> str:
 
 @lru_cache(64)
 def class_folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Folders of the classes' images, in the order of the names; no two are the same, also if case does not count.
+    """Folders of the classes' images, in the order of the names; all different, even ignoring case.
 
-    Each is that of `class_folder`, as in all datasets so far. Classes for which that would be the same keep the letters
-    of their script, and if these are not enough, get the number of their class: `c-2` and `c-3` for "C++" and "C".
+    Each is that of `class_folder`, as in older datasets. Classes for which it would be the same keep the letters of
+    their script, and if that is not enough, get the number of their class: `c-2` and `c-3` for "C++" and "C".
     """
     folders = [class_folder(name) for name in class_names]
     shared = Counter(folders)
@@ -135,6 +135,6 @@ def _script_folder(class_name: str) -> str:
 
 
 def class_folder(class_name: str) -> str:
-    """Folder of a class's images, by its name alone: `images/t-shirt_top` for "T-shirt/top"; safe everywhere."""
+    """Folder of a class's images, by its name only: `images/t-shirt_top` for "T-shirt/top"; valid everywhere."""
     safe = re.sub(r"[^a-z0-9.-]+", "_", class_name.lower()).strip("._")
     return f"{IMAGES}/{safe or 'class'}"

@@ -1,4 +1,4 @@
-"""Some shards of a plan, written as people write them: 17,20-25."""
+"""A selection of a plan's shards, such as 17,20-25."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.stores.records import parse_record
 
 @dataclass(frozen=True)
 class Selection:
-    """Shards by index: ranges in order, without overlap, with a gap between each two."""
+    """Shards by index: ordered ranges without overlap, with a gap between each two."""
 
     ranges: tuple[range, ...]
 
@@ -31,7 +31,7 @@ class Selection:
         return any(index in each for each in self.ranges)
 
     def __str__(self) -> str:
-        """The form that `parse_selection` reads; canonical."""
+        """The canonical form, which `parse_selection` reads."""
         return ",".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}" for each in self.ranges)
 
     def __or__(self, other: Selection) -> Selection:
@@ -39,17 +39,17 @@ class Selection:
         return _merged([*self.ranges, *other.ranges])
 
     def to_json(self) -> str:
-        """As it lies at a destination that holds these shards alone."""
+        """The content of selection.json at a destination with only these shards."""
         return json.dumps({"shards": str(self)}) + "\n"
 
     def samples(self, plan: Plan) -> int:
-        """Samples of these shards."""
+        """Number of samples in these shards."""
         short = plan.shard_size - plan[len(plan) - 1].count if len(plan) - 1 in self else 0
         return len(self) * plan.shard_size - short
 
 
 def parse_selection(text: str, plan: Plan) -> Selection:
-    """The shards that "17,20-25" names, ends included. Raises UsageError for another form, or one not in the plan."""
+    """Parses "17,20-25", ends included. Raises UsageError for another form, or shards not in the plan."""
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,8})\s*(?:-\s*([0-9]{1,8})\s*)?", part)
@@ -65,7 +65,7 @@ def parse_selection(text: str, plan: Plan) -> Selection:
 
 
 def selection_from_json(text: bytes, plan: Plan, source: str) -> Selection:
-    """The selection that `to_json` wrote. Raises DatasetError naming `source`."""
+    """The selection that `to_json` wrote. Raises DatasetError that names `source`."""
     told = parse_record(text, source)
     try:
         return parse_selection(str(told["shards"]), plan)
