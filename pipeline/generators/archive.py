@@ -17,6 +17,8 @@ _WEIGHTS = ("model.weights.h5", "model.weights.npz")
 EXPORT = "where it was made, save it by model.export('FOLDER'), which needs neither classes nor code here"
 WAYS_OUT = f"give their code with --trust FILE.py, or {EXPORT}"
 
+#: Errors of `zipfile` for a file that is damaged or not a zip.
+DAMAGE = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError)
 #: Largest description, bytes.
 MOST_CONFIG_BYTES = 64 * 2**20
 #: Largest ratio of compression. Weights hardly compress, so more is an attempt to fill the disk.
@@ -32,7 +34,7 @@ def read_config(path: Path, *, trusted: bool = False) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _check_entries(path, archive)
             config = json.loads(archive.read(CONFIG))
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except DAMAGE as error:
         raise GeneratorError(f"generator {path} is no whole .keras file: {error}") from None
     except (ValueError, RecursionError) as error:
         raise GeneratorError(f"generator {path}: its {CONFIG} is not valid JSON: {error}") from None

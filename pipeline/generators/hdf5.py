@@ -20,7 +20,7 @@ from pipeline.common.errors import GeneratorError
 from pipeline.common.files import first_line, open_regular
 from pipeline.generators.architecture import Architecture, Layer, NotUnderstoodError, read_architecture
 from pipeline.generators.architecture_file import architecture_beside, major_version, parse_description
-from pipeline.generators.archive import METADATA, WAYS_OUT, read_config
+from pipeline.generators.archive import DAMAGE, METADATA, WAYS_OUT, read_config
 from pipeline.generators.inspection import survey
 from pipeline.generators.keras_1 import modernised
 from pipeline.generators.layers import Weights
@@ -93,10 +93,14 @@ def read_keras_archive(path: Path) -> StoredModel:
 
 
 def keras_of(path: Path) -> int:
-    """Major version of the Keras that wrote a `.keras` file."""
-    with zipfile.ZipFile(path) as archive:
-        metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
-    return major_version(str(metadata.get("keras_version", "")), "3")
+    """Major version of the Keras that wrote a `.keras` file. Raises GeneratorError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(METADATA)) if METADATA in archive.namelist() else {}
+    except (*DAMAGE, ValueError, RecursionError) as error:
+        raise GeneratorError(f"generator {path} is no whole .keras file: {error}") from None
+    version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
+    return major_version(str(version), "3")
 
 
 def read_values(model: StoredModel) -> dict[tuple[str, str], NDArray[np.float32]]:
