@@ -163,14 +163,19 @@ def run_mill(
 
 
 def make_dataset(
-    folder: Path, spec: JobSpec, *, finished: bool = True, uploads: dict[str, bytes] | None = None
+    folder: Path,
+    spec: JobSpec,
+    *,
+    finished: bool = True,
+    uploads: dict[str, bytes] | None = None,
+    engine: Any = None,
 ) -> Path:
     """A dataset of this spec in a folder, as a job leaves it; without the last step unless `finished`."""
     store = open_store(folder)
     for name, data in (uploads or {}).items():
         store.write(name, data)
     store.write(shards.JOB, spec.to_json().encode())
-    shift = run_mill(spec, store, range(len(spec.plan)))
+    shift = run_mill(spec, store, range(len(spec.plan)), engine)
     assert not shift.given_up, shift.given_up[0].trouble
     if finished:
         finish_dataset(str(folder), spec.job_id(store.url))

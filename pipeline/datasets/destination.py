@@ -108,6 +108,7 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "layout",
         "labels",
         "noise",
+        "latent_block",
         "latents",
         "attributes",
         "settings",

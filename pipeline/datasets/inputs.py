@@ -39,7 +39,8 @@ class Inputs:
     def latents(self, first: int, count: int) -> NDArray[np.float32]:
         """Latents of samples `first` to `first + count - 1`, float32 of shape (count, latent_dim)."""
         if self._spec.latents is None:
-            return latents(self._spec.seed, first, count, self._spec.latent_dim, self._noise)
+            spec = self._spec
+            return latents(spec.seed, first, count, spec.latent_dim, self._noise, spec.latent_block)
         return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:

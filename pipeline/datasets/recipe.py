@@ -101,8 +101,10 @@ class Recipe:
         """Root mean square difference, as a share of full scale, up to which a shard is the same.
 
         A difference of t moves a stored value to the next one, at distance s, with probability t / s.
+        The errors of a sampler's passes add up.
         """
-        computed = TOLERANCE if self.spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
+        passes = self.spec.sampling.passes if self.spec.sampling else 1
+        computed = passes * (TOLERANCE if self.spec.precision == "float32" else _LOW_PRECISION_TOLERANCE)
         return max(computed, math.sqrt(computed * _STEP[self.spec.dtype]))
 
     @property

@@ -23,7 +23,7 @@ from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec.labels import canonical_labels, label_plan
-from pipeline.spec.latents import latents, noise_keys, noise_rows, parse_noise
+from pipeline.spec.latents import block_rows, latents, noise_keys, noise_rows, parse_noise
 from pipeline.spec.sampler import Sampler
 
 #: Files of the folder through which both processes speak.
@@ -102,7 +102,7 @@ def interpolate(
 def measured_range(generator: Generator) -> tuple[float, float]:
     """Least and greatest value of MEASURED samples of all classes. Raises WorkerError where none can be made."""
     interface = generator.interface
-    rows = latents(0, 0, MEASURED, interface.row_dim)
+    rows = latents(0, 0, MEASURED, interface.row_dim, block=MEASURED)
     labels = None if interface.classes is None else (np.arange(MEASURED) % len(interface.classes)).astype(np.int32)
     samples = _predicted(generator, rows, labels).samples
     return float(samples.min()), float(samples.max())
@@ -131,7 +131,7 @@ def _latents(generator: Generator, indices: list[int], seed: int, noise: str) ->
         if not 0 <= index < MAX_COUNT:
             raise UsageError(f"index {index} is not a whole number from 0 to {MAX_COUNT - 1:,}")
     dim = generator.interface.latent_dim
-    return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise)) for index in indices])
+    return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise), block_rows(dim)) for index in indices])
 
 
 def _labels(generator: Generator, index: int, seed: int, label: str | None, count: int) -> NDArray[np.int32] | None:

@@ -24,7 +24,7 @@ from pipeline.generators.sampling import MEASURED, measured_range
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import canonical_labels, planned_count
-from pipeline.spec.latents import parse_noise
+from pipeline.spec.latents import BLOCK, block_rows, parse_noise
 
 _FILE_SUFFIXES = (".npy", ".txt", ".csv")
 
@@ -89,6 +89,7 @@ class JobRequest:
             layout=chosen.layouts[0] if self.layout is None else self.layout,
             labels=labels,
             noise=str(parse_noise(self.noise)),
+            latent_block=BLOCK if latents_sha256 else block_rows(interface.latent_dim),
             latents=latents_sha256,
             noise_sizes=interface.noise_sizes,
             attributes=attributes,

@@ -27,6 +27,9 @@ OLDEST_SPEC_VERSION = 1
 #: precision (Keras' term) computes in 16 bits, with weights and outputs in float32.
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 
+#: Samples per block of latents in datasets that do not say it: `pipeline.spec.latents.BLOCK`, which takes numpy.
+_LATENT_BLOCK = 1024
+
 #: Most values of one batch, 8 GiB of float32.
 _MOST_VALUES = 2**31
 
@@ -74,6 +77,8 @@ class JobSpec:
     labels: str | None
     #: Distribution of the latents, canonical.
     noise: str
+    #: Samples per block of the latents' random streams (`pipeline.spec.latents`).
+    latent_block: int = _LATENT_BLOCK
     #: sha256 of `latents.npy` at the destination, if the user provided latents; else None.
     latents: str | None = None
     #: Numbers per sample of each noise input of the generator.
@@ -260,6 +265,7 @@ class JobSpec:
             ("layout", self.layout in ("flat", "class"), "flat or class"),
             ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
             ("noise", _noise_text(self.noise), "a distribution"),
+            ("latent_block", _whole(self.latent_block, 1, _LATENT_BLOCK), f"a whole number from 1 to {_LATENT_BLOCK}"),
             ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
             ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
             ("noise_sizes", _sizes(self.noise_sizes), "a list of sizes"),
@@ -282,6 +288,7 @@ def settings_in_words(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> st
 #: Fields that older datasets lack, and their default values.
 _YOUNGER: dict[str, Any] = {
     "precision": PRECISIONS[0],
+    "latent_block": _LATENT_BLOCK,
     "noise_sizes": (),
     "attributes": None,
     "attributes_dim": 0,

@@ -1,7 +1,8 @@
 """Draws latents and random labels from (seed, sample index): the same bits on every machine.
 
-Samples are drawn in fixed blocks of 1,024, each from its own Philox stream, so that any range can be drawn without the
-samples before it, and neither shard size nor batch size nor the number of workers changes a latent.
+Samples are drawn in fixed blocks of 1,024, large latents in smaller ones, each from its own Philox stream, so that any
+range can be drawn without the samples before it, and neither shard size nor batch size nor the number of workers
+changes a latent.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from pipeline.spec.sampler import KEY_DIM
 
 #: Samples per block of the random streams. It defines datasets, so it must never change.
 BLOCK = 1024
+
+#: Most numbers of a block of latents, 16 MiB of float32: a latent of up to 4,096 numbers has blocks of BLOCK.
+_BLOCK_NUMBERS = 2**22
 
 _LABEL_STREAM = 1
 _NOISE_STREAM = 2
@@ -67,17 +71,24 @@ def parse_noise(text: str) -> Noise:
     return Noise(kind=kind, parameter=value)  # type: ignore[arg-type]
 
 
-def latents(seed: int, first: int, count: int, dim: int, noise: Noise | None = None) -> NDArray[np.float32]:
+def block_rows(dim: int) -> int:
+    """Samples per block of latents of this size in new jobs, a power of two: one latent takes the time of a block."""
+    return min(BLOCK, 1 << max(0, (_BLOCK_NUMBERS // dim).bit_length() - 1))
+
+
+def latents(
+    seed: int, first: int, count: int, dim: int, noise: Noise | None = None, block: int = BLOCK
+) -> NDArray[np.float32]:
     """Latents of samples `first` to `first + count - 1`, float32 of shape (count, dim).
 
-    Standard normal by default; depends on seed and sample index only.
+    Standard normal by default; depends on seed and sample index only, for one number of samples per `block`.
     Raises ValueError if an argument is negative or the seed exceeds MAX_SEED.
     """
     noise = noise or Noise(kind="normal")
     _check_range(seed, first, count)
     rows = np.empty((count, dim), dtype=np.float32)
-    for block, inside, outside in _blocks(first, count):
-        rows[outside] = _latent_block(seed, block, dim, noise)[inside]
+    for number, inside, outside in _blocks(first, count, block):
+        rows[outside] = _latent_block(seed, number, (block, dim), noise)[inside]
     return rows
 
 
@@ -127,12 +138,12 @@ def _check_range(seed: int, first: int, count: int) -> None:
         raise ValueError(f"samples {first} to {first + count - 1}: indices are not negative")
 
 
-def _blocks(first: int, count: int) -> list[tuple[int, slice, slice]]:
-    """The blocks of a range: (block, rows inside the block, rows of the result)."""
+def _blocks(first: int, count: int, size: int = BLOCK) -> list[tuple[int, slice, slice]]:
+    """The blocks of a range: (block, rows inside the block, rows of the result); each has `size` samples."""
     touched = []
-    for block in range(first // BLOCK, -(-(first + count) // BLOCK)):
-        start, stop = max(first, block * BLOCK), min(first + count, (block + 1) * BLOCK)
-        inside = slice(start - block * BLOCK, stop - block * BLOCK)
+    for block in range(first // size, -(-(first + count) // size)):
+        start, stop = max(first, block * size), min(first + count, (block + 1) * size)
+        inside = slice(start - block * size, stop - block * size)
         touched.append((block, inside, slice(start - first, stop - first)))
     return touched
 
@@ -142,10 +153,9 @@ def _stream(seed: int, block: int, *purpose: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=2)
-def _latent_block(seed: int, block: int, dim: int, noise: Noise) -> NDArray[np.float32]:
+def _latent_block(seed: int, block: int, shape: tuple[int, int], noise: Noise) -> NDArray[np.float32]:
     """Rows of a block, read-only. Cached, since batches are smaller than blocks and need the same one in turn."""
     stream = _stream(seed, block)
-    shape = (BLOCK, dim)
     if noise.kind == "uniform":
         return stream.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
     rows = stream.standard_normal(shape, dtype=np.float32)

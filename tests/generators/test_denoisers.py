@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError, UsageError
 from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.recipe import Recipe
 from pipeline.generators import find_generator
 from pipeline.generators.sampling import draw, interpolate
 from pipeline.jobs.request import JobRequest
@@ -23,8 +25,10 @@ from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.latents import latents, noise_keys
 from pipeline.spec.sampler import Sampler, parse_sampler
 from tests.generators.suite import CPU, noisemill, save_keras
-from workers.engine.engine import Engine
+from tests.making import make_dataset
+from workers.engine.engine import Engine, EngineRoom
 from workers.engine.generators import load_generator
+from workers.once.recompute import compare
 
 keras = pytest.importorskip("keras")
 
@@ -292,3 +296,86 @@ def test_a_first_sidecar_is_drafted(flow: Path, tmp_path: Path) -> None:
     assert found.interface.denoiser is not None
     assert (found.interface.latent_input, found.interface.denoiser.time_input) == ("image", "time")
     assert "# none = 3" in (tmp_path / "model.toml").read_text()
+
+
+# -- how far computing again may be off -----------------------------------------------------------------------------
+
+
+def amplifier(folder: Path, factor: float) -> Path:
+    """A network whose velocity is `factor` times the sample: a step makes it 1 + factor / steps times as large."""
+    x, t = keras.Input((6,), name="x"), keras.Input((1,), name="t")
+    zero = keras.layers.Dense(6, kernel_initializer="zeros", use_bias=False)(t)
+    scaled = keras.layers.Dense(6, kernel_initializer=keras.initializers.Identity(factor), use_bias=False)(x)
+    save_keras(folder / "model.keras", keras.Model([x, t], keras.layers.Add()([scaled, zero])))
+    (folder / "generator.toml").write_text(
+        '[sampler]\npredicts = "velocity"\nmethod = "euler"\nsteps = 8\n[sampler.time]\ninput = "t"\nas = "fraction"\n'
+        '[sampler.schedule]\nkind = "flow"\n[output]\nrange = [-1.0, 1.0]\n'
+    )
+    return folder
+
+
+def test_a_disturbed_run_tells_what_errors_in_each_pass_come_to(tmp_path: Path) -> None:
+    """Euler's steps of v = k x: an error e of a pass is e / 8 of the step, and what later steps make of that."""
+    rows = np.concatenate([latents(0, 0, 500, 6), noise_keys(0, 0, 500)], axis=1)
+    for factor in (0.0, 6.0):
+        found = find_generator(str(amplifier(tmp_path / str(factor), factor)))
+        room = EngineRoom(found, CPU, tmp_path / "cache")
+        engine = room.engine("tf", 500)
+        sound = engine.predict(rows, None).samples().astype(np.float64)
+        moved = room.disturbed_engine(engine, 1e-3).predict(rows, None).samples() - sound
+        growth = 1 + factor / 8
+        largest = np.abs(rows[:, :6]).max(axis=1)
+        errors = [1e-3 * largest * factor * growth**step / 8 * growth ** (7 - step) for step in range(8)]
+        wanted = np.sqrt(np.sum(np.square(errors), axis=0))
+        np.testing.assert_allclose(np.sqrt((moved**2).mean()), np.sqrt((wanted**2).mean()), rtol=0.05, atol=1e-12)
+
+
+def test_the_tolerance_grows_with_what_steps_amplify(tmp_path: Path) -> None:
+    """A difference of 3e-5 of full scale is what rounding in each step may come to, or damage."""
+    for factor, is_damage in ((-0.5, True), (6.0, False)):
+        found = find_generator(str(amplifier(tmp_path / f"model{factor}", factor)))
+        room = EngineRoom(found, CPU, tmp_path / "cache")
+        spec = JobRequest(count=8, noise="truncated:0.5", batch=8).resolve(found)[0]
+        folder = make_dataset(tmp_path / f"out{factor}", spec, engine=room.engine("tf", 8))
+        path, indices = folder / "shards" / "00000000.npy", list(range(8))
+        untouched = compare(Dataset(str(folder)), indices, room)
+        assert (untouched.identical, untouched.different, untouched.tolerance) == (8, (), 1e-5)
+        samples = np.load(path)
+        for moved, damaged in ((3e-5, is_damage), (0.3, True)):
+            changed = samples.copy()
+            changed[3] += moved * 2
+            np.save(path, changed)
+            found_again = compare(Dataset(str(folder)), indices, room)
+            assert found_again.identical == 7
+            assert found_again.different == ((3,) if damaged else ()), found_again
+
+
+def test_a_recipe_allows_each_pass_its_rounding(flow: Path) -> None:
+    found = find_generator(str(flow))
+
+    def tolerance(steps: int) -> float:
+        spec = JobRequest(count=10, steps=steps).resolve(found)[0]
+        nothing: Any = None
+        return Recipe(
+            noisemill="", spec=spec, made_by=(), statistics=nothing, inputs={}, fingerprints=nothing
+        ).tolerance
+
+    assert tolerance(40) == pytest.approx(40 * tolerance(1))
+
+
+# -- large latents --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_large_latents_are_smaller_and_a_part_of_the_job(flow: Path) -> None:
+    """16x16x1 is small: nothing of the job changes. 64x64x3 is large."""
+    small = JobRequest(count=10).resolve(find_generator(str(flow)))[0]
+    assert "latent_block" not in json.loads(small.to_json())
+    found = find_generator(str(flow))
+    large = replace(found, interface=replace(found.interface, latent_shape=(64, 64, 3), sample_shape=(64, 64, 3)))
+    spec = JobRequest(count=10).resolve(large)[0]
+    assert json.loads(spec.to_json())["latent_block"] == spec.latent_block == 256
+    assert JobSpec.from_json(spec.to_json()) == spec
+    # Datasets made before keep their blocks.
+    before = {name: value for name, value in json.loads(spec.to_json()).items() if name != "latent_block"}
+    assert JobSpec.from_json(json.dumps(before)).latent_block == 1024
+    assert JobSpec.from_json(json.dumps(before)).sha256 != spec.sha256

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError
-from pipeline.spec.latents import BLOCK, Noise, latents, parse_noise, random_labels
+from pipeline.spec.latents import BLOCK, Noise, block_rows, latents, parse_noise, random_labels
 
 SEEDS = (0, 1, 5, 2**31, MAX_SEED)
 
@@ -79,6 +79,18 @@ def test_any_range_is_a_slice_of_the_whole(seed: int, first: int, count: int, no
 @given(first=st.integers(0, 3000), count=st.integers(0, 2100))
 def test_any_range_of_random_labels_is_a_slice_of_the_whole(first: int, count: int) -> None:
     assert np.array_equal(random_labels(3, first, count, 7), random_labels(3, 0, 5200, 7)[first : first + count])
+
+
+def test_blocks_of_large_latents_hold_fewer_samples() -> None:
+    assert {dim: block_rows(dim) for dim in (1, 100, 4096, 4097, 12288, 786_432, 2**22, 2**24)} == {
+        1: 1024, 100: 1024, 4096: 1024, 4097: 512, 12288: 256, 786_432: 4, 2**22: 1, 2**24: 1,
+    }  # fmt: skip
+    whole = latents(7, 0, 30, 5, block=4)
+    for first, count in ((0, 1), (3, 2), (5, 9), (29, 1)):
+        assert np.array_equal(latents(7, first, count, 5, block=4), whole[first : first + count])
+    blocks = [np.random.Generator(np.random.Philox(np.random.SeedSequence([7, block]))) for block in range(8)]
+    wanted = np.concatenate([stream.standard_normal((4, 5), dtype=np.float32) for stream in blocks])
+    assert np.array_equal(whole, wanted[:30])
 
 
 def test_what_a_caller_does_to_latents_stays_with_the_caller() -> None:

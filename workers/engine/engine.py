@@ -90,12 +90,13 @@ class Engine:
         precision: str = "float32",
         settings: tuple[Constant, ...] = (),
         sampler: Sampler | None = None,
+        disturbance: float = 0.0,
     ) -> None:
         import keras
         import tensorflow as tf
 
         self.engine, self.batch, self.precision = engine, batch, precision
-        self.sampler = sampler or generator.sampler
+        self.settings, self.sampler = settings, sampler or generator.sampler
         #: Batches to compute at the same time. On a CPU, while one waits for its last thread, the other continues; a
         #: GPU queues them itself.
         self.at_once = 2 if device.kind == "cpu" else 1
@@ -108,7 +109,7 @@ class Engine:
             signature.append(tf.TensorSpec((batch,), tf.int32))
 
         def compiled(rows: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-            return tf.cast(forward(rows, labels, settings, self.sampler), tf.float32)
+            return tf.cast(forward(rows, labels, settings, self.sampler, disturbance), tf.float32)
 
         self._function = tf.function(
             compiled,
@@ -221,6 +222,14 @@ class EngineRoom:
                 self._engines.popitem(last=False)
         self._engines.move_to_end(key)
         return self._engines[key]
+
+    def disturbed_engine(self, engine: Engine, disturbance: float) -> Engine:
+        """An engine like this one of a denoiser, each of whose predictions is disturbed at random by this share."""
+        policy = engine.precision if engine.precision.startswith("mixed") else "float32"
+        return Engine(
+            self._forwards[policy], self.generator, self.device, engine.engine, engine.batch, engine.precision,
+            engine.settings, engine.sampler, disturbance,
+        )  # fmt: skip
 
     def _check_memory(self, batch: int) -> None:
         """Raises GeneratorError for a batch whose samples do not fit into memory: the kernel would kill the process."""

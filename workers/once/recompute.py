@@ -13,7 +13,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,17 @@ from pipeline.common.processes import exit_on_error
 from pipeline.common.rights import drop_rights
 from pipeline.common.settings import load_settings
 from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.receipts import Receipt
 from pipeline.datasets.verification import Recomputed
 from pipeline.formats.values import to_stored
 from pipeline.generators import find_generator
 from workers.engine.devices import pin_device
 
-#: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md).
+if TYPE_CHECKING:
+    from workers.engine.engine import EngineRoom
+
+#: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md)
+#: after one pass; of a sampler, what such differences in each pass come to (docs/decisions/0096-samplers.md).
 _FLOAT_TOLERANCE = 1e-5
 #: The same for reduced precision.
 _LOW_PRECISION_TOLERANCE = 5e-2
@@ -48,25 +53,20 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
     device = pin_device("auto")
     from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
-    rooms = EngineRoom(generator, device, load_settings().cache_dir)
-    precision = dataset.spec.precision
-    computed = _FLOAT_TOLERANCE if precision == "float32" else _LOW_PRECISION_TOLERANCE
-    tolerance = computed + _STEP[dataset.spec.dtype]
-    identical, largest, different = 0, 0.0, []
+    return compare(dataset, indices, EngineRoom(generator, device, load_settings().cache_dir))
+
+
+def compare(dataset: Dataset, indices: list[int], rooms: EngineRoom) -> Recomputed:
+    """Compares stored samples with new ones of a loaded generator."""
+    identical, largest, widest, different = 0, 0.0, 0.0, []
     for (shard, start), members in _by_batch(dataset, indices).items():
         receipt = dataset.receipt(shard)
         if receipt is None:
             raise DatasetError(f"shard {shard} has no receipt")
-        made_by, spec = receipt.made_by, dataset.spec
-        engine = rooms.engine(made_by.engine, made_by.batch, precision, spec.settings, spec.sampling)
-        count = min(engine.batch, receipt.first + receipt.count - start)
-        samples = engine.predict(dataset.rows(start, count), dataset.labels(start, count)).samples()
-        fresh = to_stored(samples, dataset.spec.dtype, dataset.spec.value_range)
-        for index in members:
-            stored = dataset.samples(index, 1)[0]
-            identical += bool(np.array_equal(stored, fresh[index - start]))
-            difference = _difference(stored, fresh[index - start], dataset.spec.value_range)
-            largest = max(largest, difference)
+        count = min(receipt.made_by.batch, receipt.first + receipt.count - start)
+        for index, (difference, tolerance) in _compare_batch(dataset, receipt, start, count, members, rooms).items():
+            identical += difference == 0
+            largest, widest = max(largest, difference), max(widest, tolerance)
             if not difference <= tolerance:
                 different.append(index)
     return Recomputed(
@@ -74,9 +74,32 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
         identical=identical,
         largest_difference=largest,
         different=tuple(different),
-        tolerance=tolerance,
+        tolerance=widest,
         reproducible=rooms.is_reproducible(),
     )
+
+
+def _compare_batch(
+    dataset: Dataset, receipt: Receipt, start: int, count: int, members: list[int], rooms: EngineRoom
+) -> dict[int, tuple[float, float]]:
+    """Index -> difference from the stored sample and tolerance, as shares of full scale, for samples of one batch."""
+    spec, made_by = dataset.spec, receipt.made_by
+    one_pass = _FLOAT_TOLERANCE if spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
+    engine = rooms.engine(made_by.engine, made_by.batch, spec.precision, spec.settings, spec.sampling)
+    fed = dataset.rows(start, count), dataset.labels(start, count)
+
+    def differences(others: NDArray[Any]) -> dict[int, float]:
+        return {index: _difference(others[index - start], fresh[index - start], spec.value_range) for index in members}
+
+    fresh = to_stored(engine.predict(*fed).samples(), spec.dtype, spec.value_range)
+    found = differences(dataset.samples(start, count))
+    tolerances = dict.fromkeys(members, one_pass + _STEP[spec.dtype])
+    if spec.sampling is not None and not all(found[index] <= tolerances[index] for index in members):
+        # The errors of the passes add up, and the network may amplify them: a disturbed run measures by how much.
+        disturbed = rooms.disturbed_engine(engine, one_pass).predict(*fed).samples()
+        for index, moved in differences(to_stored(disturbed, spec.dtype, spec.value_range)).items():
+            tolerances[index] += moved
+    return {index: (found[index], tolerances[index]) for index in members}
 
 
 def _by_batch(dataset: Dataset, indices: list[int]) -> dict[tuple[int, int], list[int]]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 #: Rows (batch, row_dim) float32 of latent, noise, attributes and key, labels (batch,) int32, or None, what inputs are
-#: fed in place of their constants, and how a denoiser samples, or None, to samples (batch, *sample_shape).
-Forward = Callable[["tf.Tensor", "tf.Tensor | None", tuple[Constant, ...], Sampler | None], "tf.Tensor"]
+#: fed in place of their constants, how a denoiser samples, or None, and how much its predictions are disturbed
+#: (`workers.engine.samplers.loop`), to samples (batch, *sample_shape).
+Forward = Callable[["tf.Tensor", "tf.Tensor | None", tuple[Constant, ...], Sampler | None, float], "tf.Tensor"]
 
 #: Tensors of a network's inputs, by name, to its output.
 _Call = Callable[[dict[str, "tf.Tensor"]], "tf.Tensor"]
@@ -53,7 +54,11 @@ def wire(network: Network, generator: Generator) -> Forward:
         return made[interface.output]
 
     def forward(
-        rows: tf.Tensor, labels: tf.Tensor | None, settings: tuple[Constant, ...], sampler: Sampler | None
+        rows: tf.Tensor,
+        labels: tf.Tensor | None,
+        settings: tuple[Constant, ...],
+        sampler: Sampler | None,
+        disturbance: float,
     ) -> tf.Tensor:
         constants = dict(interface.constants) | dict(settings)
 
@@ -64,7 +69,7 @@ def wire(network: Network, generator: Generator) -> Forward:
             return _samples(interface, call(fed(rows, labels)))
         predict = _prediction(interface, interface.denoiser, sampler, call, fed, rows, labels, ports)
         latents = _cut(interface, rows)[interface.latent_input]
-        data = sampled(table(interface.denoiser, sampler), predict, latents, rows[:, -KEY_DIM:])
+        data = sampled(table(interface.denoiser, sampler), predict, latents, rows[:, -KEY_DIM:], disturbance)
         return _of_data(interface.denoiser, _samples(interface, data))
 
     return forward

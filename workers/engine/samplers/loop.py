@@ -17,20 +17,26 @@ if TYPE_CHECKING:
 Predict = Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
 
 
-def sampled(table: Table, predict: Predict, latents: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+def sampled(table: Table, predict: Predict, latents: tf.Tensor, keys: tf.Tensor, disturbance: float = 0.0) -> tf.Tensor:
     """What the last pass ends in, of the shape of the latents, float32; nothing else leaves the device.
 
-    `keys` are the samples' (`pipeline.spec.latents.noise_keys`), of which fresh noise is made.
+    `keys` are the samples' (`pipeline.spec.latents.noise_keys`), of which fresh noise is made. To measure how errors
+    add up, each prediction can be disturbed at random: by this share of its largest value, as standard deviation.
     """
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
     told = tf.constant(table.told.astype(np.float32))
     coefficients = tf.constant(table.coefficients.astype(np.float32))
-    size = latents.shape[1:].num_elements()
+    size, passes = latents.shape[1:].num_elements(), len(table.told)
 
     def one_pass(number: tf.Tensor, x: tf.Tensor, memory: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         c = dict(zip(COLUMNS, tf.unstack(coefficients[number]), strict=True))
         predicted = predict(x, told[number])
+        if disturbance:
+            largest = tf.reduce_max(tf.abs(predicted), axis=list(range(1, len(x.shape))), keepdims=True)
+            # Numbers of their own, beyond those of the passes.
+            errors = tf.reshape(normal(keys, passes + number, size), tf.shape(x))
+            predicted += disturbance * largest * errors
         moved = c["x_x"] * x + c["x_f"] * predicted
         if table.remembers:
             moved += c["x_m"] * memory
@@ -41,7 +47,6 @@ def sampled(table: Table, predict: Predict, latents: tf.Tensor, keys: tf.Tensor)
 
     start = latents * tf.constant(table.latent_scale, tf.float32)
     memory = tf.zeros_like(start) if table.remembers else tf.zeros(())
-    passes = len(table.told)
     _, x, _ = tf.while_loop(
         lambda number, *_: number < passes,
         one_pass,
