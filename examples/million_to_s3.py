@@ -47,9 +47,9 @@ print("sound" if report.sound else report.problems[0], f"({report.bytes_checked 
 from pathlib import Path
 
 from pipeline.datasets.recipe import recipe_of
-from pipeline.datasets.report import look_at, page
+from pipeline.datasets.report import gather_findings, page
 
 Path("clothes.recipe.json").write_text(recipe_of(dataset).to_json())
-Path("clothes.html").write_text(page(look_at(dataset)))
+Path("clothes.html").write_text(page(gather_findings(dataset)))
 for name in ("clothes.recipe.json", "clothes.html"):
     print(f"{name}: {Path(name).stat().st_size / 1e3:,.1f} kB")

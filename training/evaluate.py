@@ -19,7 +19,7 @@ from pipeline.datasets.evaluation.evaluation import Evaluation
 from pipeline.datasets.evaluation.real_data import Labelled, RealData
 from training.data import CLASS_NAMES, DEFAULT_DATA, DataMissingError, load_test, load_training
 from training.grids import sample
-from workers.once.evaluation.figures import judge
+from workers.once.evaluation.figures import compute_metrics
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     """Judge `count` samples, the classes in equal numbers and in turn; `make` maps labels to images."""
     labels = (np.arange(count) % len(CLASS_NAMES)).astype(np.int32)
     samples = Labelled(make(labels), labels)
-    return judge(samples, real, CLASS_NAMES, seed=seed, cache_dir=cache_dir)
+    return compute_metrics(samples, real, CLASS_NAMES, seed=seed, cache_dir=cache_dir)
 
 
 def main(arguments: list[str] | None = None) -> None:

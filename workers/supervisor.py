@@ -21,9 +21,9 @@ from pipeline.fleet.launch import (
     SchedulerConfig,
     WorkerConfig,
     WorkerGroup,
+    divide_cores,
     groups_from_environment,
     scheduler_from_environment,
-    share_cores,
 )
 from workers.engine.devices import list_gpus
 from workers.telemetry.logs import set_up_logging
@@ -59,7 +59,7 @@ class _Seat(Generic[_Config]):
         if self.config.metrics_port:
             self.config = replace(self.config, metrics_port=self.config.metrics_port + by)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Starts the process, or restarts it when its pause is over."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is not None:
@@ -109,11 +109,11 @@ def seats(groups: Sequence[WorkerGroup]) -> list[_Seat[WorkerConfig]]:
         )
     if not gpus and any(group.config.device == "auto" for group in groups):
         log.info("no usable GPU: workers use the CPU")
-    shared = iter(share_cores([config for config in placed if config.device == "cpu"]))
+    shared = iter(divide_cores([config for config in placed if config.device == "cpu"]))
     return [_Seat(next(shared) if config.device == "cpu" else config) for config in placed]
 
 
-def part_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
+def assign_ports(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) -> None:
     """Gives each seat that serves metrics its own port: the configured one plus the seat's number."""
     for number, place in enumerate(places):
         place.move_port(number)
@@ -129,7 +129,7 @@ def supervise(places: Sequence[_Seat[WorkerConfig] | _Seat[SchedulerConfig]]) ->
         signal.signal(number, lambda *_: hurry.set() if stop.is_set() else stop.set())
     while not stop.is_set():
         for place in places:
-            place.look()
+            place.poll()
         stop.wait(0.5)
     _leave([place.process for place in places if place.process is not None], hurry)
 
@@ -161,7 +161,7 @@ def main() -> None:
         places += seats(groups)
     if scheduler is not None:
         places.append(_Seat(scheduler))
-    part_ports(places)
+    assign_ports(places)
     supervise(places)
 
 

@@ -30,10 +30,10 @@ def doctor_command(destination: str | None, redis_url: str | None, as_json: bool
     Each line says ok, warning or problem, and what to do. A file is written to DEST, read, listed and deleted; nothing
     else is changed. Exit code 1 if there is a problem; warnings do not count.
     """
-    from pipeline.fleet.doctor import check_up
+    from pipeline.fleet.doctor import run_checks
 
     findings = []
-    for finding in check_up(load_settings(redis_url=redis_url), destination):
+    for finding in run_checks(load_settings(redis_url=redis_url), destination):
         findings.append(finding)
         if not as_json:
             _print_finding(finding)

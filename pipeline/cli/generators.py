@@ -38,7 +38,7 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def inspect_command(reference: str, as_json: bool) -> None:
     """Show a generator's inputs, output, classes and digest."""
-    from pipeline.spec.job_spec import settings_in_words
+    from pipeline.spec.job_spec import format_settings
 
     found = remember(find_generator(reference)).as_json()
     if as_json:
@@ -53,7 +53,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
         ("latent", f"{_parts(found['latent_parts']) or found['latent_input']} {_shape(found['latent_shape'])}"),
         *([("noise", _parts(found["noise_inputs"]))] if found["noise_inputs"] else []),
         *([("attributes", _parts([found["attributes_input"]]))] if found["attributes_input"] else []),
-        *([("settings", settings_in_words(found["constants"]))] if found["constants"] else []),
+        *([("settings", format_settings(found["constants"]))] if found["constants"] else []),
         *_denoising(found),
         ("label", label),
         ("classes", ", ".join(found["classes"] or ()) or "none"),

@@ -14,7 +14,7 @@ from pipeline.common.processes import stop_signals
 
 
 @contextmanager
-def interruptible(way_on: str) -> Iterator[None]:
+def interruptible(advice: str) -> Iterator[None]:
     """Exits with code 130 if interrupted, with a message that says how to continue."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -26,7 +26,7 @@ def interruptible(way_on: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        warn(f"interrupted; {way_on}")
+        warn(f"interrupted; {advice}")
         raise click.exceptions.Exit(130) from None
     finally:
         for number, handler in previous.items():

@@ -96,7 +96,7 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
     with job_progress() as progress:
         while True:
             for job_id in [job_id for job_id in ids if job_id not in ended]:
-                state = followers[job_id].look()
+                state = followers[job_id].poll()
                 if state is None:
                     continue
                 progress.show(state)

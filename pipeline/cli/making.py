@@ -13,7 +13,7 @@ import click
 
 from pipeline.cli.generators import known_generator
 from pipeline.cli.interruption import interruptible
-from pipeline.cli.on_done import on_done_option, tell_done, telling_failure
+from pipeline.cli.on_done import on_done_option, run_if_done, run_if_failed
 from pipeline.cli.options import (
     Count,
     Whole,
@@ -79,27 +79,27 @@ def generate_command(
     from pipeline.cli.progress import job_progress
     from pipeline.client.making import plan_job
     from pipeline.jobs.request import JobRequest
-    from pipeline.jobs.sizing import size_up
+    from pipeline.jobs.sizing import estimate_size
 
     planned = plan_job(known_generator(generator), JobRequest(**request))
     place, count = normalise(destination), planned.spec.count
     if dry_run:
-        _print_sizing(size_up(planned.spec, []), as_json, queued=False)
+        _print_sizing(estimate_size(planned.spec, []), as_json, queued=False)
         return
     started = time.monotonic()
     remember(planned.generator)
     prepared = planned.at(place)
-    with telling_failure(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
+    with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
         job = prepared.make_here(
             planned.generator,
             workers=workers or 1,
             device=device,
             watcher=progress.show,
             take_over=take_over,
-            notice=progress.tell,
+            notice=progress.notify,
         )
     _print_result(place, job, time.monotonic() - started, as_json)
-    tell_done(on_done, place, count)
+    run_if_done(on_done, place, count)
 
 
 @click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
@@ -126,13 +126,13 @@ def submit_command(
     from pipeline.client.making import plan_job
     from pipeline.jobs.ledger import open_ledger
     from pipeline.jobs.request import JobRequest
-    from pipeline.jobs.sizing import size_up
+    from pipeline.jobs.sizing import estimate_size
 
     planned = plan_job(known_generator(generator), JobRequest(**request))
     ledger = open_ledger(redis_url)
     if dry_run:
         able = _able(ledger, planned.generator, destination)
-        _print_sizing(size_up(planned.spec, able), as_json, queued=True)
+        _print_sizing(estimate_size(planned.spec, able), as_json, queued=True)
         return
     remember(planned.generator)
     prepared = planned.at(destination)
@@ -179,7 +179,7 @@ def resume_command(
     started = time.monotonic()
     spec, destination = spec_at(job_or_dest)
     with (
-        telling_failure(on_done, destination, spec.count),
+        run_if_failed(on_done, destination, spec.count),
         interruptible(_resuming(destination)),
         job_progress() as progress,
     ):
@@ -191,10 +191,10 @@ def resume_command(
             device=device,
             watcher=progress.show,
             take_over=take_over,
-            notice=progress.tell,
+            notice=progress.notify,
         )
     _print_result(destination, job, time.monotonic() - started, as_json)
-    tell_done(on_done, destination, spec.count)
+    run_if_done(on_done, destination, spec.count)
 
 
 @click.command(
@@ -253,7 +253,7 @@ def extend_command(
             device=device,
             watcher=progress.show,
             take_over=take_over,
-            notice=progress.tell,
+            notice=progress.notify,
         )
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 

@@ -16,7 +16,7 @@ on_done_option = click.option(
 
 
 @contextmanager
-def telling_failure(command: str | None, destination: str, count: int) -> Iterator[None]:
+def run_if_failed(command: str | None, destination: str, count: int) -> Iterator[None]:
     """Runs the user's command if the job fails. The exit code is that of the failure, not of the command."""
 
     from pipeline.jobs.webhooks import run_on_done
@@ -31,7 +31,7 @@ def telling_failure(command: str | None, destination: str, count: int) -> Iterat
         raise
 
 
-def tell_done(command: str | None, destination: str, count: int) -> None:
+def run_if_done(command: str | None, destination: str, count: int) -> None:
     """Runs the user's command after the job is done. Exits with 1 if the command fails; the data is not affected."""
 
     from pipeline.jobs.webhooks import run_on_done

@@ -35,7 +35,7 @@ class JobProgress(Protocol):
         """Shows the state of one job."""
         ...
 
-    def tell(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Prints a message."""
         ...
 
@@ -68,7 +68,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def tell(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         self._progress.console.print(f"noisemill: {message}", markup=False, highlight=False)
 
     def show(self, job: Job) -> None:
@@ -101,7 +101,7 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def tell(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         warn(message)
 
     def show(self, job: Job) -> None:

@@ -144,7 +144,7 @@ def reproduce_command(
             labels=labels,
             redis_url=redis_url,
             here=not queued,
-            notice=progress.tell,
+            notice=progress.notify,
             workers=workers or (0 if queued else 1),
             device=device,
             watcher=progress.show,

@@ -70,7 +70,7 @@ def _remove_destination(
     removal = plan_removal(destination)
     if ledger is not None:
         refuse_live(ledger, removal.job, cancel=cancel)
-    _ask(removal, yes=yes)
+    _confirm(removal, yes=yes)
     remove_dataset(removal.destination, Dataset(removal.destination).spec.sha256, ledger, take_over=take_over)
     return {**removal.as_json(), "forgotten": ledger is not None and _forget(ledger, removal.job)}
 
@@ -92,12 +92,12 @@ def _remove_job(text: str, ledger: Ledger, *, data: bool, cancel: bool, take_ove
             removal = found
     refuse_live(ledger, job, cancel=cancel)
     if removal.files:
-        _ask(removal, yes=yes)
+        _confirm(removal, yes=yes)
         remove_dataset(destination, spec.sha256, ledger, take_over=take_over)
     return {**removal.as_json(), "forgotten": _forget(ledger, job)}
 
 
-def _ask(removal: Removal, *, yes: bool) -> None:
+def _confirm(removal: Removal, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():

@@ -27,8 +27,8 @@ def report_command(destination: str, output: Path | None) -> None:
     """
 
     from pipeline.datasets.dataset import Dataset
-    from pipeline.datasets.report import look_at, page
+    from pipeline.datasets.report import gather_findings, page
 
     dataset = Dataset(destination)
-    text = page(look_at(dataset)).encode()
+    text = page(gather_findings(dataset)).encode()
     click.echo(f"{write_beside(dataset, shards.REPORT, text, output)} ({size(len(text))})")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.schedules.schedule import Run, Schedule
 
 #: The number of runs, and of skipped times, that `show` prints.
-_TOLD = 20
+_MOST_SHOWN = 20
 
 _name_argument = click.argument("name")
 
@@ -120,7 +120,7 @@ def add_command(
         return
     book = _book(redis_url)
     if replacing:
-        _ask_before_removal(schedule, book, yes=yes)
+        _confirm_removal(schedule, book, yes=yes)
     book.add(schedule, replacing=replacing)
     _warn_without_scheduler(book)
     if as_json:
@@ -183,7 +183,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
             run.job or "-",
             run.destination + (f"  {run.error}" if run.error else ""),
         ]
-        for run in runs[-_TOLD:]
+        for run in runs[-_MOST_SHOWN:]
     ]
     click.echo()
     print_table(["RUN", "DUE", "STATE", "SAMPLES", "SEED", "JOB", "DESTINATION"], rows, empty="no runs yet")
@@ -191,7 +191,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
         click.echo()
         rows = [
             [_moment(one.due_at, schedule), _moment(one.until, schedule), str(one.times), one.reason]
-            for one in skipped[-_TOLD:]
+            for one in skipped[-_MOST_SHOWN:]
         ]
         print_table(["SKIPPED FROM", "TO", "TIMES", "BECAUSE"], rows, empty="")
 
@@ -248,7 +248,7 @@ def remove_command(name: str, redis_url: str | None, as_json: bool) -> None:
         click.echo(f"{name}: removed; its jobs and datasets stay")
 
 
-def _ask_before_removal(schedule: Schedule, book: ScheduleBook, *, yes: bool) -> None:
+def _confirm_removal(schedule: Schedule, book: ScheduleBook, *, yes: bool) -> None:
     """Lists the datasets that the new schedule would remove at once, and asks."""
     surplus = schedule.surplus(book.runs(schedule.name))
     if not surplus or yes:

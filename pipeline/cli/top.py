@@ -66,10 +66,10 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
     If stdout is not a terminal, it prints the state once.
     """
 
-    from pipeline.fleet.overview import Watchtower
+    from pipeline.fleet.overview import FleetMonitor
 
-    tower = Watchtower(load_settings(redis_url=redis_url))
-    state = tower.look()
+    tower = FleetMonitor(load_settings(redis_url=redis_url))
+    state = tower.read()
     if as_json:
         print_json(state.as_json())
         return
@@ -90,7 +90,7 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
             if _pressed("q", interval):
                 return
             try:
-                state, trouble = tower.look(), ""
+                state, trouble = tower.read(), ""
                 rates.take(state)
             except LedgerError as error:  # The last state stays on the screen; Redis may come back.
                 trouble = str(error).splitlines()[0]

@@ -19,7 +19,7 @@ from pipeline.jobs.following import cancel_and_wait
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import open_ledger
 from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
-from pipeline.jobs.sizing import size_up
+from pipeline.jobs.sizing import estimate_size
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
@@ -55,9 +55,9 @@ class Extension:
 def plan_extension(destination: str, count: int) -> Extension:
     """What `extend` would do. Raises UsageError if the count is too small or the job cannot be extended."""
     dataset = Dataset(destination)
-    spec = _grown(dataset, count)
+    spec = _extended_spec(dataset, count)
     kept = [receipt for index, receipt in dataset.finished().items() if receipt.count == spec.plan[index].count]
-    sizing = size_up(spec, [])
+    sizing = estimate_size(spec, [])
     return Extension(
         destination=dataset.url,
         count_before=dataset.spec.count,
@@ -81,7 +81,7 @@ def extend(
     DestinationBusyError if another maker works there, unless `take_over`, which declares that maker gone.
     """
     old, url = spec_at(destination)
-    spec = _grown(Dataset(url), count)
+    spec = _extended_spec(Dataset(url), count)
     open_store(url).check_writable()
     ledger = open_ledger(redis_url)
     priority = last_priority(ledger, old, url)
@@ -104,7 +104,7 @@ def extend_here(
     GeneratorError.
     """
     old, url = spec_at(destination)
-    spec = _grown(Dataset(url), count)
+    spec = _extended_spec(Dataset(url), count)
     open_store(url).check_writable()
     if spec != old:
         same_generator(old, generator, trust=trust_generator)  # Before anything changes.
@@ -121,7 +121,7 @@ def extend_here(
     return make_here(spec, url, find, prepare=prepare, **options)
 
 
-def _grown(dataset: Dataset, count: int) -> JobSpec:
+def _extended_spec(dataset: Dataset, count: int) -> JobSpec:
     """The same job with more samples. Raises UsageError."""
     old, url = dataset.spec, dataset.url
     if count > old.count and dataset.selection() is not None:

@@ -19,7 +19,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import Upload, prepare, spec_at
 from pipeline.datasets.mending import withdraw_damaged
 from pipeline.datasets.receipts import EngineRecord
-from pipeline.fleet.launch import WorkerConfig, share_cores
+from pipeline.fleet.launch import WorkerConfig, divide_cores
 from pipeline.fleet.local import LocalWorkers, private_server
 from pipeline.generators import Generator, find_generator, find_named_by_data, remember
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
@@ -135,7 +135,7 @@ def make_here(
     gone. `prepare` is called once the lease is taken, before anything is made; `generator` if there is something to
     make. Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
     """
-    if prepare is None and _is_made(destination, only):
+    if prepare is None and _is_complete(destination, only):
         return None
     with contextlib.ExitStack() as stack:
         settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
@@ -144,7 +144,7 @@ def make_here(
         stack.enter_context(lease.held(patiently=True, take_over=take_over, notice=notice))
         if prepare is not None:
             prepare()
-        if _is_made(destination, only):
+        if _is_complete(destination, only):
             return None
         local = stack.enter_context(LocalWorkers(_configs(generator(), settings, spec, destination, workers, device)))
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
@@ -165,7 +165,7 @@ def make_here(
         return job
 
 
-def _is_made(destination: str, only: Selection | None) -> bool:
+def _is_complete(destination: str, only: Selection | None) -> bool:
     """Whether the dataset, or the selection of its shards, is complete already."""
     dataset = Dataset(destination)
     if only is None and not dataset.whole:
@@ -189,7 +189,7 @@ def _configs(
         sampler=spec.sampler or "",
         log_level="warning",
     )
-    return share_cores([config] * workers)
+    return divide_cores([config] * workers)
 
 
 def resume(

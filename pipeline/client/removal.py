@@ -47,7 +47,7 @@ def plan_removal(destination: str) -> Removal:
     """What `remove_dataset` would delete. Raises DatasetError if there is no dataset."""
     dataset = Dataset(destination)
     files = size_bytes = others = 0
-    owned = _Owned(dataset)
+    owned = _OwnedFiles(dataset)
     for entry in dataset.store.list(""):
         if entry.name in owned:
             files, size_bytes = files + 1, size_bytes + entry.size_bytes
@@ -76,7 +76,7 @@ def remove_dataset(destination: str, spec_sha256: str, ledger: Ledger | None = N
         # The manifest first, the job last.
         store.delete([shards.MANIFEST])
         store.sweep(older_than_s=0)
-        owned = _Owned(Dataset(store.url))
+        owned = _OwnedFiles(Dataset(store.url))
         names = [entry.name for entry in store.list("") if entry.name in owned and entry.name != shards.JOB]
         store.delete(names)
         store.delete([shards.JOB])
@@ -104,7 +104,7 @@ def refuse_live(ledger: Ledger, job_id: str, *, cancel: bool) -> None:
     cancel_and_wait(ledger, job_id)
 
 
-class _Owned:
+class _OwnedFiles:
     """The set of all file names that a dataset's job can have made."""
 
     def __init__(self, dataset: Dataset) -> None:

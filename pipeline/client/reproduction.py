@@ -131,7 +131,7 @@ def reproduce(
 
     def prepare() -> None:
         if chosen is not None:
-            _tell_selection(Dataset(store.url), chosen, fresh=fresh)
+            _record_selection(Dataset(store.url), chosen, fresh=fresh)
         if not fresh:
             # Existing shards are compared by their receipts, so the receipts must be right.
             withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
@@ -205,7 +205,7 @@ def _uploads(recipe: Recipe, latents: str | None, attributes: str | None, labels
     return uploads
 
 
-def _tell_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> None:
+def _record_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> None:
     """Records at the destination that it has these shards only, unless it has all."""
     before = dataset.selection()
     if before is not None or fresh:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.datasets.inputs import Inputs
-from pipeline.datasets.reading import Rows
+from pipeline.datasets.reading import RowReader
 from pipeline.datasets.receipts import Manifest, Receipt
 from pipeline.formats import FORMATS
 from pipeline.spec import plan as shards
@@ -75,7 +75,7 @@ class Dataset:
         self._store = store
         self._process = os.getpid()
         self._readable_inputs = Inputs(self.spec, store)
-        self._readable_rows = Rows(self.spec, store, self._cache_bytes)
+        self._readable_rows = RowReader(self.spec, store, self._cache_bytes)
 
     def _reopen_after_fork(self) -> None:
         # Connections to S3 must not be shared with the parent process.
@@ -97,7 +97,7 @@ class Dataset:
         return self._readable_inputs
 
     @property
-    def _rows(self) -> Rows:
+    def _rows(self) -> RowReader:
         self._reopen_after_fork()
         return self._readable_rows
 
@@ -197,7 +197,7 @@ class Dataset:
             return
         if self.whole:
             self._all_made = True
-        elif self._sound_receipt(shard.index) is not None:
+        elif self._valid_receipt(shard.index) is not None:
             self._made.add(shard.index)
         else:
             raise DatasetError(
@@ -284,7 +284,7 @@ class Dataset:
 
     def finished_shard(self, index: int) -> Receipt | None:
         """The receipt of a shard if it is finished, by the rules of `finished`; else None."""
-        receipt = self._sound_receipt(index)
+        receipt = self._valid_receipt(index)
         if receipt is None:
             return None
         common = os.path.commonprefix([file.name for file in receipt.files])  # noqa: RUF071 (a store's prefix is one)
@@ -299,20 +299,20 @@ class Dataset:
         size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
         start, worked = time.perf_counter(), time.thread_time()
-        receipts = dict(self._sound_receipts(parts[0])) if parts else {}
+        receipts = dict(self._valid_receipts(parts[0])) if parts else {}
         elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
         with ThreadPoolExecutor(_READERS) as readers:
             # If reading is mostly waiting, threads wait in parallel; if it is mostly work, they slow each other down.
             apply = readers.map if elapsed > 2 * worked else map
-            for sound in apply(self._sound_receipts, parts[1:]):
+            for sound in apply(self._valid_receipts, parts[1:]):
                 receipts.update(sound)
         return receipts
 
-    def _sound_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
-        found = ((index, self._sound_receipt(index)) for index in indices)
+    def _valid_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
+        found = ((index, self._valid_receipt(index)) for index in indices)
         return [(index, receipt) for index, receipt in found if receipt is not None]
 
-    def _sound_receipt(self, index: int) -> Receipt | None:
+    def _valid_receipt(self, index: int) -> Receipt | None:
         try:
             return self.receipt(index)
         except DatasetError:

@@ -60,7 +60,7 @@ def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
     elif present.sha256 != spec.sha256:
         raise DestinationOccupiedError(
             f"{store.url} holds another job ({difference(present, spec)}): use another destination, "
-            f"or {_way_on(present, spec, store.url)}"
+            f"or {_suggestion(present, spec, store.url)}"
         )
     return present
 
@@ -91,7 +91,7 @@ def _refuse_other_files(store: Store) -> None:
         )
 
 
-def _way_on(present: JobSpec, wanted: JobSpec, url: str) -> str:
+def _suggestion(present: JobSpec, wanted: JobSpec, url: str) -> str:
     if present.samples_sha256 == wanted.samples_sha256 and present.count < wanted.count:
         return f"'noisemill extend {quote(url)} --count {wanted.count}' to extend that one"
     return f"'noisemill resume {quote(url)}' to complete that one"

@@ -32,7 +32,7 @@ _REMOTE_BLOCK_BYTES = 2**20
 _TAR_BLOCK_BYTES = 64 * 2**20
 
 
-class Rows:
+class RowReader:
     """Reads rows of shards of one dataset. May be used by several threads."""
 
     def __init__(self, spec: JobSpec, store: Store, cache_bytes: int) -> None:

@@ -187,7 +187,7 @@ def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
         spec=spec if generator is None else JobSpec(**{**spec.__dict__, "generator": generator}),
         made_by=manifest.made_by,
         statistics=manifest.statistics,
-        inputs={name: _input(dataset, name) for name in spec.brought_files()},
+        inputs={name: _input(dataset, name) for name in spec.user_files()},
         reproducible=manifest.reproducible,
         fingerprints=np.array([_fingerprint(line) for line in lines], FINGERPRINT),
     )

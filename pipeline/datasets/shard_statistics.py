@@ -14,7 +14,7 @@ from pipeline.datasets.repeats import Repeats
 from pipeline.datasets.sketch import Sketch
 
 #: Values processed at a time: 1 MiB of float64.
-_STRETCH = 2**17
+_CHUNK = 2**17
 
 
 def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
@@ -42,7 +42,7 @@ class ShardStatistics:
         """Adds one batch of stored values, C-contiguous."""
         rows = samples.reshape(len(samples), -1)
         # A few rows at a time stay in the processor's cache through all steps.
-        stretch = max(1, _STRETCH // rows.shape[1])
+        stretch = max(1, _CHUNK // rows.shape[1])
         for start in range(0, len(rows), stretch):
             self._add(rows[start : start + stretch])
         if self._classes is not None and labels is not None:

@@ -102,7 +102,7 @@ def verify(
     """
     dataset = Dataset(destination)
     report = Report(destination=dataset.url, count=dataset.spec.count, shards=len(dataset.plan))
-    selection = _believable_selection(dataset, report)
+    selection = _checked_selection(dataset, report)
     if selection is not None:
         report.selection = str(selection)
         report.count, report.shards = selection.samples(dataset.plan), len(selection)
@@ -114,15 +114,15 @@ def verify(
         found = f"its hash is {report.manifest_sha256}" if report.manifest_sha256 else "there is none"
         report.problems.append(f"{shards.MANIFEST} is not the one that --manifest-sha256 names: {found}")
     report.problems += damaged_inputs(dataset)
-    _check_strangers(dataset, report, receipts)
-    _note_sameness(report, receipts)
+    _check_unknown_files(dataset, report, receipts)
+    _note_repeats(report, receipts)
     if recompute and receipts and dataset.spec.format != "null":
         named = find_named_by_data(dataset.spec.generator, generator=generator, trust=trust_generator)
         _check_recomputed(dataset, report, receipts, recompute, named.reference)
     return report
 
 
-def _believable_selection(dataset: Dataset, report: Report) -> Selection | None:
+def _checked_selection(dataset: Dataset, report: Report) -> Selection | None:
     """The selection, unless a manifest or an index contradicts it.
 
     No record covers selection.json, so it must not exempt files of a complete dataset from the check. Manifest and
@@ -212,7 +212,7 @@ def _class_counts(labels: Labels, classes: int) -> tuple[int, ...]:
 def damaged_inputs(dataset: Dataset) -> list[str]:
     """Problems of the user's latents, attributes and labels: files whose hashes differ."""
     problems = []
-    for name, sha256 in dataset.spec.brought_files().items():
+    for name, sha256 in dataset.spec.user_files().items():
         try:
             if _hash(dataset, name)[0] != sha256:
                 problems.append(f"{name} is damaged: its hash is not the one of {shards.JOB}; put the original back")
@@ -267,18 +267,20 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
     return problems
 
 
-def _check_strangers(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
+def _check_unknown_files(dataset: Dataset, report: Report, receipts: dict[int, Receipt]) -> None:
     """Reports files among the shards that no receipt names: readers of whole folders would read them."""
     known = {file.name for receipt in receipts.values() for file in receipt.files}
     mine = tuple(f"{folder}/" for folder in (shards.SHARDS, shards.IMAGES))
-    strangers = [
+    unknown_files = [
         entry.name for entry in dataset.store.list("") if entry.name.startswith(mine) and entry.name not in known
     ]
-    if strangers and not report.damaged:
-        report.problems.append(f"{len(strangers)} files belong to no shard: remove them, the first is {strangers[0]}")
+    if unknown_files and not report.damaged:
+        report.problems.append(
+            f"{len(unknown_files)} files belong to no shard: remove them, the first is {unknown_files[0]}"
+        )
 
 
-def _note_sameness(report: Report, receipts: dict[int, Receipt]) -> None:
+def _note_repeats(report: Report, receipts: dict[int, Receipt]) -> None:
     repeated = sum(receipt.statistics.repeated for receipt in receipts.values())
     constant = sum(receipt.statistics.constant for receipt in receipts.values())
     if repeated:

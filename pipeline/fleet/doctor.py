@@ -40,7 +40,7 @@ _LATEST_JOBS = 50
 _RECENTLY_S = 24 * 3600.0
 _DEVICES_TIMEOUT_S = 10.0
 #: The most warnings of one kind to list.
-_MOST_TOLD = 5
+_MOST_WARNINGS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,10 @@ class Finding:
 
 
 #: The result of a check: its text and its warnings.
-_Answer = tuple[str, list[str]]
+_CheckResult = tuple[str, list[str]]
 
 
-def check_up(settings: Settings, destination: str | None = None) -> Iterator[Finding]:
+def run_checks(settings: Settings, destination: str | None = None) -> Iterator[Finding]:
     """All checks, one after another; that of the storage if a destination is given."""
     redis = _finding("redis", partial(_redis, settings))
     yield redis
@@ -86,7 +86,7 @@ def check_up(settings: Settings, destination: str | None = None) -> Iterator[Fin
         yield _finding("storage", partial(_storage, destination))
 
 
-def _finding(name: str, check: Callable[[], _Answer]) -> Finding:
+def _finding(name: str, check: Callable[[], _CheckResult]) -> Finding:
     try:
         says, warnings = check()
     except NoisemillError as error:
@@ -94,7 +94,7 @@ def _finding(name: str, check: Callable[[], _Answer]) -> Finding:
     return Finding(check=name, says=says, warnings=tuple(warnings))
 
 
-def _redis(settings: Settings) -> _Answer:
+def _redis(settings: Settings) -> _CheckResult:
     from pipeline.fleet.server_advice import advice
     from pipeline.jobs.connection import redacted
     from pipeline.jobs.ledger import Ledger  # redis takes a while to import.
@@ -119,7 +119,7 @@ def _about_clock(whose: str, ahead_s: float, tolerated_s: float) -> list[str]:
     return [f"{whose}'s clock is {abs(ahead_s):,.0f} s {direction} this machine's: let both follow an NTP server"]
 
 
-def _workers(settings: Settings) -> _Answer:
+def _workers(settings: Settings) -> _CheckResult:
     from pipeline.jobs.ledger import Ledger
 
     found = Ledger(settings).workers()
@@ -154,7 +154,7 @@ def _workers(settings: Settings) -> _Answer:
     return f"{len(found)} up{told}", warnings
 
 
-def _jobs(settings: Settings) -> _Answer:
+def _jobs(settings: Settings) -> _CheckResult:
     from pipeline.jobs.job import Job
     from pipeline.jobs.ledger import Ledger
 
@@ -187,7 +187,7 @@ def _parent(destination: str) -> str:
     return quote(os.path.dirname(destination))
 
 
-def _schedules(settings: Settings) -> _Answer:
+def _schedules(settings: Settings) -> _CheckResult:
     from pipeline.schedules.book import ScheduleBook
 
     book = ScheduleBook(settings)
@@ -215,7 +215,7 @@ def _schedules(settings: Settings) -> _Answer:
     return told, _some(warnings)
 
 
-def _devices() -> _Answer:
+def _devices() -> _CheckResult:
     if not shutil.which("nvidia-smi"):
         return "no NVIDIA GPU (nvidia-smi is absent): workers use the CPU", []
     try:
@@ -233,14 +233,14 @@ def _devices() -> _Answer:
     return listed.stdout.strip() or "nvidia-smi lists no GPU: workers use the CPU", []
 
 
-def _generators() -> _Answer:
+def _generators() -> _CheckResult:
     names = builtin_names()
     for name in names:
         find_generator(name)
     return f"built in: {', '.join(names)}; noisemill {VERSION}, python {sys.version.split()[0]}", []
 
 
-def _storage(destination: str) -> _Answer:
+def _storage(destination: str) -> _CheckResult:
     store = open_store(destination)
     place = store.url
     while not place.startswith("s3://") and not os.path.lexists(place):
@@ -277,5 +277,5 @@ def _free(place: str) -> tuple[int, list[str]]:
 
 def _some(warnings: list[str]) -> list[str]:
     """The first warnings, and the number of the others."""
-    more = len(warnings) - _MOST_TOLD
-    return [*warnings[:_MOST_TOLD], f"and {more} more of this kind"] if more > 0 else warnings
+    more = len(warnings) - _MOST_WARNINGS
+    return [*warnings[:_MOST_WARNINGS], f"and {more} more of this kind"] if more > 0 else warnings

@@ -9,10 +9,10 @@ from __future__ import annotations
 from kombu import Queue
 
 from pipeline.common.settings import load_settings
-from pipeline.fleet.overview import Watchtower
+from pipeline.fleet.overview import FleetMonitor
 from pipeline.jobs.broker import celery_app, queue_name
 
 _settings = load_settings()
 
 app = celery_app(_settings)
-app.conf.task_queues = [Queue(queue_name(digest)) for digest in Watchtower(_settings).look().queues]
+app.conf.task_queues = [Queue(queue_name(digest)) for digest in FleetMonitor(_settings).read().queues]

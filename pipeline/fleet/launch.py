@@ -142,7 +142,7 @@ def scheduler_from_environment() -> SchedulerConfig | None:
     return None if text is None else SchedulerConfig(**json.loads(text))
 
 
-def share_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
+def divide_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
     """The same workers with the cores of this process divided among them, and a thread for each core.
 
     A single worker keeps TensorFlow's default. If there are more workers than cores, each has one thread on any core.

@@ -47,14 +47,14 @@ class FleetState:
         }
 
 
-class Watchtower:
+class FleetMonitor:
     """Reads the state of a fleet repeatedly."""
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = Ledger(settings)
         self._wakeups = Wakeups(settings, self._ledger)
 
-    def look(self) -> FleetState:
+    def read(self) -> FleetState:
         """The fleet now. Raises LedgerError."""
         jobs = {job.id: job for job in self._ledger.jobs(latest=_LATEST)}
         for job_id in self._ledger.live_jobs():

@@ -86,7 +86,7 @@ class Format(Protocol):
         ...
 
 
-class Intake:
+class BatchChecker:
     """Checks that all writers share: batches match the sample type, and a shard gets all its samples."""
 
     def __init__(self, shard: Shard, sample: SampleType) -> None:

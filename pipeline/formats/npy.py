@@ -10,7 +10,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from pipeline.common.files import read_npy_header
-from pipeline.formats.format import Intake, Labels, check_listed, malformed, row_range
+from pipeline.formats.format import BatchChecker, Labels, check_listed, malformed, row_range
 from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, shard_name
 from pipeline.stores.store import Draft, Store
@@ -60,7 +60,7 @@ class NpyWriter:
         self._draft = draft
         self._shard = shard
         self._conditional = sample.class_names is not None
-        self._intake = Intake(shard, sample)
+        self._intake = BatchChecker(shard, sample)
         self._sink = draft.sink(_samples_name(shard))
         self._sink.write(_header(sample.dtype, (shard.count, *sample.shape)))
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError
-from pipeline.formats.format import Intake, Labels, check_listed
+from pipeline.formats.format import BatchChecker, Labels, check_listed
 from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard
 from pipeline.stores.store import Draft, Store
@@ -46,7 +46,7 @@ class NullWriter:
     """Checks batches as the other formats do."""
 
     def __init__(self, shard: Shard, sample: SampleType) -> None:
-        self._intake = Intake(shard, sample)
+        self._intake = BatchChecker(shard, sample)
 
     def write(self, samples: NDArray[Any], labels: Labels | None) -> None:
         """Counts samples."""

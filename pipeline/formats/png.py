@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import UsageError
-from pipeline.formats.format import Intake, Labels, check_image, check_listed, labels_of, malformed, row_range
+from pipeline.formats.format import BatchChecker, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
 from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, class_folders, sample_stem, shard_name
@@ -83,7 +83,7 @@ class PngWriter:
         self._draft = draft
         self._shard = shard
         self._sample = sample
-        self._intake = Intake(shard, sample)
+        self._intake = BatchChecker(shard, sample)
         #: Names and files of the last batch, perhaps still being encoded.
         self._encoding: Iterable[tuple[str, bytes]] = ()
 

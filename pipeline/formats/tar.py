@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.formats.format import Intake, Labels, check_image, check_listed, labels_of, malformed, row_range
+from pipeline.formats.format import BatchChecker, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
 from pipeline.spec.job_spec import SampleType
 from pipeline.spec.plan import Shard, sample_stem, shard_name
@@ -80,7 +80,7 @@ class TarWriter:
 
     def __init__(self, draft: Draft, shard: Shard, sample: SampleType) -> None:
         self._sink = draft.sink(_tar_name(shard))
-        self._intake = Intake(shard, sample)
+        self._intake = BatchChecker(shard, sample)
         self._size_bytes = 0
         #: Pieces of the file from the last batch, perhaps still being encoded.
         self._encoding: Iterable[bytes] = ()

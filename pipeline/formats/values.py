@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Values converted to uint8 at a time: 4 MiB of float32.
-_STRETCH = 2**20
+_CHUNK = 2**20
 
 
 def to_stored(samples: NDArray[np.float32], dtype: str, value_range: tuple[float, float] | None) -> NDArray[Any]:
@@ -30,13 +30,13 @@ def _to_uint8(samples: NDArray[np.float32], value_range: tuple[float, float] | N
     values = np.ascontiguousarray(samples).reshape(-1)
     stored = np.empty(values.shape, np.uint8)
     # Pieces that stay in the processor's cache through all steps halve the time for large batches.
-    scratch = np.empty(min(values.size, _STRETCH), np.float32)
-    for start in range(0, values.size, _STRETCH):
-        part = values[start : start + _STRETCH]
+    scratch = np.empty(min(values.size, _CHUNK), np.float32)
+    for start in range(0, values.size, _CHUNK):
+        part = values[start : start + _CHUNK]
         scaled = np.subtract(part, low, out=scratch[: len(part)])
         scaled /= high - low
         scaled *= np.float32(255)
         np.rint(scaled, out=scaled)
         np.clip(scaled, 0, 255, out=scaled)
-        stored[start : start + _STRETCH] = scaled
+        stored[start : start + _CHUNK] = scaled
     return stored.reshape(samples.shape)

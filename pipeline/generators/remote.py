@@ -76,7 +76,7 @@ def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
     path = PurePosixPath(key)
     prefix = f"{path.parent}/" if path.suffix in (".keras", ".json") else f"{key}/"
     found = {}
-    with bucket.errors_in_words(key):
+    with bucket.translate_errors(key):
         for page in bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix):
             for each in page.get("Contents", []):
                 if not each["Key"].endswith("/"):

@@ -24,7 +24,7 @@ class Follower:
         self._last: Job | None = None
         self._heard_at = time.monotonic()
 
-    def look(self) -> Job | None:
+    def poll(self) -> Job | None:
         """The job's state; None if Redis does not respond for now.
 
         Raises LedgerError once it has not responded for a lease, JobFailedError if it has lost the job, UnknownJobError
@@ -62,7 +62,7 @@ def wait_for(
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     follower = Follower(ledger, job_id)
     while True:
-        job = follower.look()
+        job = follower.poll()
         if job is not None:
             if watcher is not None:
                 watcher(job)

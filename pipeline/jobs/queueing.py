@@ -86,7 +86,7 @@ def enqueue(
         return handle
     held = nullcontext() if lease else destination_lease(destination, f"job {job_id}", ledger).held()
     with held:  # The workers take it when they begin.
-        finished, whole = _found(spec, destination, only)
+        finished, whole = _existing(spec, destination, only)
         made_by = made_by or next((receipt.made_by for receipt in finished.values()), None)
         new = NewJob(
             job_id=job_id,
@@ -119,10 +119,10 @@ def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
     able = sum(worker.may_write(handle.destination) for worker in holders)
     Wakeups(ledger.settings, ledger).send_missing(handle.id, spec.digest, priority, workers=max(1, able))
     if not able and handle.warning is None and ledger.job(handle.id).live:
-        handle.warning = _nobody_up(spec, handle.destination, holders)
+        handle.warning = _no_worker_warning(spec, handle.destination, holders)
 
 
-def _found(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:
+def _existing(spec: JobSpec, destination: str, only: Selection | None) -> tuple[dict[int, Receipt], bool]:
     """The receipts of wanted shards at a destination, and whether nothing is left to make.
 
     Raises DestinationOccupiedError if the destination belongs to another job now, DatasetError if its inputs are
@@ -170,7 +170,7 @@ def is_live(ledger: Ledger, job_id: str) -> bool:
         return False
 
 
-def _nobody_up(spec: JobSpec, destination: str, holders: Sequence[WorkerInfo]) -> str:
+def _no_worker_warning(spec: JobSpec, destination: str, holders: Sequence[WorkerInfo]) -> str:
     root = "" if destination.startswith("s3://") else f" --output-root {quote(os.path.dirname(destination))}"
     command = f"noisemill worker {quote(spec.generator)}{root}"
     if holders:

@@ -41,7 +41,7 @@ class Sizing:
         return asdict(self)
 
 
-def size_up(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
+def estimate_size(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
     """The size of a spec, and its time on these workers."""
     evaluations = spec.sampling.evaluations if spec.sampling else 1
     rate = sum(worker.rate * worker.evaluations / evaluations for worker in workers)

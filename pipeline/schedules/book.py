@@ -34,7 +34,7 @@ _REMEMBERED = 200
 #: An active scheduler that has not announced itself for this long is gone, seconds.
 _SCHEDULER_TTL_S = 20
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 _Number = TypeVar("_Number", int, float)
 
 
@@ -296,10 +296,10 @@ class ScheduleBook:
 
         return self._change(edit, self._all)
 
-    def _change(self, function: Callable[[Pipeline], _Answer], *watched: str) -> _Answer:
+    def _change(self, function: Callable[[Pipeline], _Result], *watched: str) -> _Result:
         """Runs a transaction; repeats it if a watched key was changed meanwhile."""
         with self._talk():
-            return cast(_Answer, self._redis.transaction(cast(Any, function), *watched, value_from_callable=True))
+            return cast(_Result, self._redis.transaction(cast(Any, function), *watched, value_from_callable=True))
 
     def _unknown(self, name: str) -> str:
         with self._talk():

@@ -106,7 +106,7 @@ class Schedule:
     @classmethod
     def from_json(cls, text: str) -> Schedule:
         """The schedule that `to_json` wrote. Raises UnreadableScheduleError."""
-        with _distrust("a schedule", text):
+        with _validating("a schedule", text):
             data = json.loads(text)
             if data["version"] > SCHEDULE_VERSION:
                 raise UnreadableScheduleError(f"schedule {data['name']!r} was written by a newer noisemill: upgrade")
@@ -168,7 +168,7 @@ class Run:
     @classmethod
     def from_json(cls, text: str) -> Run:
         """The run that `to_json` wrote. Raises UnreadableScheduleError."""
-        with _distrust("a run of a schedule", text):
+        with _validating("a run of a schedule", text):
             run = cls(**json.loads(text))
             _check_record(run)
             return run
@@ -195,14 +195,14 @@ class Skipped:
     @classmethod
     def from_json(cls, text: str) -> Skipped:
         """The skipped times that `to_json` wrote. Raises UnreadableScheduleError."""
-        with _distrust("a skipped moment", text):
+        with _validating("a skipped moment", text):
             skipped = cls(**json.loads(text))
             _check_record(skipped)
             return skipped
 
 
 @contextmanager
-def _distrust(what: str, text: str) -> Iterator[None]:
+def _validating(what: str, text: str) -> Iterator[None]:
     """Turns any error while reading a record from Redis into UnreadableScheduleError."""
     try:
         yield

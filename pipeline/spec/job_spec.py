@@ -159,7 +159,7 @@ class JobSpec:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def brought_files(self) -> dict[str, str]:
+    def user_files(self) -> dict[str, str]:
         """The user's files of latents, labels and attributes at the destination: name -> sha256."""
         latents = f"file:{self.latents}" if self.latents is not None else ""
         plans = {LATENTS: latents, ATTRIBUTES: self.attributes or "", LABELS: self.labels or ""}
@@ -280,7 +280,7 @@ class JobSpec:
         ]
 
 
-def settings_in_words(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
+def format_settings(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
     """As `truncation=0.7; size=64,64`."""
     return "; ".join(f"{name}={','.join(f'{number:g}' for number in numbers)}" for name, numbers in settings)
 

@@ -21,11 +21,11 @@ _MANY = 64
 #: File systems for which `syncfs` is known to cover what `fsync` of each file would.
 _FLUSHED_WHOLE = ("ext3", "ext4", "xfs", "btrfs", "tmpfs")
 #: From this Linux version on, `syncfs` reports writes that failed since its descriptor was opened.
-_TELLS_ERRORS = (5, 8)
+_REPORTS_ERRORS = (5, 8)
 
 
 #: Errors of a file system that does not support flushing, as opposed to a failed flush.
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
 
 
 def flush(path: Path | str) -> None:
@@ -35,7 +35,9 @@ def flush(path: Path | str) -> None:
         os.fsync(descriptor)
     except OSError as error:
         # Some mounted file systems cannot flush folders.
-        if error.errno != errno.EINVAL and not (error.errno in _CANNOT and stat.S_ISDIR(os.fstat(descriptor).st_mode)):
+        if error.errno != errno.EINVAL and not (
+            error.errno in _UNSUPPORTED and stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        ):
             raise
     finally:
         os.close(descriptor)
@@ -51,7 +53,7 @@ def flush_files(paths: Sequence[str], opened_before: int) -> None:
         try:
             _flush_whole(opened_before)
         except OSError as error:
-            if error.errno not in _CANNOT:
+            if error.errno not in _UNSUPPORTED:
                 raise
         else:
             return
@@ -70,7 +72,7 @@ def _whole_flush_is_sound(descriptor: int) -> bool:
     if sys.platform != "linux" or not hasattr(_libc(), "syncfs"):
         return False
     version = re.match(r"(\d+)\.(\d+)", platform.release())
-    if version is None or (int(version[1]), int(version[2])) < _TELLS_ERRORS:
+    if version is None or (int(version[1]), int(version[2])) < _REPORTS_ERRORS:
         return False
     return _file_system(os.fstat(descriptor).st_dev) in _FLUSHED_WHOLE
 

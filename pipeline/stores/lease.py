@@ -31,7 +31,7 @@ from pipeline.stores.store import Store
 log = logging.getLogger("noisemill")
 
 #: Poll interval of a lease that another maker holds, seconds.
-_LOOK_S = 0.5
+_POLL_S = 0.5
 #: Attempts to take a lease that others take or give back at the same moment.
 _TRIES = 5
 _LONGEST_TTL_S = 3600.0
@@ -146,7 +146,7 @@ class Lease:
                 notice(f"{self._store.url} is being made by {held[0]}: waiting for its end")
                 told = True
             last = held
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
     def take_now(self) -> None:
         """Takes the lease, or renews it. Raises DestinationBusyError at once if another holds it."""

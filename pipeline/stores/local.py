@@ -77,7 +77,7 @@ class LocalStore:
 
     def read(self, name: str, most_bytes: int | None = None) -> bytes:
         """The whole file, or its first bytes."""
-        with self.open(name) as file, _errors_in_words(f"{self.url}/{name}"):
+        with self.open(name) as file, _translate_errors(f"{self.url}/{name}"):
             # `read(n)` would allocate n bytes first.
             if most_bytes is None or os.fstat(file.fileno()).st_size <= most_bytes:
                 return file.read()
@@ -90,7 +90,7 @@ class LocalStore:
             self._seen = True
             return unlinked
         path = self._inside(self._root / name)
-        with _errors_in_words(path):
+        with _translate_errors(path):
             try:
                 file = open_regular(path)
                 self._seen = True
@@ -104,7 +104,7 @@ class LocalStore:
         check_name(name)
         temporary = self._root / _temporary_name()
         try:
-            with _errors_in_words(self._root / name):
+            with _translate_errors(self._root / name):
                 self._make_root()
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -118,7 +118,7 @@ class LocalStore:
     def exists(self, name: str) -> bool:
         """Whether a file of this name exists inside the store."""
         path = self._inside(self._root / check_name(name))
-        with _errors_in_words(path):
+        with _translate_errors(path):
             return path.is_file()
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -137,7 +137,7 @@ class LocalStore:
         for name in names:
             path = self._root / check_name(name)
             self._inside(path.parent)
-            with _errors_in_words(path), suppress(FileNotFoundError, NotADirectoryError):
+            with _translate_errors(path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
 
     def prune(self) -> None:
@@ -153,7 +153,7 @@ class LocalStore:
     def check_writable(self) -> None:
         """Creates the folder, then a file in it."""
         probe = self._root / _temporary_name()
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             self._make_root()
             probe.touch(exist_ok=False)
             probe.unlink()
@@ -162,7 +162,7 @@ class LocalStore:
         """Creates the folder, then writes, reads, lists and deletes a file in it. Its clock is this machine's."""
         self.check_writable()
         probe = self._root / _temporary_name()
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             try:
                 probe.write_bytes(b"probe")
                 probe.read_bytes()
@@ -174,7 +174,7 @@ class LocalStore:
 
     def sweep(self, older_than_s: float = SWEEP_AGE_S) -> None:
         """Removes old staging folders and temporary files, except folders locked by a draft in use."""
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             for path in self._root.glob(f"{TEMPORARY}*"):
                 if path.name == LEASE:
                     continue
@@ -184,7 +184,7 @@ class LocalStore:
 
     def read_lease(self) -> bytes | None:
         """The lease file."""
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             try:
                 with open_regular(self._root / LEASE) as file:
                     return file.read(MAX_LEASE_BYTES)
@@ -194,7 +194,7 @@ class LocalStore:
     def lease_age_s(self) -> float | None:
         """By the clock of the file system, which may be another machine's: it is read from a new file."""
         probe = self._root / _temporary_name()
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             try:
                 written = os.stat(self._root / LEASE, follow_symlinks=False).st_mtime
             except _ABSENT:
@@ -208,7 +208,7 @@ class LocalStore:
     def write_lease(self, data: bytes, *, before: bytes | None) -> bool:
         """Puts a new lease in place by a hard link, which only one maker can do; replaces an old one under a lock."""
         temporary = self._root / _temporary_name()
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             try:
                 self._make_root()
                 temporary.write_bytes(data)
@@ -224,7 +224,7 @@ class LocalStore:
 
     def delete_lease(self, before: bytes) -> None:
         """Unlinks it under a lock."""
-        with _errors_in_words(self._root), suppress(*_ABSENT), self._lease_lock():
+        with _translate_errors(self._root), suppress(*_ABSENT), self._lease_lock():
             if self.read_lease() == before:
                 os.unlink(self._root / LEASE)
 
@@ -241,7 +241,7 @@ class LocalStore:
 
     def stage(self) -> Path:
         """A new hidden folder inside the destination, for a draft."""
-        with _errors_in_words(self._root):
+        with _translate_errors(self._root):
             self._make_root()
             folder = self._root / _temporary_name()
             folder.mkdir()
@@ -329,12 +329,12 @@ class LocalDraft:
         try:
             _write_new(path, data)
         except OSError as error:
-            raise _in_words(error, f"{self._store.url}/{name}") from error
+            raise _store_error(error, f"{self._store.url}/{name}") from error
 
     def commit(self) -> list[StoredFile]:
         """Flushes all files, then renames each into its place, then flushes the folders."""
         self._finish_open()
-        with _errors_in_words(Path(self._store.url)):
+        with _translate_errors(Path(self._store.url)):
             if self._lock is not None:
                 flush_files(list(self._files.values()), self._lock)
             self._placing = True
@@ -370,13 +370,13 @@ class LocalDraft:
         """The staged folder for the target folder `name`. Its name is a number, so it needs no parents."""
         staging = self._folder or self._begin()
         folder = staging / f"{len(self._folders)}"
-        with _errors_in_words(Path(self._store.url) / name):
+        with _translate_errors(Path(self._store.url) / name):
             folder.mkdir()
         return str(folder)
 
     def _begin(self) -> Path:
         self._folder = self._store.stage()
-        with _errors_in_words(Path(self._store.url)):
+        with _translate_errors(Path(self._store.url)):
             self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
             # Without locks, `sweep` goes by the age.
             with suppress(OSError):
@@ -405,21 +405,21 @@ class LocalSink:
     def __init__(self, path: str, digest: Digest, told: Path) -> None:
         self._told = told
         self._digest = digest
-        with _errors_in_words(told):
+        with _translate_errors(told):
             # Unbuffered: data comes in whole batches, and a buffer would copy them.
             self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - `close` closes it
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Appends `data`."""
         view = as_bytes(data)
-        with _errors_in_words(self._told):
+        with _translate_errors(self._told):
             _write_all(self._file.fileno(), view)
         self._digest.update(view)
         return len(view)
 
     def close(self) -> None:
         """Closes the file; some file systems report failed writes only then."""
-        with _errors_in_words(self._told):
+        with _translate_errors(self._told):
             self._file.close()
 
 
@@ -434,17 +434,17 @@ def _temporary_name() -> str:
 
 
 @contextmanager
-def _errors_in_words(path: Path | str) -> Iterator[None]:
+def _translate_errors(path: Path | str) -> Iterator[None]:
     """Turns an OSError into a StoreError about `path`."""
     try:
         yield
     except StoreError:
         raise
     except OSError as error:
-        raise _in_words(error, str(path)) from error
+        raise _store_error(error, str(path)) from error
 
 
-def _in_words(error: OSError, path: str) -> StoreError:
+def _store_error(error: OSError, path: str) -> StoreError:
     words = _IN_WORDS.get(error.errno or 0, error.strerror or str(error))
     kind = StoreUnavailableError if error.errno in _PASSING else StoreError
     return kind(f"{path}: {words}")
@@ -481,7 +481,7 @@ def _put_new(file: Path, place: Path) -> bool:
 
 def _walk(folder: Path, name: str) -> Iterator[Entry]:
     """All files below `folder`, whose name in the store is `name`, in the order of their whole names."""
-    with _errors_in_words(folder):
+    with _translate_errors(folder):
         try:
             found = list(os.scandir(folder))
         except FileNotFoundError:

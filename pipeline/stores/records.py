@@ -37,7 +37,7 @@ def parse_record(text: str | bytes, source: str) -> Any:
         raise DatasetError(f"{source} is not valid JSON: {first_line(error)}") from None
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object with these keys and values. Raises ValueError for a duplicate key."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -47,4 +47,4 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 #: Shared: creating it takes a tenth of the time of reading a receipt.
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_twins)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates)

@@ -84,7 +84,7 @@ class S3Store:
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
         # Errors name the prefix, which the user knows, not the probe.
-        with bucket.errors_in_words(self._prefix.rstrip("/")):
+        with bucket.translate_errors(self._prefix.rstrip("/")):
             bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"", **bucket.encryption)
             bucket.client.delete_object(Bucket=bucket.name, Key=probe)
 
@@ -92,11 +92,11 @@ class S3Store:
         """Puts a probe below the prefix, reads, lists and deletes it: everything that noisemill does there."""
         bucket = Bucket(self._bucket.name, attempts=_CHECK_ATTEMPTS)
         probe = f"{self._prefix}{TEMPORARY}{uuid.uuid4().hex}"
-        with bucket.errors_in_words(self._prefix.rstrip("/")):
+        with bucket.translate_errors(self._prefix.rstrip("/")):
             answer = bucket.client.put_object(Bucket=bucket.name, Key=probe, Body=b"probe", **bucket.encryption)
             try:
                 found = bucket.client.get_object(Bucket=bucket.name, Key=probe)["Body"].read()
-                exclusive = bucket.knows_conditions(probe, b"probe")
+                exclusive = bucket.supports_conditions(probe, b"probe")
                 listed = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=probe).get("Contents", [])
             finally:
                 bucket.client.delete_object(Bucket=bucket.name, Key=probe)

@@ -25,7 +25,7 @@ from botocore.parsers import ResponseParserError
 from pipeline.common.errors import StoreError, StoreUnavailableError, UsageError, shown
 from pipeline.common.settings import Settings, load_settings
 from pipeline.common.version import VERSION
-from pipeline.stores.s3_errors import error_code, in_words
+from pipeline.stores.s3_errors import error_code, store_error
 from pipeline.stores.s3_listing import read_listings_quickly
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ _CANNOT_LIST = ("NoSuchUpload", "403", "501", "AccessDenied", "MethodNotAllowed"
 _CONDITION_FAILED = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 _KNOWS_NO_CONDITION = ("501", "NotImplemented")
 #: Endpoint -> whether the server supports conditions.
-_KNOWS_CONDITIONS: dict[str, bool] = {}
+_SUPPORTS_CONDITIONS: dict[str, bool] = {}
 #: If it does not: pause after writing an object before it is checked again, seconds.
-_SECOND_LOOK_S = 0.5
+_SECOND_CHECK_S = 0.5
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Bucket:
@@ -82,23 +82,25 @@ class Bucket:
     def __init__(self, name: str, *, attempts: int | None = None) -> None:
         self.name = name
         self._endpoint = ""
-        with self.errors_in_words(""):
+        with self.translate_errors(""):
             self.client = _client(attempts or _ATTEMPTS)
         self._endpoint = self.client.meta.endpoint_url
         #: Arguments of each request that creates an object.
         self.encryption = _encryption(load_settings())
 
     @contextmanager
-    def errors_in_words(self, key: str) -> Iterator[None]:
+    def translate_errors(self, key: str) -> Iterator[None]:
         """Turns boto3's errors into a StoreError about `key`."""
         try:
             yield
         except (BotoCoreError, ClientError, ResponseParserError) as error:
-            raise in_words(error, f"s3://{self.name}/{key}", self._endpoint) from error
+            raise store_error(error, f"s3://{self.name}/{key}", self._endpoint) from error
 
     def put(self, key: str, data: bytes | bytearray) -> None:
         """Writes a whole object."""
-        self._ask(key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data), **self.encryption))
+        self._request(
+            key, lambda: self.client.put_object(Bucket=self.name, Key=key, Body=_body(data), **self.encryption)
+        )
 
     def replace(self, key: str, data: bytes, *, before: bytes | None) -> bool:
         """Writes a small object if it is `before` (None: if there is none); returns whether it did.
@@ -106,7 +108,7 @@ class Bucket:
         If the server ignores conditions, a second check some time later shows whether another writer was faster.
         """
         try:
-            found = self._ask(key, lambda: self.client.get_object(Bucket=self.name, Key=key))
+            found = self._request(key, lambda: self.client.get_object(Bucket=self.name, Key=key))
             condition, present = {"IfMatch": found["ETag"]}, found["Body"].read()
         except FileNotFoundError:
             condition, present = {"IfNoneMatch": "*"}, None
@@ -114,18 +116,18 @@ class Bucket:
             return False
         # If refused, it may be written all the same: a repeated request fails because its first attempt succeeded.
         self._put_if(key, data, condition)
-        if before != data and not self.knows_conditions(key, data):
-            time.sleep(_SECOND_LOOK_S)
+        if before != data and not self.supports_conditions(key, data):
+            time.sleep(_SECOND_CHECK_S)
         try:
             return self.get(key) == data
         except FileNotFoundError:
             return False
 
-    def knows_conditions(self, key: str, data: bytes) -> bool:
+    def supports_conditions(self, key: str, data: bytes) -> bool:
         """Whether the server supports `If-None-Match`: tested once, by writing an object that exists."""
-        if self._endpoint not in _KNOWS_CONDITIONS:
-            _KNOWS_CONDITIONS[self._endpoint] = not self._put_if(key, data, {"IfNoneMatch": "*"})
-        return _KNOWS_CONDITIONS[self._endpoint]
+        if self._endpoint not in _SUPPORTS_CONDITIONS:
+            _SUPPORTS_CONDITIONS[self._endpoint] = not self._put_if(key, data, {"IfNoneMatch": "*"})
+        return _SUPPORTS_CONDITIONS[self._endpoint]
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, Any]) -> bool:
         """Puts an object on a condition; False if the condition does not hold."""
@@ -141,12 +143,12 @@ class Bucket:
                 raise
             return True
 
-        return self._ask(key, lambda: put(**condition))
+        return self._request(key, lambda: put(**condition))
 
     def age_s(self, key: str) -> float | None:
         """Seconds since an object was last written, by the server's clock; None if there is none."""
         try:
-            answer = self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))
+            answer = self._request(key, lambda: self.client.head_object(Bucket=self.name, Key=key))
         except FileNotFoundError:
             return None
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
@@ -167,23 +169,23 @@ class Bucket:
             with closing(answer["Body"]) as body:  # Unread data must not stay in the connection.
                 return body.read(most_bytes)
 
-        data = self._ask(key, fetch)
+        data = self._request(key, fetch)
         if stop is not None and len(data) != stop - first:
-            raise self._lie(key, f"it sent {len(data)} bytes instead of {stop - first}")
+            raise self._unreliable(key, f"it sent {len(data)} bytes instead of {stop - first}")
         return data
 
     def size_bytes(self, key: str) -> int:
         """Length of the object. Raises FileNotFoundError if it is absent."""
-        return self._ask(key, lambda: self.client.head_object(Bucket=self.name, Key=key))["ContentLength"]
+        return self._request(key, lambda: self.client.head_object(Bucket=self.name, Key=key))["ContentLength"]
 
     def confirm(self, key: str, size_bytes: int) -> None:
         """Raises StoreUnavailableError unless the server has the object with this length."""
         try:
             found = self.size_bytes(key)
         except FileNotFoundError:
-            raise self._lie(key, "it reported the object as stored, but does not have it") from None
+            raise self._unreliable(key, "it reported the object as stored, but does not have it") from None
         if found != size_bytes:
-            raise self._lie(key, f"it was sent {size_bytes} bytes, but reports {found}")
+            raise self._unreliable(key, f"it was sent {size_bytes} bytes, but reports {found}")
 
     def holds(self, key: str, size_bytes: int, sha256: str) -> bool:
         """Whether the object exists with this content: reads it."""
@@ -201,7 +203,7 @@ class Bucket:
         """Keys that begin with `prefix` and the lengths of their objects, sorted by key."""
         following: dict[str, Any] = {}
         while True:
-            page = self._ask(
+            page = self._request(
                 prefix,
                 lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **following),  # noqa: B023
             )
@@ -214,23 +216,23 @@ class Bucket:
         """Deletes objects, 1,000 per request; absent ones are not an error."""
         remaining = iter(keys)
         while batch := list(islice(remaining, _DELETE_BATCH)):
-            with self.errors_in_words(batch[0]):
+            with self.translate_errors(batch[0]):
                 answer = self.client.delete_objects(
                     Bucket=self.name, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
                 )
             for failed in answer.get("Errors", []):
                 error = ClientError({"Error": {"Code": failed.get("Code", "")}}, "DeleteObjects")
-                raise in_words(error, f"s3://{self.name}/{failed.get('Key')}", self._endpoint)
+                raise store_error(error, f"s3://{self.name}/{failed.get('Key')}", self._endpoint)
 
     def begin_upload(self, key: str) -> str:
         """Begins a multipart upload; returns its id."""
-        return self._ask(
+        return self._request(
             key, lambda: self.client.create_multipart_upload(Bucket=self.name, Key=key, **self.encryption)
         )["UploadId"]
 
     def put_part(self, key: str, upload_id: str, number: int, data: bytes | bytearray) -> str:
         """Uploads part `number`, from 1; returns its tag."""
-        answer = self._ask(
+        answer = self._request(
             key,
             lambda: self.client.upload_part(
                 Bucket=self.name, Key=key, UploadId=upload_id, PartNumber=number, Body=_body(data)
@@ -245,7 +247,7 @@ class Bucket:
         repeated after the server had completed and forgotten the upload.
         """
         parts: list[CompletedPartTypeDef] = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
-        self._ask(
+        self._request(
             key,
             lambda: self.client.complete_multipart_upload(
                 Bucket=self.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
@@ -254,7 +256,7 @@ class Bucket:
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Drops a multipart upload and its parts; not an error if it is gone already."""
-        with self.errors_in_words(key), _nothing_for(("NoSuchUpload",)):
+        with self.translate_errors(key), _ignoring(("NoSuchUpload",)):
             self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
     def abandoned_uploads(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
@@ -263,20 +265,20 @@ class Bucket:
         Yields nothing if the server cannot list uploads or denies it.
         """
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
-        with self.errors_in_words(prefix), _nothing_for(_CANNOT_LIST):
+        with self.translate_errors(prefix), _ignoring(_CANNOT_LIST):
             uploads = [each for page in pages for each in page.get("Uploads", [])]
             for upload in uploads:
                 key, upload_id = upload["Key"], upload["UploadId"]
                 if max([upload["Initiated"], *self._part_times(key, upload_id)]) < before:
                     yield key, upload_id
 
-    def _ask(self, key: str, request: Callable[[], Answer]) -> Answer:
+    def _request(self, key: str, request: Callable[[], Result]) -> Result:
         """Carries out a request with clear errors; repeats it after a temporary failure."""
         deadline = time.monotonic() + _PATIENCE_S
         pause_s = 0.5
         while True:
             try:
-                with self.errors_in_words(key), _absence(key):
+                with self.translate_errors(key), _missing_as_not_found(key):
                     return request()
             except StoreUnavailableError as error:
                 if time.monotonic() + pause_s > deadline or _is_final(error):
@@ -285,12 +287,12 @@ class Bucket:
             time.sleep(random.uniform(0.5, 1) * pause_s)  # noqa: S311
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _lie(self, key: str, what: str) -> StoreUnavailableError:
+    def _unreliable(self, key: str, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(f"s3://{self.name}/{key}: the server cannot be relied on: {what}")
 
     def _part_times(self, key: str, upload_id: str) -> Iterator[datetime]:
         pages = self.client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload_id)
-        with _nothing_for(("NoSuchUpload",)):
+        with _ignoring(("NoSuchUpload",)):
             yield from (part["LastModified"] for page in pages for part in page.get("Parts", []))
 
 
@@ -432,7 +434,7 @@ def _is_final(error: StoreError) -> bool:
 
 
 @contextmanager
-def _nothing_for(codes: tuple[str, ...]) -> Iterator[None]:
+def _ignoring(codes: tuple[str, ...]) -> Iterator[None]:
     """Ends the block silently if S3 returns one of these error codes."""
     try:
         yield
@@ -442,7 +444,7 @@ def _nothing_for(codes: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def _absence(key: str) -> Iterator[None]:
+def _missing_as_not_found(key: str) -> Iterator[None]:
     """Turns S3's error for a missing key into FileNotFoundError."""
     try:
         yield

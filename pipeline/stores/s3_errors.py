@@ -81,7 +81,7 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
 _PASSING = {_BUSY, _CUT, _SILENT, _UNREACHABLE, _CODES["NoSuchUpload"]}
 
 
-def in_words(error: Exception, place: str, endpoint: str = "") -> StoreError:
+def store_error(error: Exception, place: str, endpoint: str = "") -> StoreError:
     """The StoreError for an error of boto3 at `place`, "s3://bucket/key"."""
     # The endpoint may contain a user and a password, which are left out.
     host = urlsplit(endpoint).netloc.rpartition("@")[2]

@@ -16,7 +16,7 @@ from redis import Redis
 from benchmarks.sleeping_worker import worker_info
 from pipeline.common.settings import Settings
 from pipeline.fleet import doctor as checkup
-from pipeline.fleet.doctor import Finding, check_up
+from pipeline.fleet.doctor import Finding, run_checks
 from pipeline.jobs.ledger import Ledger, NewJob
 from pipeline.schedules.book import ScheduleBook
 from tests.cli.conftest import TINY
@@ -37,7 +37,7 @@ def find(redis: Settings) -> Callable[..., Finding]:
     """One finding."""
 
     def look(check: str, destination: str | None = None) -> Finding:
-        return next(finding for finding in check_up(redis, destination) if finding.check == check)
+        return next(finding for finding in run_checks(redis, destination) if finding.check == check)
 
     return look
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pipeline.cli.top import _Rates, _view
 from pipeline.common.settings import Settings
-from pipeline.fleet.overview import FleetState, Watchtower
+from pipeline.fleet.overview import FleetMonitor, FleetState
 from pipeline.jobs.ledger import Claim, Ledger, NewJob
 from pipeline.jobs.worker_info import WorkerInfo
 from tests.cli.running import Run
@@ -95,13 +95,13 @@ def test_nothing_there(redis: Settings, run: Run) -> None:
     assert outcome.code == 0
     assert "no jobs" in outcome.out
     assert "no workers are up" in outcome.out
-    lines = screen(Watchtower(redis).look())
+    lines = screen(FleetMonitor(redis).read())
     assert "no jobs" in lines
     assert "no workers are up" in lines
 
 
 def test_a_hundred_of_each_fit_a_small_terminal(fleet: Ledger, redis: Settings) -> None:
-    state = Watchtower(redis).look()
+    state = FleetMonitor(redis).read()
     jobs = [replace(state.jobs[0], id=f"fashion-{number:010x}") for number in range(100)]
     crowd = replace(
         state, jobs=jobs, workers=[worker(number, job="x" if number == 77 else None) for number in range(100)]

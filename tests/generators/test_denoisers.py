@@ -19,7 +19,7 @@ from pipeline.datasets.recipe import Recipe
 from pipeline.generators import find_generator
 from pipeline.generators.sampling import draw, interpolate
 from pipeline.jobs.request import JobRequest
-from pipeline.jobs.sizing import size_up
+from pipeline.jobs.sizing import estimate_size
 from pipeline.jobs.worker_info import WorkerInfo
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.latents import latents, noise_keys
@@ -225,7 +225,7 @@ def test_steps_count_in_the_time(flow: Path) -> None:
         output_roots=(), started_at=0.0, version="1",
     )  # fmt: skip
     usual, longer = (JobRequest(count=1000, steps=steps).resolve(found)[0] for steps in (None, 50))
-    assert [size_up(spec, [worker]).seconds for spec in (usual, longer)] == [10.0, 100.0]
+    assert [estimate_size(spec, [worker]).seconds for spec in (usual, longer)] == [10.0, 100.0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs.sizing import size_up
+from pipeline.jobs.sizing import estimate_size
 from tests.jobs.test_ledger import worker_info
 from tests.making import make_dataset, make_spec
 
@@ -24,7 +24,7 @@ def stored_bytes(folder: Path) -> int:
 ])  # fmt: skip
 def test_bytes_of_npy_are_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
     spec = make_spec(**changes)
-    sizing = size_up(spec, [])
+    sizing = estimate_size(spec, [])
     assert not sizing.estimated
     assert sizing.size_bytes == stored_bytes(make_dataset(tmp_path / "d", spec, finished=False))
 
@@ -32,17 +32,17 @@ def test_bytes_of_npy_are_exact(tmp_path: Path, changes: dict[str, Any]) -> None
 @pytest.mark.parametrize("form", ["png", "tar"])
 def test_bytes_of_images_are_an_estimate_of_the_right_size(tmp_path: Path, form: str) -> None:
     spec = make_spec(format=form, dtype="uint8", sample_shape=(28, 28, 1))
-    sizing = size_up(spec, [])
+    sizing = estimate_size(spec, [])
     assert sizing.estimated
     assert 0.2 < sizing.size_bytes / stored_bytes(make_dataset(tmp_path / "d", spec, finished=False)) < 5
 
 
 def test_null_takes_no_room() -> None:
-    assert size_up(make_spec(format="null"), []).size_bytes == 0
+    assert estimate_size(make_spec(format="null"), []).size_bytes == 0
 
 
 def test_shards_and_time() -> None:
-    sizing = size_up(make_spec(), [worker_info(rate=10.0), worker_info(rate=40.0)])
+    sizing = estimate_size(make_spec(), [worker_info(rate=10.0), worker_info(rate=40.0)])
     assert (sizing.count, sizing.shards, sizing.shard_size, sizing.seconds, sizing.workers) == (100, 4, 30, 2.0, 2)
-    assert size_up(make_spec(), []).seconds is None
+    assert estimate_size(make_spec(), []).seconds is None
     assert json.loads(json.dumps(sizing.as_json()))["seconds"] == 2.0

@@ -71,7 +71,7 @@ def only(book: ScheduleBook) -> Run:
 def test_a_run_becomes_a_job(book: ScheduleBook, steward: Steward, ledger: Ledger, tmp_path: Path) -> None:
     schedule = add(book, tmp_path, priority=2, webhook="http://127.0.0.1:1/x")
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     run = only(book)
     assert run.job is not None
     job = ledger.job(run.job)
@@ -80,7 +80,7 @@ def test_a_run_becomes_a_job(book: ScheduleBook, steward: Steward, ledger: Ledge
     assert run.error == "queued, but no worker holds 'tiny'"
     # Again and again: nothing happens twice.
     for _ in range(3):
-        steward.attend(schedule)
+        steward.advance(schedule)
     assert [known.id for known in ledger.jobs()] == [run.job]
 
 
@@ -89,11 +89,11 @@ def test_a_run_that_was_asked_for_by_a_scheduler_that_died_is_the_same_job(
 ) -> None:
     schedule = add(book, tmp_path)
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     job = only(book).job
     # As if it had died between the job and the book.
     book.update("nightly", 1, state="waiting", job=None)
-    Steward(book).attend(schedule)
+    Steward(book).advance(schedule)
     assert only(book).job == job
     assert len(ledger.jobs()) == 1
 
@@ -103,14 +103,14 @@ def test_the_next_run_waits_for_the_one_before(
 ) -> None:
     schedule = add(book, tmp_path)
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     first, second = book.runs("nightly")
     assert (first.state, second.state, second.job) == ("queued", "waiting", None)
     ledger.cancel(str(first.job))
-    steward.attend(schedule)
-    steward.attend(schedule)
+    steward.advance(schedule)
+    steward.advance(schedule)
     first, second = book.runs("nightly")
     assert (first.state, second.state) == ("cancelled", "queued")
     assert first.ended_at is not None
@@ -122,13 +122,13 @@ def test_a_job_that_a_person_resumes_is_followed_again(
 ) -> None:
     schedule = add(book, tmp_path)
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     ledger.cancel(str(only(book).job))
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert only(book).state == "cancelled"
     spec, destination = ledger.spec(str(only(book).job))
     assert ledger.enter(NewJob(job_id=str(only(book).job), spec=spec, destination=destination, priority=5))
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert (only(book).state, only(book).ended_at) == ("queued", None)
 
 
@@ -139,12 +139,12 @@ def test_a_destination_that_another_job_holds_is_not_taken(
     spec = _spec_of(schedule, 1)
     make_dataset(tmp_path / "000001", spec)
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert only(book).state == "failed"
     assert "holds a job that this schedule did not make" in str(only(book).error)
     assert ledger.jobs() == []
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert book.runs("nightly")[-1].state == "queued"
 
 
@@ -153,7 +153,7 @@ def test_a_generator_that_is_gone_fails_the_run_with_a_reason(
 ) -> None:
     schedule = add(book, tmp_path, generator="/nowhere/model.keras")
     fire(book)
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert only(book).state == "failed"
     assert "/nowhere/model.keras" in str(only(book).error)
 
@@ -163,10 +163,10 @@ def test_a_store_that_fails_is_asked_again(
 ) -> None:
     schedule = add_where_a_file_lies(book, tmp_path)
     monkeypatch.setattr("workers.scheduler.steward._RETRY_S", 0.0)
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert (only(book).state, only(book).error is not None) == ("waiting", True)
     (tmp_path / "file").unlink()
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert only(book).state == "queued"
 
 
@@ -175,7 +175,7 @@ def test_a_store_that_fails_for_an_hour_fails_the_run(
 ) -> None:
     schedule = add_where_a_file_lies(book, tmp_path)
     monkeypatch.setattr("workers.scheduler.steward._GIVE_UP_S", 0.0)
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert only(book).state == "failed"
 
 
@@ -185,7 +185,7 @@ def test_a_job_that_redis_has_lost_is_a_failed_run(
     schedule = add(book, tmp_path)
     fire(book)
     book.update("nightly", 1, state="running", job="tiny-gone")
-    steward.attend(schedule)
+    steward.advance(schedule)
     assert (only(book).state, only(book).error) == ("failed", "Redis has lost its job")
 
 
@@ -292,13 +292,13 @@ def test_a_schedule_is_looked_at_again_while_there_is_more_to_do(
     book: ScheduleBook, steward: Steward, ledger: Ledger, tmp_path: Path
 ) -> None:
     schedule = add(book, tmp_path)
-    assert not steward.attend(schedule)
+    assert not steward.advance(schedule)
     fire(book)
     before = book.changes()
-    assert steward.attend(schedule)
+    assert steward.advance(schedule)
     assert book.changes() != before
     book.update("nightly", 1, state="done")
-    assert not steward.attend(schedule)
+    assert not steward.advance(schedule)
     before = book.changes()
     fire(book)
     assert book.changes() != before
@@ -311,7 +311,7 @@ def test_two_stewards_that_take_up_a_run_at_once_ask_for_one_job(
     stewards = [Steward(ScheduleBook(settings)) for _ in range(4)]
     for number in range(1, 6):
         fire(book)
-        threads = [threading.Thread(target=steward.attend, args=(schedule,)) for steward in stewards]
+        threads = [threading.Thread(target=steward.advance, args=(schedule,)) for steward in stewards]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -322,7 +322,7 @@ def test_two_stewards_that_take_up_a_run_at_once_ask_for_one_job(
         assert run.error in (None, "queued, but no worker holds 'tiny'")
         assert len(ledger.jobs()) == number
         ledger.cancel(str(run.job))
-        stewards[0].attend(schedule)
+        stewards[0].advance(schedule)
 
 
 # -- what a replaced schedule made, and links -------------------------------------------------------------------

@@ -22,7 +22,7 @@ from benchmarks.stores import peak_of_a_large_file
 from pipeline.common.errors import StoreError, UsageError
 from pipeline.stores import Draft, Sink, Store, open_store, s3_bucket
 from pipeline.stores.s3_bucket import Bucket
-from pipeline.stores.s3_errors import in_words
+from pipeline.stores.s3_errors import store_error
 from pipeline.stores.s3_listing import take_objects
 from tests.servers import RcloneS3, S3Server, free_port
 from tests.stores.doors import S3Door
@@ -186,7 +186,7 @@ def test_wrong_settings(
 )
 def test_answers_in_words(code: str, words: str) -> None:
     answer = ClientError({"Error": {"Code": code, "Message": "for AKIAIOSFODNN7EXAMPLE"}}, "PutObject")
-    message = str(in_words(answer, "s3://bucket/key", "https://user:password@host:9000/path"))
+    message = str(store_error(answer, "s3://bucket/key", "https://user:password@host:9000/path"))
     assert message.startswith("s3://bucket/key at host:9000: ")
     assert words in message
     assert "AKIA" not in message

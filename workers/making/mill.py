@@ -197,9 +197,9 @@ class Mill:
         self._to_place: queue.Queue[_Ended | None] = queue.Queue(_SHARDS_WAITING)
         self._broken: BaseException | None = None
         self._feeder = self._thread("feeder", self._feed, partial(self._to_predict.put, None))
-        self._examiner = self._thread("examiner", self._examine_all, partial(_skip_to_end, self._to_examine))
-        self._writer = self._thread("writer", self._write_all, partial(_skip_to_end, self._to_write))
-        self._placer = self._thread("placer", self._place_all, self._clear_the_rest)
+        self._examiner = self._thread("examiner", self._examine_all, partial(_drain, self._to_examine))
+        self._writer = self._thread("writer", self._write_all, partial(_drain, self._to_write))
+        self._placer = self._thread("placer", self._place_all, self._clear_remaining)
 
     def run(self) -> None:
         """Predicts until the shift has no more work or is stopping. Then the device is free; see `wait`."""
@@ -240,10 +240,10 @@ class Mill:
     # -- feeder ------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        while not self._leaving() and (work := self._shift.next_work()) is not None:
+        while not self._stopping() and (work := self._shift.next_work()) is not None:
             for batch in self._batches(work):
                 self._to_predict.put(batch)
-                if self._leaving():
+                if self._stopping():
                     break
         self._to_predict.put(None)
 
@@ -279,7 +279,7 @@ class Mill:
                 self._to_examine.put(_Predicted(batch, predictors.submit(self._predict, batch)))
 
     def _predict(self, batch: _Batch) -> Prediction | None:
-        if batch.work.trouble is not None or self._leaving():
+        if batch.work.trouble is not None or self._stopping():
             return None
         with self.clock.busy("predict"):
             return self._engine.predict(batch.rows, batch.labels)
@@ -390,11 +390,11 @@ class Mill:
         except Exception as error:
             log.warning("shard %d: the files of its attempt could not be removed: %s", work.shard.index, error)
 
-    def _clear_the_rest(self) -> None:
+    def _clear_remaining(self) -> None:
         while (ended := self._to_place.get()) is not None:
             self._clear_away(ended.work)
 
-    def _leaving(self) -> bool:
+    def _stopping(self) -> bool:
         return self._broken is not None or self._shift.stopping()
 
 
@@ -406,7 +406,7 @@ def _empty(waiting: queue.Queue[Any]) -> None:
             return
 
 
-def _skip_to_end(waiting: queue.Queue[Any]) -> None:
+def _drain(waiting: queue.Queue[Any]) -> None:
     """Drops items until the end marker, so that the stage before is not blocked."""
     while waiting.get() is not None:
         pass

@@ -34,7 +34,7 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.schedules.schedule import Schedule
 from workers.scheduler.steward import Steward
-from workers.telemetry.logs import set_up_logging, until_redis_answers
+from workers.telemetry.logs import call_until_redis_responds, set_up_logging
 from workers.telemetry.metrics_server import SchedulerCollector, serve
 
 log = logging.getLogger("noisemill")
@@ -178,7 +178,7 @@ def run(config: SchedulerConfig) -> int:
     book, active = ScheduleBook(settings), threading.Event()
     if config.metrics_port:
         serve(SchedulerCollector(book, active.is_set), settings.metrics_host, config.metrics_port)
-    until_redis_answers(Ledger(settings).ping, log, "the scheduler")
+    call_until_redis_responds(Ledger(settings).ping, log, "the scheduler")
     service = Service(
         _application(settings, book, active),
         scheduler_cls=_BookScheduler,

@@ -37,7 +37,7 @@ from workers.telemetry.metrics import RUNS_ENDED
 log = logging.getLogger("noisemill")
 
 #: Poll interval of the book, seconds.
-_LOOK_S = 0.5
+_POLL_S = 0.5
 #: Pause before a failed step is repeated, and the longest that a run waits for a failing store, seconds.
 _RETRY_S, _GIVE_UP_S = 10.0, 3600.0
 _ENDS = {"done": "is done", "failed": "failed", "cancelled": "was cancelled"}
@@ -54,7 +54,7 @@ class Steward:
         self._stop = threading.Event()
         self._not_before: dict[tuple[str, int], float] = {}
         self._threads = [
-            threading.Thread(target=self._run, args=(self.attend,), name="steward", daemon=True),
+            threading.Thread(target=self._run, args=(self.advance,), name="steward", daemon=True),
             threading.Thread(target=self._run, args=(self.keep,), name="keeper", daemon=True),
         ]
 
@@ -71,7 +71,7 @@ class Steward:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    def attend(self, schedule: Schedule) -> bool:
+    def advance(self, schedule: Schedule) -> bool:
         """Follows the jobs of a schedule's runs, and submits a job for the next waiting run.
 
         Returns whether to call it again even if nothing changes in the book.
@@ -83,7 +83,7 @@ class Steward:
             self._follow(schedule, run)
         waiting = next((run for run in runs if run.going and not run.job), None)
         if waiting is not None and not going and self._is_time_for(schedule, waiting):
-            self._ask(schedule, waiting)
+            self._try_submit(schedule, waiting)
         return bool(going or ended or waiting)
 
     def _is_time_for(self, schedule: Schedule, run: Run) -> bool:
@@ -105,7 +105,7 @@ class Steward:
                 schedule.name, run.number, state=job.state, samples=job.samples_done, error=None, ended_at=None
             )
 
-    def _ask(self, schedule: Schedule, run: Run) -> None:
+    def _try_submit(self, schedule: Schedule, run: Run) -> None:
         """Submits a job. A failing store is tried again for an hour; any other error ends the run."""
         try:
             self._submit(schedule, run)
@@ -129,7 +129,7 @@ class Steward:
 
     def _submit(self, schedule: Schedule, run: Run) -> None:
         planned = plan_job(schedule.generator, JobRequest(**{**schedule.request, "seed": run.seed}))
-        self._take_place(schedule, run)
+        self._claim_destination(schedule, run)
         handle = planned.at(run.destination).enqueue(
             self._ledger,
             priority=schedule.priority,
@@ -147,7 +147,7 @@ class Steward:
         )
         log.info("schedule %s: run %d is job %s", schedule.name, run.number, handle.id, extra=about(handle.id))
 
-    def _take_place(self, schedule: Schedule, run: Run) -> None:
+    def _claim_destination(self, schedule: Schedule, run: Run) -> None:
         """Checks that a run's destination is free or its own. Raises DestinationOccupiedError."""
         store = open_store(run.destination)
         occupied = read_spec(store) is not None
@@ -235,7 +235,7 @@ class Steward:
         told: dict[str, str] = {}
         settled: dict[str, tuple[Schedule, str | None]] = {}
         not_before: dict[str, float] = {}
-        while not self._stop.wait(_LOOK_S):
+        while not self._stop.wait(_POLL_S):
             try:
                 schedules, changes = self._book.schedules(unreadable=[]), self._book.changes()
             except LedgerError:

@@ -14,10 +14,10 @@ from celery import signals
 
 from pipeline.common.errors import LedgerError, one_line
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 #: Pause before a call to Redis is repeated, seconds.
-_AGAIN_S = 1.0
+_RETRY_S = 1.0
 
 #: Optional fields of a log record; separate fields in JSON.
 _FIELDS = ("job", "shard", "attempt")
@@ -36,7 +36,7 @@ def set_up_logging(level: str, form: str = "text", *, worker: str | None = None)
     # The logger of Celery's process pool does not propagate to the root.
     logging.getLogger("multiprocessing").handlers[:] = [handler]
     # If this signal has a receiver, Celery sets up no handlers of its own.
-    signals.setup_logging.connect(_leave_it)
+    signals.setup_logging.connect(_keep_logging)
     logging.getLogger("noisemill").setLevel(level.upper())
 
 
@@ -59,7 +59,7 @@ def _one_line(record: logging.LogRecord) -> bool:
     return True
 
 
-def _leave_it(**_: Any) -> None:
+def _keep_logging(**_: Any) -> None:
     """Receiver of Celery's signal `setup_logging`: logging is set up already."""
 
 
@@ -88,7 +88,7 @@ class Repeated:
         return was is not None
 
 
-def until_redis_answers(call: Callable[[], _Answer], log: logging.Logger, what: str) -> _Answer:
+def call_until_redis_responds(call: Callable[[], _Result], log: logging.Logger, what: str) -> _Result:
     """Repeats a call until Redis responds; returns its result. Logs that `what` waits, and later that Redis is back."""
     repeated = Repeated(log)
     while True:
@@ -96,7 +96,7 @@ def until_redis_answers(call: Callable[[], _Answer], log: logging.Logger, what: 
             answer = call()
         except LedgerError as error:
             repeated.warn(LedgerError(f"{what} waits until Redis is back: {error}"))
-            time.sleep(_AGAIN_S)
+            time.sleep(_RETRY_S)
         else:
             if repeated.clear():
                 log.info("Redis is back")

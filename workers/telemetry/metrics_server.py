@@ -57,10 +57,10 @@ class WorkerCollector(Collector):
         refused = CounterMetricFamily("noisemill_messages_refused", "Messages in its queue that were not wake-ups.")
         refused.add_metric([], self._refused())
         yield from (up, depth, sent, refused)
-        self._forget_the_dead()
+        self._drop_dead_gauges()
         yield from self._children.collect()
 
-    def _forget_the_dead(self) -> None:
+    def _drop_dead_gauges(self) -> None:
         """Drops the gauges of dead children; their counters stay."""
         for pid in {int(path.stem.rpartition("_")[2]) for path in self._folder.glob("gauge_live*.db")}:
             if not _is_alive(pid):
@@ -82,10 +82,10 @@ class SchedulerCollector(Collector):
         info = GaugeMetricFamily("noisemill_scheduler_info", "Properties of the scheduler.", labels=["version"])
         info.add_metric([VERSION], 1)
         yield info
-        yield from self._said_by_the_book()
+        yield from self._schedule_metrics()
         yield from RUNS_ENDED.collect()
 
-    def _said_by_the_book(self) -> Iterable[Metric]:
+    def _schedule_metrics(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("noisemill_redis_up", "1 if Redis responded at this scrape, else 0.")
         unreadable: list[str] = []
         try:
@@ -95,7 +95,7 @@ class SchedulerCollector(Collector):
             yield up
             return
         up.add_metric([], 1)
-        each = _OfEachSchedule()
+        each = _ScheduleFamilies()
         paused = 0
         for schedule in found:
             try:
@@ -110,7 +110,7 @@ class SchedulerCollector(Collector):
         yield from (up, states, each.runs, each.last, each.next)
 
 
-class _OfEachSchedule:
+class _ScheduleFamilies:
     """The families with a series for each schedule."""
 
     def __init__(self) -> None:

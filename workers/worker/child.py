@@ -25,7 +25,7 @@ from pipeline.jobs.worker_info import WorkerInfo
 from pipeline.spec.sampler import parse_sampler
 from workers.making.slices import SliceWorker
 from workers.telemetry import metrics
-from workers.telemetry.logs import Repeated, until_redis_answers
+from workers.telemetry.logs import Repeated, call_until_redis_responds
 from workers.worker.intake import messages_refused
 
 log = logging.getLogger("noisemill")
@@ -129,7 +129,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
     )  # fmt: skip
     metrics.started(info)
     # Give back the leases of the process before this one.
-    until_redis_answers(lambda: ledger.release_worker(info.id), log, "the worker")
+    call_until_redis_responds(lambda: ledger.release_worker(info.id), log, "the worker")
     # Exclude the objects of TensorFlow and Keras: searching them for garbage would stop all threads for 0.15 s.
     gc.collect()
     gc.freeze()

@@ -27,7 +27,7 @@ log = logging.getLogger("noisemill")
 _REFUSED = "refused"
 
 
-def guard_intake() -> None:
+def register_transport() -> None:
     """Makes this process receive messages through this transport. Call it before Celery connects."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
@@ -60,10 +60,10 @@ class Transport(redis.Transport):
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         """Delivers a wake-up as a new message. Raises RefusedMessage for any other."""
-        super()._deliver(_made_anew(message, read_wakeup(message), queue), queue)
+        super()._deliver(_rebuilt(message, read_wakeup(message), queue), queue)
 
 
-def _made_anew(message: dict[str, Any], wakeup: Wakeup, queue: str | None) -> dict[str, Any]:
+def _rebuilt(message: dict[str, Any], wakeup: Wakeup, queue: str | None) -> dict[str, Any]:
     """A message with the wake-up only, in Celery's protocol 2."""
     identity = str(uuid.uuid4())
     arguments = wakeup.arguments()

@@ -33,7 +33,7 @@ from pipeline.jobs.webhooks import Webhooks
 from workers.telemetry.logs import set_up_logging
 from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
 from workers.worker.child import FATAL, new_worker_id
-from workers.worker.intake import guard_intake, messages_refused
+from workers.worker.intake import messages_refused, register_transport
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller
 
@@ -73,7 +73,7 @@ def _check_semaphores() -> None:
 def _run_in(
     run_folder: Path, config: WorkerConfig, settings: Settings, generator: Generator, ledger: Ledger, identity: str
 ) -> int:
-    guard_intake()
+    register_transport()
     app = celery_app(settings)
     app.conf.imports = ("workers.worker.tasks",)
     wakeups = Wakeups(settings, ledger)
@@ -94,7 +94,7 @@ def _run_in(
 
     leaving = threading.Event()
 
-    def tell_child(**_: Any) -> None:
+    def signal_child(**_: Any) -> None:
         """Ends the child's slice after the current batch; Celery waits for it. The second time, kills it and exits."""
         hurry = leaving.is_set()
         leaving.set()
@@ -105,14 +105,14 @@ def _run_in(
             shutil.rmtree(run_folder, ignore_errors=True)
             os._exit(1)
 
-    signals.worker_shutting_down.connect(tell_child, weak=False)
+    signals.worker_shutting_down.connect(signal_child, weak=False)
     hangup_stops = signal.SIGHUP in stop_signals()
 
-    def heed_hangup(**_: Any) -> None:
+    def handle_hangup(**_: Any) -> None:
         """Makes SIGHUP (the terminal closes) end the worker. Celery would restart it if stdout is not a terminal."""
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if hangup_stops else signal.SIG_IGN)
 
-    signals.worker_ready.connect(heed_hangup, weak=False)
+    signals.worker_ready.connect(handle_hangup, weak=False)
     try:
         if config.metrics_port:
             os.environ[FOLDER_VARIABLE] = str(run_folder)

@@ -66,7 +66,7 @@ class Reconciler:
             except UnknownJobError:  # Redis has lost parts of it; continue with the others.
                 continue
             except DamagedEntryError as error:
-                self._tell_once(job_id, str(error))
+                self._log_once(job_id, str(error))
         self.sent += sent
         return sent
 
@@ -77,7 +77,7 @@ class Reconciler:
         able = sum(worker.digest == job.digest and worker.may_write(job.destination) for worker in workers)
         return self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able) if able else 0
 
-    def _tell_once(self, job_id: str, message: str) -> None:
+    def _log_once(self, job_id: str, message: str) -> None:
         if self._told.get(job_id) != message:
             log.warning("%s", message)
         self._told = dict(list(self._told.items())[-_REMEMBERED:]) | {job_id: message}

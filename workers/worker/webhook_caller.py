@@ -15,7 +15,7 @@ from workers.telemetry.logs import Repeated, about
 log = logging.getLogger("noisemill")
 
 #: Longest poll interval, seconds.
-_LOOK_S = 2.0
+_POLL_S = 2.0
 #: Receivers called at the same time, and calls taken per poll.
 _RECEIVERS, _CALLS = 8, 64
 #: Calls taken longer ago than this are given back before their lease (a minute) expires, seconds.
@@ -43,7 +43,7 @@ class WebhookCaller:
 
     def __init__(self, webhooks: Webhooks, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._webhooks = webhooks
-        self._interval_s = min(_LOOK_S, interval_s)
+        self._interval_s = min(_POLL_S, interval_s)
         self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)

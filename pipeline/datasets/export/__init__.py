@@ -165,11 +165,11 @@ class _Conversion:
 
     def run(self) -> Exported:
         """Makes missing shards, then does the last step."""
-        self._bring_inputs()
+        self._copy_inputs()
         out = Dataset(self._store.url)
         finished = out.finished()
         found = sum(receipt.count for receipt in finished.values())
-        self._tell(found)
+        self._report_progress(found)
         missing = [shard for shard in self._spec.plan if shard.index not in finished]
         if missing or not out.whole:
             origin = json.dumps(_origin(self._source), sort_keys=True, indent=1) + "\n"
@@ -189,9 +189,9 @@ class _Conversion:
             count_found=found,
         )
 
-    def _bring_inputs(self) -> None:
+    def _copy_inputs(self) -> None:
         """Copies the user's latents, attributes and labels, which belong to the job."""
-        for name in [name for name in self._source.spec.brought_files() if not self._store.exists(name)]:
+        for name in [name for name in self._source.spec.user_files() if not self._store.exists(name)]:
             draft = self._store.draft()
             try:
                 sink = draft.sink(name)
@@ -236,7 +236,7 @@ class _Conversion:
                 statistics.add(stored, labels)
                 writer.write(stored, labels)
                 first += len(samples)
-                self._tell(len(samples))
+                self._report_progress(len(samples))
             writer.close()
             files = draft.commit()
         except BaseException:
@@ -257,7 +257,7 @@ class _Conversion:
         )
         self._store.write(shards.receipt_name(shard.index), receipt.to_json().encode())
 
-    def _tell(self, samples: int) -> None:
+    def _report_progress(self, samples: int) -> None:
         with self._lock:
             self._done += samples
             if self._progress is not None:

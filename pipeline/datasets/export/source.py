@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.reading import Rows
+from pipeline.datasets.reading import RowReader
 from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.stores.store import Store, StoredFile
@@ -133,7 +133,7 @@ class _ShardReader:
         self._shard = dataset.plan[index]
         self._dataset = dataset
         files: Any = CheckedFiles(dataset.store, receipt)
-        self._rows = Rows(dataset.spec, files, _WHOLE_BYTES)
+        self._rows = RowReader(dataset.spec, files, _WHOLE_BYTES)
         self._lock = threading.Lock()
 
     def rows(self, start: int, count: int) -> NDArray[Any]:

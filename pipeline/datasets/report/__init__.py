@@ -6,7 +6,7 @@ charts     bars, histograms and curves, as SVG
 page       the page
 """
 
-from pipeline.datasets.report.findings import Findings, look_at
+from pipeline.datasets.report.findings import Findings, gather_findings
 from pipeline.datasets.report.page import page
 
-__all__ = ["Findings", "look_at", "page"]
+__all__ = ["Findings", "gather_findings", "page"]

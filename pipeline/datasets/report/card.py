@@ -7,7 +7,7 @@ import time
 
 from pipeline.datasets.receipts import Manifest
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading
-from pipeline.spec.job_spec import JobSpec, settings_in_words
+from pipeline.spec.job_spec import JobSpec, format_settings
 
 _PROVENANCE = (
     "`job.json` defines every sample: sample *i* depends only on the generator's digest, the seed, *i* and the label "
@@ -73,7 +73,7 @@ def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
         ("Seed and noise", f"{spec.seed}, {'own latents' if spec.latents else spec.noise}"),
         ("Labels", spec.labels or "none"),
         *([("Attributes", spec.attributes)] if spec.attributes else []),
-        *([("Settings", settings_in_words(spec.settings))] if spec.settings else []),
+        *([("Settings", format_settings(spec.settings))] if spec.settings else []),
         *([("Sampler", spec.sampler)] if spec.sampler else []),
         ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
         ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),

@@ -89,7 +89,7 @@ class Findings:
     full_scale: tuple[float, float]
 
 
-def look_at(dataset: Dataset) -> Findings:
+def gather_findings(dataset: Dataset) -> Findings:
     """Reads receipts and some samples. Raises DatasetError if the files do not match the receipts."""
     spec = dataset.spec
     receipts = dataset.receipts()

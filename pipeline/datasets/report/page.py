@@ -19,7 +19,7 @@ from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation
 from pipeline.datasets.report.snippets import Snippet, checking, making, reading, recipe
 from pipeline.datasets.stages import STAGES, verdict
 from pipeline.formats.image import image_shape
-from pipeline.spec.job_spec import settings_in_words
+from pipeline.spec.job_spec import format_settings
 
 #: Forbids everything that is not embedded: the page cannot make requests.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -237,7 +237,7 @@ def _provenance(findings: Findings) -> str:
         ("Seed, noise", escape(f"{spec.seed}, {'latents of the user' if spec.latents else spec.noise}")),
         ("Labels", escape(spec.labels or "none")),
         *([("Attributes", escape(spec.attributes))] if spec.attributes else []),
-        *([("Settings", escape(settings_in_words(spec.settings)))] if spec.settings else []),
+        *([("Settings", escape(format_settings(spec.settings)))] if spec.settings else []),
         *([("Sampler", escape(spec.sampler))] if spec.sampler else []),
         ("Job", escape(spec.sha256)),
         ("Shards", f"{findings.shards_made:,} of {len(spec.plan):,}, up to {spec.shard_size:,} samples each"),

@@ -33,7 +33,7 @@ _DENSE, _AT_ONCE_BYTES = 4, 2**22
 #: Columns of an image and of a class name in a terminal.
 _TEXT_CELL, _TEXT_NAME = 16, 12
 #: The number of runs, and of labels per run, to search for samples of each class.
-_LOOKS, _LOOK = 1024, 1024
+_RUNS, _RUN_LABELS = 1024, 1024
 
 
 def contact_sheet(dataset: Dataset) -> bytes | None:
@@ -83,11 +83,11 @@ def class_members(dataset: Dataset, made: Sequence[int], most: int) -> dict[int,
     """For each label up to `most` samples of these shards, searched from the start and then all over them."""
     found: dict[int, list[int]] = {label: [] for label in range(len(dataset.spec.classes or ()))}
     size = dataset.spec.shard_size
-    looks = np.unique(np.linspace(0, max(0, len(made) * size - _LOOK), _LOOKS).astype(np.int64)).tolist()
+    looks = np.unique(np.linspace(0, max(0, len(made) * size - _RUN_LABELS), _RUNS).astype(np.int64)).tolist()
     for place in looks:
         shard = dataset.plan[made[place // size]]
         first = min(shard.first + place % size, shard.first + shard.count - 1)
-        labels = dataset.labels(first, min(_LOOK, shard.first + shard.count - first))
+        labels = dataset.labels(first, min(_RUN_LABELS, shard.first + shard.count - first))
         assert labels is not None
         for label in np.unique(labels):
             members = found[int(label)]

@@ -30,7 +30,9 @@ def test_good_samples_wrong_labels_and_collapse(tmp_path: Path, monkeypatch: pyt
 
     def judge(images: np.ndarray, labels: np.ndarray):
         samples = shuffled(images, labels)
-        return figures.judge(samples, real, CLASSES, seed=0, cache_dir=tmp_path / "cache", progress=told.append)
+        return figures.compute_metrics(
+            samples, real, CLASSES, seed=0, cache_dir=tmp_path / "cache", progress=told.append
+        )
 
     good = judge(images, labels)
     assert told[0] == "a classifier of 500 real images"

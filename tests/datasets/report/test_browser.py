@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.report import look_at, page
+from pipeline.datasets.report import gather_findings, page
 from tests.making import make_dataset, make_spec
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -54,7 +54,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a small dataset of many shards."""
     folder = tmp_path_factory.mktemp("browser")
     make_dataset(folder / "d", make_spec(count=400, shard_size=10))
-    (folder / "report.html").write_text(page(look_at(Dataset(folder / "d"))))
+    (folder / "report.html").write_text(page(gather_findings(Dataset(folder / "d"))))
     return folder / "report.html"
 
 
@@ -83,5 +83,5 @@ def test_a_request_would_be_told(drawn: Path, tmp_path: Path) -> None:
 if __name__ == "__main__":
     target = Path(sys.argv[2]).absolute()
     source = target.with_suffix(".html")
-    source.write_text(page(look_at(Dataset(sys.argv[1]))))
+    source.write_text(page(gather_findings(Dataset(sys.argv[1]))))
     print(browse(source, target, height=4000))

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.mending import withdraw_damaged
-from pipeline.datasets.report import look_at, page
+from pipeline.datasets.report import gather_findings, page
 from pipeline.datasets.report.findings import Findings
 from pipeline.datasets.verification import verify
 from pipeline.spec.selection import parse_selection
@@ -61,7 +61,7 @@ class Reader(HTMLParser):
 
 
 def report(folder: Path) -> Reader:
-    return Reader(page(look_at(Dataset(folder))))
+    return Reader(page(gather_findings(Dataset(folder))))
 
 
 @pytest.mark.parametrize("form", [*FORMS, "null"])
@@ -100,7 +100,7 @@ def test_a_growing_dataset(tmp_path: Path) -> None:
     read = report(folder)
     assert "not whole: 70 of 100 samples, 70%" in read.text
     assert f"noisemill resume {folder}" in read.text
-    found = look_at(Dataset(folder))
+    found = gather_findings(Dataset(folder))
     assert not set(range(60, 90)) & set(found.indices)
     for path in (folder / "receipts").iterdir():
         path.unlink()
@@ -119,7 +119,7 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 def found(tmp_path: Path, **changes: Any) -> Findings:
-    return look_at(Dataset(make_dataset(tmp_path / "d", make_spec(**changes))))
+    return gather_findings(Dataset(make_dataset(tmp_path / "d", make_spec(**changes))))
 
 
 def test_what_it_finds(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_repeated_samples_are_found(tmp_path: Path) -> None:
     rows[71] = rows[3]
     data = npy(rows)
     spec = make_spec(latents=hashlib.sha256(data).hexdigest(), labels=None, classes=None)
-    told = look_at(Dataset(make_dataset(tmp_path / "d", spec, uploads={"latents.npy": data})))
+    told = gather_findings(Dataset(make_dataset(tmp_path / "d", spec, uploads={"latents.npy": data})))
     assert (told.nearest[0].first, told.nearest[0].second, told.nearest[0].distance) == (3, 71, 0)
     assert told.nearest[1].distance > 0.01
 
@@ -166,7 +166,7 @@ def test_rate_over_time_leaves_pauses_out(tmp_path: Path) -> None:
         assert receipt is not None
         at = 1e9 + receipt.shard + (3600 if receipt.shard >= 20 else 0)
         path.write_text(replace(receipt, finished_at=at, seconds={"predict": 1.0}).to_json())
-    told = look_at(Dataset(folder)).rate
+    told = gather_findings(Dataset(folder)).rate
     assert told is not None
     assert told.working_s == pytest.approx(40)
     assert told.paused_s == pytest.approx(3600)

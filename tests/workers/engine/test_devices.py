@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from pipeline.common.errors import UsageError, WorkerError
-from pipeline.fleet.launch import WorkerConfig, WorkerGroup, share_cores
+from pipeline.fleet.launch import WorkerConfig, WorkerGroup, divide_cores
 from workers.engine import devices
 from workers.engine.devices import Device, confirm_device, list_gpus, pin_device, pin_own_device
-from workers.supervisor import part_ports, seats
+from workers.supervisor import assign_ports, seats
 
 ROOT = Path(__file__).parents[3]
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "TF_FORCE_GPU_ALLOW_GROWTH")
@@ -292,11 +292,11 @@ def test_a_link_in_place_of_a_lock_is_not_followed(machine: Path, caplog: pytest
 
 def test_workers_on_the_cpu_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.fleet.launch.os.sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9, 10, 11})
-    assert share_cores([CONFIG]) == [CONFIG]
-    shared = share_cores([CONFIG] * 3)
+    assert divide_cores([CONFIG]) == [CONFIG]
+    shared = divide_cores([CONFIG] * 3)
     assert [one.cores for one in shared] == [(0, 1), (2, 3, 8), (9, 10, 11)]
     assert [one.threads for one in shared] == [2, 3, 3]
-    crowded = share_cores([CONFIG] * 9)
+    crowded = divide_cores([CONFIG] * 9)
     assert {(one.cores, one.threads) for one in crowded} == {((), 1)}
 
 
@@ -372,10 +372,10 @@ def test_groups_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> N
 def test_each_worker_serves_metrics_at_a_port_of_its_own() -> None:
     on_cpu = replace(CONFIG, device="cpu")
     found = seats([WorkerGroup(config=replace(on_cpu, metrics_port=9000), count=2)])
-    part_ports(found)
+    assign_ports(found)
     assert [seat.config.metrics_port for seat in found] == [9000, 9001]
     found = seats([WorkerGroup(config=on_cpu, count=2)])
-    part_ports(found)
+    assign_ports(found)
     assert [seat.config.metrics_port for seat in found] == [0, 0]
 
 
@@ -401,7 +401,7 @@ def test_a_worker_that_dies_is_started_again_after_growing_pauses(monkeypatch: p
     monkeypatch.setattr("workers.supervisor.subprocess.Popen", popen)
     [seat] = group(CONFIG, 1)
     while now[0] < 1400:
-        seat.look()
+        seat.poll()
         now[0] += 0.5
     # It is seen half a second after its death at the latest.
     pauses = [later - earlier - 0.5 for earlier, later in pairwise(started)]
@@ -411,10 +411,10 @@ def test_a_worker_that_dies_is_started_again_after_growing_pauses(monkeypatch: p
     seat.process = Process(None)
     seat.started_at = now[0]
     now[0] += 500
-    seat.look()
+    seat.poll()
     seat.process = Process(-9)
     count = len(started)
-    seat.look()
+    seat.poll()
     now[0] += 1.5
-    seat.look()
+    seat.poll()
     assert len(started) == count + 1

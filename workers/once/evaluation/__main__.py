@@ -20,17 +20,17 @@ from workers.engine.devices import pin_device
 from workers.engine.tensorflow_start import start_tensorflow
 
 #: Samples read at a time.
-_STRETCH = 256
+_CHUNK = 256
 
 
 def draw(dataset: Dataset, most: int) -> Labelled:
     """At most `most` samples as uint8, in runs spread over the dataset, in random order."""
     spec = dataset.spec
     stretches = [
-        (first, min(_STRETCH, shard.first + shard.count - first))
+        (first, min(_CHUNK, shard.first + shard.count - first))
         for index in dataset.made()
         for shard in [dataset.plan[index]]
-        for first in range(shard.first, shard.first + shard.count, _STRETCH)
+        for first in range(shard.first, shard.first + shard.count, _CHUNK)
     ]
     random = np.random.default_rng(0)
     images, labels, taken = [], [], 0
@@ -57,22 +57,22 @@ def run(request: dict[str, str | int]) -> Evaluation:
     real = load_real(Path(str(request["real"])), pictures).limited(int(request["limit"]))
     samples = draw(dataset, int(request["limit"]))
     pin_device("auto")
-    _tell("TensorFlow is starting")
+    _report_progress("TensorFlow is starting")
     start_tensorflow()
-    from workers.once.evaluation.figures import judge  # After the device is pinned: it loads TensorFlow.
+    from workers.once.evaluation.figures import compute_metrics  # After the device is pinned: it loads TensorFlow.
 
     assert dataset.spec.classes is not None
-    return judge(
+    return compute_metrics(
         samples,
         real,
         dataset.spec.classes,
         seed=int(request["seed"]),
         cache_dir=load_settings().cache_dir,
-        progress=_tell,
+        progress=_report_progress,
     )
 
 
-def _tell(words: str) -> None:
+def _report_progress(words: str) -> None:
     print(f"{PROGRESS}{words}", file=sys.stderr, flush=True)
 
 

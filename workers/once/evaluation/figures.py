@@ -19,7 +19,7 @@ _NOVELTY_IMAGES = 2000
 Features = NDArray[np.float32]
 
 
-def judge(
+def compute_metrics(
     samples: Labelled,
     real: RealData,
     names: Sequence[str],
