@@ -14,8 +14,8 @@ import click
 
 from pipeline.cli.options import FILE, Count, Whole, examples, generator_options, json_option
 from pipeline.cli.output import is_terminal, print_json, shard_count, size, warn, write_beside, write_file
-from pipeline.common.counts import MAX_COUNT
 from pipeline.common.errors import UsageError, shown
+from pipeline.common.quantities import MAX_COUNT
 from pipeline.spec import plan as shards
 
 

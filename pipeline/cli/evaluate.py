@@ -12,7 +12,7 @@ import click
 
 from pipeline.cli.options import Count, Whole, examples, json_option
 from pipeline.cli.output import duration, is_terminal, print_json
-from pipeline.common.counts import MAX_SEED
+from pipeline.common.quantities import MAX_SEED
 
 if TYPE_CHECKING:
     from pipeline.datasets.evaluation.evaluation import ClassFigures, Evaluation

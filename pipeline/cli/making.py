@@ -28,8 +28,8 @@ from pipeline.cli.options import (
     trust_option,
 )
 from pipeline.cli.output import duration, print_json, print_manifest_hash, rate, shard_count, size, warn
-from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import names_redis
 from pipeline.generators import Generator, remember
 from pipeline.spec import plan as shards

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.common.counts import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.fleet.launch import DEVICE
 from pipeline.generators.trusted_code import OWN, trust
 from pipeline.spec.sampler import MAX_GUIDANCE, MAX_STEPS, METHODS

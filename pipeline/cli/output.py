@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.common.errors import StoreError
-from pipeline.common.words import duration as duration
-from pipeline.common.words import rate as rate
-from pipeline.common.words import shard_count as shard_count
-from pipeline.common.words import size as size
+from pipeline.common.formatting import duration as duration
+from pipeline.common.formatting import rate as rate
+from pipeline.common.formatting import shard_count as shard_count
+from pipeline.common.formatting import size as size
 
 if TYPE_CHECKING:
     from pipeline.datasets.dataset import Dataset

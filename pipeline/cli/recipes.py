@@ -14,7 +14,7 @@ import click
 from pipeline.cli.interruption import interruptible
 from pipeline.cli.options import device_option, examples, generator_options, json_option, redis_option
 from pipeline.cli.output import print_json, print_manifest_hash, print_table, size, warn, write_file
-from pipeline.common.counts import MAX_WORKERS
+from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import names_redis
 
 if TYPE_CHECKING:

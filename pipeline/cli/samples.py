@@ -14,8 +14,8 @@ import click
 from pipeline.cli.generators import known_generator
 from pipeline.cli.options import FILE, examples, json_option, sampler_options, settings_option, together, trust_option
 from pipeline.cli.output import print_json, write_file
-from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_SEED
 from pipeline.generators import Generator
 
 #: Encodes samples, with their generator and a title, as the bytes of a file.

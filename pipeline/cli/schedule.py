@@ -14,8 +14,8 @@ import click
 
 from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, warn
-from pipeline.common.counts import MAX_KEPT
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_KEPT
 from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:

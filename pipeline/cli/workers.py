@@ -13,8 +13,8 @@ import click
 
 from pipeline.cli.options import Whole, device_option, examples, json_option, redis_option, trust_option
 from pipeline.cli.output import duration, print_json, print_table, rate, warn
-from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import load_settings
 from pipeline.fleet.config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.fleet.launch import SchedulerConfig, WorkerConfig, WorkerGroup, supervisor_command, supervisor_environment

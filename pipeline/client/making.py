@@ -17,8 +17,8 @@ from pipeline.common.errors import GeneratorError, LedgerError, UsageError, one_
 from pipeline.common.settings import Settings, load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import Upload, prepare, spec_at
-from pipeline.datasets.mending import withdraw_damaged
 from pipeline.datasets.receipts import EngineRecord
+from pipeline.datasets.repair import withdraw_damaged
 from pipeline.fleet.launch import WorkerConfig, divide_cores
 from pipeline.fleet.local import LocalWorkers, private_server
 from pipeline.generators import Generator, find_generator, find_named_by_data, remember

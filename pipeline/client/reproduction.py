@@ -14,9 +14,9 @@ from pipeline.common.files import open_regular
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import Upload, check_free, read_spec
 from pipeline.datasets.finishing import finish_dataset
-from pipeline.datasets.mending import withdraw_damaged_shards
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.recipe import DIFFERENT, MAX_BYTES, UNCOMPARABLE, VERDICTS, Recipe
+from pipeline.datasets.repair import withdraw_damaged_shards
 from pipeline.generators import Generator, find_named_by_data
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.ledger import open_ledger

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.counts import parse_numbers
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.common.files import NPY_ERRORS, first_line, read_npy_header
+from pipeline.common.quantities import parse_numbers
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import LabelPlan, label_plan

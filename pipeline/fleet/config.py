@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.counts import MAX_WORKERS
 from pipeline.common.errors import UsageError, shown
 from pipeline.common.files import first_line, read_regular
+from pipeline.common.quantities import MAX_WORKERS
 from pipeline.fleet.launch import DEVICE
 
 #: The file that `up` reads in the current folder.

@@ -19,9 +19,9 @@ from shlex import quote
 from typing import Any
 
 from pipeline.common.errors import LedgerError, NoisemillError, WorkerError, one_line
+from pipeline.common.formatting import size
 from pipeline.common.settings import Settings
 from pipeline.common.version import VERSION
-from pipeline.common.words import size
 from pipeline.generators import builtin_names, find_generator
 from pipeline.stores import open_store
 

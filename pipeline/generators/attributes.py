@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.counts import parse_numbers
 from pipeline.common.errors import UsageError, shown
+from pipeline.common.quantities import parse_numbers
 from pipeline.generators.generator import Generator
 
 

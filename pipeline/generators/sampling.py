@@ -17,9 +17,9 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError, WorkerError
 from pipeline.common.processes import error_from_stderr, python_command
+from pipeline.common.quantities import MAX_COUNT, MAX_SEED
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec.labels import canonical_labels, label_plan

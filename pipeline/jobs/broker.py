@@ -18,8 +18,8 @@ from celery.loaders.app import AppLoader
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
-from pipeline.common.counts import MAX_EXACT
 from pipeline.common.errors import shown
+from pipeline.common.quantities import MAX_EXACT
 from pipeline.common.settings import Settings
 from pipeline.jobs.connection import celery_tls, celery_url, redis_errors
 from pipeline.jobs.ledger import Ledger

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.common.counts import MAX_EXACT
 from pipeline.common.errors import LedgerError, shown
+from pipeline.common.quantities import MAX_EXACT
 from pipeline.common.text import is_one_line, one_line_of
 
 #: Errors of Lua, or of Redis called by it, for a value of the wrong type.

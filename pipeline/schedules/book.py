@@ -22,8 +22,8 @@ from typing import Any, TypeVar, cast
 
 from redis.client import Pipeline
 
-from pipeline.common.counts import MAX_EXACT
 from pipeline.common.errors import UsageError, shown
+from pipeline.common.quantities import MAX_EXACT
 from pipeline.common.settings import Settings
 from pipeline.jobs.connection import connect, redis_errors
 from pipeline.schedules.schedule import MISSED_S, Run, Schedule, Skipped, UnreadableScheduleError

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipeline.common.counts import MAX_EXACT, MAX_SEED
 from pipeline.common.errors import LedgerError, UsageError, shown
+from pipeline.common.quantities import MAX_EXACT, MAX_SEED
 from pipeline.common.text import is_one_line
 from pipeline.schedules.recurrence import Recurrence
 from pipeline.stores import normalise

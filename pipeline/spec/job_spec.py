@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from pipeline.common.counts import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE, parse_numbers
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
+from pipeline.common.quantities import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE, parse_numbers
 from pipeline.common.text import is_one_line
 from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
 from pipeline.spec.sampler import KEY_DIM, Sampler, parse_sampler

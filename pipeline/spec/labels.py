@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.counts import parse_count
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import parse_count
 from pipeline.spec.latents import random_labels
 
 Labels = NDArray[np.int32]

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_SEED
 from pipeline.spec.sampler import KEY_DIM
 
 #: Samples per block of the random streams. It defines datasets, so it must never change.

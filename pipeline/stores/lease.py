@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.common.errors import DestinationBusyError, StoreError, shown
-from pipeline.common.words import duration
+from pipeline.common.formatting import duration
 from pipeline.stores.store import Store
 
 log = logging.getLogger("noisemill")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.common.counts import MAX_SEED
 from pipeline.common.errors import LedgerError, UsageError
+from pipeline.common.quantities import MAX_SEED
 from pipeline.schedules.recurrence import Recurrence, parse_recurrence
 from pipeline.schedules.request import check_name, check_template, new_schedule
 from pipeline.schedules.schedule import Schedule

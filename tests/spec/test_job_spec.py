@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.common import counts
-from pipeline.common.counts import parse_count
+from pipeline.common import quantities
 from pipeline.common.errors import DatasetError, UsageError
+from pipeline.common.quantities import parse_count
 from pipeline.spec import latents
 from pipeline.spec.job_spec import PRECISIONS, JobSpec
 from tests.making import make_spec
@@ -24,8 +24,8 @@ KNOWN_ID = "tiny-06f352cdf7"
 
 
 def test_seeds_and_block_numbers_fill_one_word_each() -> None:
-    assert counts.MAX_SEED < 2**32
-    assert counts.MAX_COUNT // latents.BLOCK < 2**32
+    assert quantities.MAX_SEED < 2**32
+    assert quantities.MAX_COUNT // latents.BLOCK < 2**32
 
 
 # -- JSON and identity -----------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.counts import MAX_COUNT, MAX_SEED
 from pipeline.common.errors import UsageError
+from pipeline.common.quantities import MAX_COUNT, MAX_SEED
 from pipeline.spec.latents import BLOCK, Noise, block_rows, latents, parse_noise, random_labels
 
 SEEDS = (0, 1, 5, 2**31, MAX_SEED)

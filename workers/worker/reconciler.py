@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from pipeline.common.errors import NoisemillError, UnknownJobError
-from pipeline.common.words import shard_count
+from pipeline.common.formatting import shard_count
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Ledger

@@ -6,7 +6,7 @@ import json
 import time
 
 from pipeline.datasets.receipts import Manifest
-from pipeline.datasets.report.snippets import Snippet, checking, making, reading
+from pipeline.datasets.report.code_examples import Snippet, checking, making, reading
 from pipeline.spec.job_spec import JobSpec, format_settings
 
 _PROVENANCE = (

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.formatting import duration, rate, size
 from pipeline.common.version import VERSION
-from pipeline.common.words import duration, rate, size
 from pipeline.datasets.report import charts
+from pipeline.datasets.report.code_examples import Snippet, checking, making, reading, recipe
 from pipeline.datasets.report.findings import CLASSES, Findings, Rate
 from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation
-from pipeline.datasets.report.snippets import Snippet, checking, making, reading, recipe
 from pipeline.datasets.stages import STAGES, verdict
 from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import format_settings

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.common.counts import MAX_BATCH
 from pipeline.common.errors import shown
+from pipeline.common.quantities import MAX_BATCH
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger.call import Call
 

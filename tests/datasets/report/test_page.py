@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.mending import withdraw_damaged
+from pipeline.datasets.repair import withdraw_damaged
 from pipeline.datasets.report import gather_findings, page
 from pipeline.datasets.report.findings import Findings
 from pipeline.datasets.verification import verify

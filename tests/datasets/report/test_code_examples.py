@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli.making import generate_command
-from pipeline.datasets.report.snippets import checking, making, reading, recipe
+from pipeline.datasets.report.code_examples import checking, making, reading, recipe
 from pipeline.generators import find_generator
 from pipeline.jobs.request import JobRequest
 from tests.datasets.test_dataset import FORMS, npy

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.finishing import finish_dataset
-from pipeline.datasets.mending import withdraw_damaged
+from pipeline.datasets.repair import withdraw_damaged
 from pipeline.datasets.verification import verify
 from tests.making import make_dataset, make_spec
 
