@@ -98,7 +98,10 @@ def test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again(fleet: Fl
 
 @pytest.mark.parametrize(
     "at",
-    ["workers.making.slices:_Slice.run", pytest.param("pipeline.jobs.ledger:Ledger.claim", marks=pytest.mark.faults)],
+    [
+        "workers.making.job_slice:JobSlice.predict",
+        pytest.param("pipeline.jobs.ledger:Ledger.claim", marks=pytest.mark.faults),
+    ],
 )
 def test_what_nobody_foresaw_fails_the_job_once(fleet: Fleet, at: str) -> None:
     """Outside a shard, where no attempts are counted: one traceback, the reason in `status`, and no further wake-up."""

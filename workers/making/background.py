@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 log = logging.getLogger("noisemill")
 
@@ -20,10 +20,10 @@ class Background:
         """Whether the rest of a slice is running."""
         return self._thread is not None and self._thread.is_alive()
 
-    def take_over(self, rest: Iterator[object]) -> None:
+    def take_over(self, rest: Callable[[], None]) -> None:
         """Waits for the rest that is running, then starts this one and returns."""
         self.wait()
-        self._thread = threading.Thread(target=_exhaust, args=(rest,), name="background", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(rest,), name="background", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -32,9 +32,8 @@ class Background:
             self._thread.join()
 
 
-def _exhaust(rest: Iterator[object]) -> None:
+def _run(rest: Callable[[], None]) -> None:
     try:
-        for _ in rest:
-            pass
+        rest()
     except Exception:
         log.exception("the rest of a slice failed with an unexpected error")
