@@ -170,7 +170,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _carry_out(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         if self._upstream is None:
-            self._upstream = http.client.HTTPConnection(urlsplit(self.server.proxy.behind.endpoint).netloc, timeout=60)
+            self._upstream = http.client.HTTPConnection(urlsplit(self.server.proxy.behind.endpoint).netloc, timeout=600)
         self._upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in ("connection", "expect"):

@@ -376,7 +376,7 @@ def test_a_file_that_is_no_model(tmp_path: Path):
     model = tmp_path / "cut.keras"
     model.write_bytes(TINY.read_bytes()[:2000])
     command = [sys.executable, "-m", "pipeline.cli", "generate", str(model), "new", "-n", "10"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=600)
     assert_clear(Outcome(done.returncode, done.stdout, done.stderr), 1, f"generator {model} is no whole .keras file")
     assert not (tmp_path / "new").exists()
 
@@ -921,6 +921,6 @@ def test_inputs_of_the_users_own(run: Run, world: Path, tmp_path: Path, redis: A
 def test_as_a_process(world: Path, words: str, code: int, says: str):
     before = tree(world)
     command = [sys.executable, "-m", "pipeline.cli", *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=world, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=world, check=False, timeout=600)
     assert_clear(Outcome(done.returncode, done.stdout, done.stderr), code, says)
     assert tree(world) == before

@@ -557,7 +557,7 @@ def test_reader_that_leaves_early():
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "pipeline.cli", "generators", "--json"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=600)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -571,4 +571,4 @@ def test_settings_of_the_environment(run: Run, settings: Settings, monkeypatch: 
 
 def _process(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)

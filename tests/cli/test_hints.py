@@ -32,7 +32,7 @@ def test_completion_is_a_script_of_the_shell(run: Run, shell: str, tmp_path: Pat
     assert "_NOISEMILL_COMPLETE" in outcome.out
     if shutil.which(shell):
         (tmp_path / "script").write_text(outcome.out)
-        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, timeout=30)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, timeout=600)
 
 
 @pytest.mark.parametrize(("typed", "offered"), [
@@ -51,7 +51,7 @@ def test_bash_completes(run: Run, tmp_path: Path, typed: str, offered: set[str])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "--norc", "-c", code], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert set(done.stdout.split()) == offered, done.stderr
 

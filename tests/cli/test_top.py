@@ -159,7 +159,7 @@ def test_in_a_terminal(fleet: Ledger, redis: Settings, tmp_path: Path, key: byte
             said += os.read(leader, 65536)
         except OSError:  # The other end is closed.
             break
-    assert process.wait(30) == 0
+    assert process.wait(600) == 0
     os.close(leader)
     assert b"\x1b[?1049h" in said
     assert said.rindex(b"\x1b[?1049l") > said.rindex(b"nightly")  # The screen is as it was before.

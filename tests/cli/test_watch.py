@@ -40,7 +40,7 @@ class Terminal:
         os.close(end)
         self.shown = ""
 
-    def read_until(self, pattern: str, timeout_s: float = 60) -> str:
+    def read_until(self, pattern: str, timeout_s: float = 600) -> str:
         """What it shows, without colours and movements, up to a text that matches."""
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.text(), re.DOTALL):
@@ -56,7 +56,7 @@ class Terminal:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.shown).replace("\r\n", "\n").replace("\r", "\n")
 
     def close(self) -> int:
-        code = self.process.wait(60)
+        code = self.process.wait(600)
         os.close(self._side)
         return code
 

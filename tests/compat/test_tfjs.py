@@ -28,13 +28,13 @@ def node(tmp_path_factory):
     for name in ("package.json", "make_models.mjs"):
         shutil.copy(SCRIPTS / name, folder)
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder)]
-    installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=300)
+    installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=600)
     if installed.returncode:
         pytest.skip(f"TensorFlow.js cannot be installed: {installed.stderr[-300:]}")
 
     def run(what: str) -> Path:
         command = ["node", "make_models.mjs", what, what]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
         return folder / what
 
     return run

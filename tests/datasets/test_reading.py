@@ -171,7 +171,7 @@ def test_in_another_process(tmp_path: Path, s3: S3Server, method: str, place: st
     queue = context.Queue()
     child = context.Process(target=_read_all, args=(dataset, queue))
     child.start()
-    assert queue.get(timeout=120) == expected
+    assert queue.get(timeout=600) == expected
     child.join(60)
     assert child.exitcode == 0
     assert pickle.loads(pickle.dumps(dataset))[3][1] == 3

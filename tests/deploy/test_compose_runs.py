@@ -101,7 +101,7 @@ class Installation:
         """A command as a user of the installation would type it."""
         done = subprocess.run(
             [executable("noisemill"), *arguments], env=self.environment("scheduler"), cwd=self.folder,
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -110,7 +110,7 @@ class Installation:
         for process in reversed(self.processes.values()):
             process.terminate()
         for process in self.processes.values():
-            process.wait(60)
+            process.wait(600)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         installed.stop()
 
 
-def wait(true: Callable[[], bool], told: Callable[[], str], timeout_s: float = 90) -> None:
+def wait(true: Callable[[], bool], told: Callable[[], str], timeout_s: float = 600) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, told()

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="no Pro
 
 def promtool(*arguments: str | Path) -> str:
     """What it says. Fails where it finds fault."""
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,7 +93,7 @@ class Prometheus:
             return []
         return found
 
-    def wait_for(self, expressions: list[str], told: Callable[[], str], timeout_s: float = 90) -> None:
+    def wait_for(self, expressions: list[str], told: Callable[[], str], timeout_s: float = 600) -> None:
         """Until each has a series whose value is a number."""
         deadline = time.monotonic() + timeout_s
         without = expressions
@@ -103,7 +103,7 @@ class Prometheus:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(600)
 
 
 def _is_number(series: dict[str, Any]) -> bool:

@@ -45,7 +45,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout_s: float = 30) -> int:
+    def stop(self, timeout_s: float = 600) -> int:
         """SIGTERM; answers the exit code."""
         self.process.terminate()
         return self.process.wait(timeout_s)
@@ -63,7 +63,7 @@ class Fleet:
     environment: dict[str, str]
     workers: list[Worker] = field(default_factory=list)
 
-    def run(self, *arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a noisemill command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "pipeline.cli", *arguments],
@@ -110,7 +110,7 @@ class Fleet:
         worker = Worker(process, log)
         self.workers.append(worker)
         if ready:
-            self.wait_until(lambda: self.is_up(worker), timeout_s=150, told=worker.said)
+            self.wait_until(lambda: self.is_up(worker), timeout_s=600, told=worker.said)
         return worker
 
     def is_up(self, worker: Worker) -> bool:
@@ -118,7 +118,7 @@ class Fleet:
         assert worker.process.poll() is None, worker.said()
         return any(one["pid"] == worker.process.pid for one in self.json("workers"))
 
-    def wait_until(self, true: Callable[[], object], timeout_s: float = 60, told: Callable[[], str] = str) -> float:
+    def wait_until(self, true: Callable[[], object], timeout_s: float = 600, told: Callable[[], str] = str) -> float:
         """Waits for something to become true; answers how long that took, in seconds."""
         start = time.monotonic()
         while not true():
@@ -126,7 +126,7 @@ class Fleet:
             time.sleep(0.1)
         return time.monotonic() - start
 
-    def watch(self, *jobs: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def watch(self, *jobs: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Waits until jobs have ended."""
         return self.run("watch", *jobs, timeout_s=timeout_s)
 
@@ -138,7 +138,7 @@ class Fleet:
                 worker.process.terminate()
         for worker in self.workers:
             try:
-                worker.process.wait(20)
+                worker.process.wait(60)
             except subprocess.TimeoutExpired:
                 worker.kill()
 
@@ -148,7 +148,7 @@ def one_worker(folder: Path, environment: dict[str, str]) -> Iterator[Fleet]:
     """A fleet of one worker, which is up."""
     fleet = Fleet(folder, environment)
     worker = fleet.start_worker(ready=False)
-    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
+    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=600, told=worker.said)
     yield fleet
     fleet.stop()
 

@@ -158,7 +158,7 @@ def _start_apart(fleet: Fleet, view: str, root: Path) -> Worker:
         process = subprocess.Popen(command, env=fleet.environment, stdout=output, stderr=output)
     worker = Worker(process, log)
     fleet.workers.append(worker)
-    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=150, told=worker.said)
+    fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=600, told=worker.said)
     return worker
 
 

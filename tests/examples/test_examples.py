@@ -31,7 +31,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey, s3: S3Server
         yield fleet
 
 
-def run_example(name: str, folder: Path, *arguments: str, variables: dict[str, str], timeout_s: float = 170) -> str:
+def run_example(name: str, folder: Path, *arguments: str, variables: dict[str, str], timeout_s: float = 600) -> str:
     """Runs an example in a folder; answers what it printed."""
     own = {"PYTHONPATH": str(EXAMPLES.parent), "EXAMPLE_SMALL": "1", **variables}
     done = subprocess.run(

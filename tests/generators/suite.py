@@ -59,7 +59,7 @@ def noisemill(*arguments: object, cwd: Path, check: bool = True) -> subprocess.C
     """The command line of this checkout, run in a folder."""
     command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=150)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -40,7 +40,7 @@ class Scheduler:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(600)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class ScheduledFleet(Fleet):
         """The runs of a schedule so far."""
         return self.book.runs(name)
 
-    def wait_for_runs(self, name: str, count: int, *states: str, timeout_s: float = 90) -> None:
+    def wait_for_runs(self, name: str, count: int, *states: str, timeout_s: float = 600) -> None:
         """Waits for so many runs in these states."""
         wanted = states or ("done", "removed")
         self.wait_until(

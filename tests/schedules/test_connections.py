@@ -75,4 +75,4 @@ def _tls_server(folder: Path) -> Iterator[tuple[int, Path]]:
         yield port, certificate
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(600)

@@ -35,7 +35,7 @@ class Witness(Fleet):
     said: list[str]
     shown: set[bytes]
 
-    def run(self, *arguments: str, timeout_s: float = 120, **changes: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 600, **changes: str) -> subprocess.CompletedProcess[str]:
         done = super().run(*arguments, timeout_s=timeout_s, **changes)
         self.said += [done.stdout, done.stderr]
         return done
@@ -137,7 +137,7 @@ def test_celery_checks_the_certificate_too(server: TlsRedis, tmp_path: Path):
 
     def connect(url: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", script, url]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
     good = connect(server.url())
     assert good.returncode == 0, good.stderr

@@ -29,7 +29,7 @@ def run(folder: Path, cache: Path, *arguments: str, **variables: str) -> str:
         env=environment("", "unused", cache, **variables),
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

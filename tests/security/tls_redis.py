@@ -80,7 +80,7 @@ class TlsRedis:
         """Stops it, so that its port refuses connections."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(600)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -39,7 +39,7 @@ def browse(place: Path, picture: Path, *, width: int = 1200, height: int = 2400,
         [browser, *flags, place.as_uri()],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
         check=True,
         stdin=subprocess.DEVNULL,
     )

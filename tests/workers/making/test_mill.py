@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -398,21 +399,25 @@ def test_of_two_batches_at_once_one_fails(store: Store) -> None:
 
 
 def test_stages_overlap(store: Store) -> None:
-    """Predict and write take 10 ms a batch each: together, not one after the other."""
+    """The samples of a batch are not looked at before the next one is being predicted."""
+    predicting = [threading.Event() for _ in range(50)]
 
-    class Slow(StandIn):
+    class Telling(StandIn):
         def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
-            time.sleep(0.01)
-            return SlowMade(super().predict(latents, labels).values)
+            predicting[len(self.sizes)].set()
+            made = super().predict(latents, labels)
+            return WaitingMade(made.values, predicting[min(len(self.sizes), 49)])
 
-    class SlowMade(Made):
+    @dataclass(frozen=True)
+    class WaitingMade(Made):
+        next_one: threading.Event
+
         def samples(self) -> NDArray[np.float32]:
-            time.sleep(0.01)
+            assert self.next_one.wait(600)
             return self.values
 
-    start = time.perf_counter()
-    run_mill(make_spec(count=400, shard_size=400, format="null"), store, [0], Slow())
-    assert time.perf_counter() - start < 50 * 0.02 * 0.9
+    shift = run_mill(make_spec(count=400, shard_size=400, format="null"), store, [0], Telling())
+    assert shift.made_shards == [0]
 
 
 def test_predict_goes_on_while_a_shard_is_put_in_place(store: Store) -> None:
