@@ -12,7 +12,8 @@ from benchmarks.figures import Effort
 from pipeline.common.errors import GeneratorError
 
 if TYPE_CHECKING:
-    from workers.engine.engine import Engine, EngineRoom
+    from workers.engine.engine import Engine
+    from workers.engine.engine_room import EngineRoom
 
 #: More than a worker tries, so that what it settles for is compared with the best there is.
 BATCHES = (64, 128, 256, 512, 1024)

@@ -46,7 +46,7 @@ class _Case:
 
 def run(effort: Effort) -> Result:
     """Ratios of each case to its own limit, measured just before and just after it."""
-    from workers.engine.engine import Calibration
+    from workers.engine.engine_room import Calibration
 
     with ExitStack() as stack:
         places = {"disk": stack.enter_context(folder())}

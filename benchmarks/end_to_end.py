@@ -34,7 +34,7 @@ CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
 def run(effort: Effort) -> Result:
     """Ratios of each case to the bare forward passes just before and after it."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine.engine import EngineRoom  # After the device is pinned.
+    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
 
     with ExitStack() as stack:
         places = _places(stack)

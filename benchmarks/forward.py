@@ -21,7 +21,7 @@ _SIZE = 2048
 def run(effort: Effort) -> Result:
     """Operations per second of both, interleaved; the ratio."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine.engine import EngineRoom  # After the device is pinned.
+    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
 
     with folder() as place:
         rooms = EngineRoom(generator, device, place)

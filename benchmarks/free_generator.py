@@ -52,7 +52,7 @@ class FreeEngine:
 
 
 class FreeRooms:
-    """Stands in for `workers.engine.engine.EngineRoom`."""
+    """Stands in for `workers.engine.engine_room.EngineRoom`."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.images: dict[int, NDArray[np.float32]] = {}

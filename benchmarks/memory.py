@@ -43,7 +43,7 @@ def _resident_mb(which: str) -> float:
 
 def main(samples: int) -> None:
     """Makes the shard; prints what it took as JSON."""
-    from workers.engine.engine import Calibration
+    from workers.engine.engine_room import Calibration
 
     with ExitStack() as stack:
         place = stack.enter_context(folder())

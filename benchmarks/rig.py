@@ -32,7 +32,7 @@ from pipeline.jobs.request import JobRequest
 from pipeline.jobs.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
-    from workers.engine.engine import Calibration, EngineRoom
+    from workers.engine.engine_room import Calibration, EngineRoom
     from workers.making.slices import SliceWorker
 
 

@@ -31,12 +31,12 @@ from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups, celery_app, queue_name, read_wakeup
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
-from workers.engine.engine import Calibration
+from workers.engine.engine_room import Calibration
 from workers.making.slices import SliceWorker
 from workers.worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
-    from workers.engine.engine import EngineRoom
+    from workers.engine.engine_room import EngineRoom
 
 GENERATOR = "article-28"
 BATCH = 64
@@ -58,7 +58,7 @@ class SleepingEngine(FreeEngine):
 
 
 class SleepingRooms:
-    """Stands in for `workers.engine.engine.EngineRoom`."""
+    """Stands in for `workers.engine.engine_room.EngineRoom`."""
 
     def __init__(self, sample_s: float) -> None:
         self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)

@@ -26,7 +26,8 @@ from pipeline.spec.latents import latents, noise_keys
 from pipeline.spec.sampler import Sampler, parse_sampler
 from tests.generators.suite import CPU, noisemill, save_keras
 from tests.making import make_dataset
-from workers.engine.engine import Engine, EngineRoom
+from workers.engine.engine import Engine
+from workers.engine.engine_room import EngineRoom
 from workers.engine.generators import load_generator
 from workers.once.recompute import compare
 

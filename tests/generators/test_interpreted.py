@@ -13,7 +13,7 @@ import pytest
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from tests.generators.suite import CLOSE, CPU, noisemill, predict
-from workers.engine.engine import EngineRoom
+from workers.engine.engine_room import EngineRoom
 
 MODELS = Path(__file__).parent / "interpreted"
 EXPECTED: Any = np.load(MODELS / "expected.npz")

@@ -14,7 +14,7 @@ from pipeline.datasets.receipts import NOT_REPRODUCIBLE, Manifest
 from pipeline.datasets.recipe import Recipe
 from pipeline.generators import find_generator
 from tests.generators.suite import CPU, noisemill
-from workers.engine.engine import EngineRoom
+from workers.engine.engine_room import EngineRoom
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")

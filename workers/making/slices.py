@@ -37,7 +37,8 @@ from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allow
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.sampler import Sampler
 from pipeline.stores import is_canonical, normalise, open_store
-from workers.engine.engine import BATCHES, ENGINES, Calibration, Engine, EngineRoom
+from workers.engine.engine import ENGINES, Engine
+from workers.engine.engine_room import BATCHES, Calibration, EngineRoom
 from workers.making.assignment import Assignment, Clock, in_words
 from workers.making.background import Background
 from workers.making.job_slice import JobSlice

@@ -30,7 +30,7 @@ from pipeline.generators import find_generator
 from workers.engine.devices import pin_device
 
 if TYPE_CHECKING:
-    from workers.engine.engine import EngineRoom
+    from workers.engine.engine_room import EngineRoom
 
 #: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md)
 #: after one pass; of a sampler, what such differences in each pass come to (docs/decisions/0096-samplers.md).
@@ -51,7 +51,7 @@ def recompute(destination: str, indices: list[int], reference: str) -> Recompute
     if generator.digest != dataset.spec.digest:
         raise GeneratorError(f"generator {reference!r} is not the one that made this dataset")
     device = pin_device("auto")
-    from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
+    from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
     return compare(dataset, indices, EngineRoom(generator, device, load_settings().cache_dir))
 

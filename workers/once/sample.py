@@ -32,7 +32,7 @@ def sample(folder: Path) -> NDArray[np.float32]:
     rows = np.load(folder / sampling.ROWS)
     labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
     device = pin_device("auto")
-    from workers.engine.engine import EngineRoom  # After the device is pinned: it loads TensorFlow.
+    from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
 
     rooms = EngineRoom(generator, device, load_settings().cache_dir)
     sampler = parse_sampler(request["sampler"]) if request["sampler"] else None

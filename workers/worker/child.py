@@ -96,7 +96,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
     from workers.engine.devices import pin_own_device
 
     device = pin_own_device(config, settings.lock_dir)
-    from workers.engine.engine import EngineRoom
+    from workers.engine.engine_room import EngineRoom
 
     rooms = EngineRoom(generator, device, settings.cache_dir)
     sampler = parse_sampler(config.sampler) if config.sampler else generator.sampler

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.common.errors import GeneratorError
 from pipeline.spec.sampler import Sampler
-from workers.engine import engine as engine_module
-from workers.engine.engine import Calibration, EngineRoom
+from workers.engine import engine_room
+from workers.engine.engine_room import Calibration, EngineRoom
 
 
 class Clock:
@@ -100,14 +100,14 @@ SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_MEASURE_S", 0.005)
+    monkeypatch.setattr(engine_room, "_MEASURE_S", 0.005)
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """How busy the machine is, per core."""
     load = {"now": 0.0}
-    monkeypatch.setattr(engine_module, "_load", lambda: load["now"])
+    monkeypatch.setattr(engine_room, "_load", lambda: load["now"])
     return load
 
 

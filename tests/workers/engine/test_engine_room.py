@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from pipeline.generators import find_generator
-from workers.engine import engine as engine_module
-from workers.engine.engine import BATCHES, ENGINES, EngineRoom
+from workers.engine import engines as engines_module
+from workers.engine.engine import ENGINES
+from workers.engine.engine_room import BATCHES, EngineRoom
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> EngineRoom:
     """An engine room whose engines are objects without content."""
-    monkeypatch.setattr(engine_module, "Engine", lambda *_: object())
+    monkeypatch.setattr(engines_module, "Engine", lambda *_: object())
     room: Any = object.__new__(EngineRoom)
     room.generator, room.device = find_generator("article-28"), None
     room._forwards, room._engines = {"float32": None}, OrderedDict()

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.generators import find_generator
 from workers.engine.devices import Device
-from workers.engine.engine import EngineRoom
+from workers.engine.engine_room import EngineRoom
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.keras"
 

@@ -27,7 +27,7 @@ from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
 from tests.jobs.test_ledger import worker_info
 from tests.making import CLASSES, Made, StandIn, make_dataset, make_spec
-from workers.engine.engine import Calibration, EngineRoom
+from workers.engine.engine_room import Calibration, EngineRoom
 from workers.making.assignment import Assignment, Clock
 from workers.making.leases import Leases
 from workers.making.mill import Work
@@ -60,7 +60,9 @@ class Rooms:
     def __init__(self, one: StandIn) -> None:
         self.one = one
         interface = SimpleNamespace(noise_sizes=(), attributes_dim=0)
-        self.generator = SimpleNamespace(interface=interface, settings=lambda told: tuple(told.items()))
+        self.generator = SimpleNamespace(
+            interface=interface, settings=lambda told: tuple(told.items()), check_sampler=lambda sampler: None
+        )
 
     def engine(self, *_: object) -> StandIn:
         return self.one
@@ -121,7 +123,7 @@ def bench(settings: Settings, ledger: Ledger, tmp_path: Path) -> Iterator[Bench]
         ledger=ledger,
         wakeups=cast(Wakeups, SimpleNamespace(send=lambda *told: sent.append(told))),
         rooms=cast(EngineRoom, Rooms(engine)),
-        calibrations={"float32": Calibration(engine="tf", batch=64, rate=1.0)},
+        calibrations={("float32", None): Calibration(engine="tf", batch=64, rate=1.0)},
         info=worker_info(digest=spec.digest, classes=CLASSES, output_roots=(str(tmp_path),)),
         stop=threading.Event(),
         clock=Clock(now=passing.now, sleep=passing.sleep),
