@@ -36,6 +36,10 @@ def schedule_command() -> None:
     """
 
 
+#: Options of a schedule itself; all others are those of its jobs.
+_TERMS = ("cron", "every", "timezone", "keep", "overlap", "catch_up", "priority", "webhook")
+
+
 @schedule_command.command(
     "add",
     epilog=examples(
@@ -74,21 +78,12 @@ def add_command(
     name: str,
     generator: str,
     destination: str,
-    cron: str | None,
-    every: str | None,
-    timezone: str | None,
-    keep: int | None,
-    overlap: str,
-    catch_up: str,
     replacing: bool,
     yes: bool,
-    workers: int | None,
-    priority: int,
-    webhook: str | None,
     dry_run: bool,
     redis_url: str | None,
     as_json: bool,
-    **request: Any,
+    **options: Any,
 ) -> None:
     """Add a schedule. With --cron or --every; the options of a job are those of 'submit'.
 
@@ -99,21 +94,15 @@ def add_command(
 
     from pipeline.schedules.request import new_schedule
 
+    terms = {option: options.pop(option) for option in _TERMS}
     schedule = new_schedule(
         name=name,
         generator=generator,
         destination=destination,
-        request=request,
-        cron=cron,
-        every=every,
-        timezone=timezone,
-        keep=keep,
-        overlap=overlap,
-        catch_up=catch_up,
-        priority=priority,
-        parallel=workers or 0,
-        webhook=webhook,
+        parallel=options.pop("workers") or 0,
+        request=options,
         now=time.time(),
+        **terms,
     )
     if dry_run:
         _print_plan(schedule, as_json)
