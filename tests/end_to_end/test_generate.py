@@ -173,7 +173,7 @@ def test_killed_it_leaves_no_process(here: Fleet) -> None:
 
 
 def test_two_at_once_make_one_dataset(here: Fleet) -> None:
-    job = (TINY, "out", "--count", "20k", "--shard-size", "100")
+    job = (TINY, "out", "--count", "60k", "--shard-size", "100")
     first = start(here, *job)
     here.wait_until(lambda: (here.folder / "out/receipts").exists())
     second = start(here, *job)

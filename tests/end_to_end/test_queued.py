@@ -72,10 +72,11 @@ def test_the_same_samples_whatever_the_way(
     assert np.array_equal(dataset.latents(0, 600), reference.latents(0, 600))
     assert np.array_equal(_labels(dataset), _labels(reference))
     samples, expected = dataset.samples(0, 600), reference.samples(0, 600)
-    batches = {record.batch for record in _manifest(dataset).made_by}
+    # Workers may choose other engines, by how busy the machine was when each of them measured.
+    engines = {(record.engine, record.batch) for record in _manifest(dataset).made_by}
     if samples.dtype == np.float32:
-        same_batch = batches == {record.batch for record in _manifest(reference).made_by}
-        assert np.array_equal(samples, expected) if same_batch else np.allclose(samples, expected, rtol=0, atol=2e-6)
+        same = engines == {(record.engine, record.batch) for record in _manifest(reference).made_by}
+        assert np.array_equal(samples, expected) if same else np.allclose(samples, expected, rtol=0, atol=2e-6)
     elif samples.dtype == np.float16:
         assert np.allclose(samples, expected, rtol=0, atol=1e-3)
     else:
