@@ -68,7 +68,7 @@ def print_evaluation(found: Evaluation) -> None:
         table.add_row(name, *cells, style="bold" if name == "all" else "")
     console.print(table)
     beside = f"{found.real_training:,} real images for training, {found.real_test:,} for testing"
-    for name, told in (
+    for name, text in (
         ("compared", f"{found.samples:,} samples with {beside}"),
         ("TSTR as a share of real", f"{found.tstr_of_real:.3f}"),
         (
@@ -79,4 +79,4 @@ def print_evaluation(found: Evaluation) -> None:
         ("novelty", f"{found.novelty:.3f}"),
         ("distinct samples", f"{found.distinct_samples:,} of {found.samples:,}"),
     ):
-        click.echo(f"{name:<25}{told}")
+        click.echo(f"{name:<25}{text}")

@@ -118,8 +118,8 @@ def _denoising(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _flop(found: dict[str, Any]) -> str:
-    told = f"{_number(found['flop_per_sample'])} per sample"
-    return f"{told}, {_number(found['flop'])} each time that the network is evaluated" if found["sampler"] else told
+    total = f"{_number(found['flop_per_sample'])} per sample"
+    return f"{total}, {_number(found['flop'])} each time that the network is evaluated" if found["sampler"] else total
 
 
 def _number(value: int | None) -> str:

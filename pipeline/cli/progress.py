@@ -54,7 +54,7 @@ class _Bars:
             TaskProgressColumn(),
             TextColumn("{task.fields[made]}", justify="right", table_column=Column(no_wrap=True)),
             # The last column is dropped on a narrow terminal.
-            TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console,
             transient=True,
             expand=True,
@@ -73,12 +73,12 @@ class _Bars:
 
     def show(self, job: Job) -> None:
         if job.id not in self._tasks:
-            self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, made="", told="")
+            self._tasks[job.id] = self._progress.add_task(job.id, total=job.count, made="", text="")
         made = f"{job.samples_made:,}/{job.count:,}"
-        self._progress.update(self._tasks[job.id], completed=job.samples_made, made=made, told=_told(job))
+        self._progress.update(self._tasks[job.id], completed=job.samples_made, made=made, text=_status_text(job))
 
 
-def _told(job: Job) -> str:
+def _status_text(job: Job) -> str:
     """The text beside a bar: what the job waits for, its rate, or how it ended."""
     if job.state == "queued":
         return _held(job) or "waiting for a worker"
@@ -93,7 +93,7 @@ def _left(job: Job) -> str:
 
 class _Lines:
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, str]] = {}
+        self._shown: dict[str, tuple[float, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -105,11 +105,11 @@ class _Lines:
         warn(message)
 
     def show(self, job: Job) -> None:
-        told_at, told_state = self._told.get(job.id, (0.0, ""))
+        shown_at, shown_state = self._shown.get(job.id, (0.0, ""))
         state = f"{job.state}{_held(job)}"
-        if state == told_state and (job.state == "queued" or _held(job) or time.monotonic() - told_at < _LINE_S):
+        if state == shown_state and (job.state == "queued" or _held(job) or time.monotonic() - shown_at < _LINE_S):
             return
-        self._told[job.id] = (time.monotonic(), state)
+        self._shown[job.id] = (time.monotonic(), state)
         click.echo(_line(job), err=True)
 
 
@@ -124,13 +124,13 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
     if not is_terminal():
         yield _CountedLines(what)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, told="")
+        task = bar.add_task(what, total=None, text="")
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, told=f"{done:,}/{total:,}  {rate(speed)}")
+            bar.update(task, completed=done, total=total, text=f"{done:,}/{total:,}  {rate(speed)}")
 
         yield show
 
@@ -138,11 +138,11 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
 class _CountedLines:
     def __init__(self, what: str) -> None:
         self._what = what
-        self._told_at = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._told_at >= _LINE_S:
-            self._told_at = time.monotonic()
+        if time.monotonic() - self._shown_at >= _LINE_S:
+            self._shown_at = time.monotonic()
             click.echo(f"{self._what}: {done:,} of {total:,}", err=True)
 
 

@@ -65,7 +65,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
     assert manifest is not None
     recipe_bytes = len(text.encode())
     if as_json:
-        told = {
+        document = {
             "output": str(path),
             "size_bytes": recipe_bytes,
             "shards": len(dataset.plan),
@@ -75,7 +75,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
             "referenced": sorted(name for name, each in recipe.inputs.items() if each.data is None),
             "generator": recipe.where,
         }
-        print_json(told)
+        print_json(document)
         return
     click.echo(
         f"{path}: {size(recipe_bytes)} for {len(dataset):,} samples, {size(manifest.size_bytes)} "
@@ -164,7 +164,7 @@ def _print(made: Reproduction) -> None:
 
     counts = made.counts()
     # All shards if they are few, else those that are not bit-equal.
-    told = (
+    listed = (
         made.shards if len(made.shards) <= _MOST_ROWS else [each for each in made.shards if each.verdict == DIFFERENT]
     )
     rows = [
@@ -174,12 +174,12 @@ def _print(made: Reproduction) -> None:
             each.verdict,
             "unknown" if each.difference is None else f"{each.difference:.1e}" if each.difference else "0",
         ]
-        for each in told[:_MOST_ROWS]
+        for each in listed[:_MOST_ROWS]
     ]
     if rows:
         print_table(["SHARD", "SAMPLES", "IS", "DIFFERENCE"], rows, empty="")
-    if len(told) > _MOST_ROWS:
-        click.echo(f"and {len(told) - _MOST_ROWS:,} more; --json lists them all")
+    if len(listed) > _MOST_ROWS:
+        click.echo(f"and {len(listed) - _MOST_ROWS:,} more; --json lists them all")
     part = f"shards {made.selection} of {made.of:,}" if made.selection else f"{made.of:,} shards"
     verdicts = ", ".join(f"{counts[name]:,} {name}" for name in VERDICTS if counts[name])
     click.echo(f"{made.destination}: {part}: {verdicts}")

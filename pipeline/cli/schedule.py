@@ -263,11 +263,11 @@ def _warn_without_scheduler(book: ScheduleBook) -> None:
         warn("no scheduler is up: start one with\n  noisemill scheduler")
 
 
-def _print_change(schedule: Schedule, book: ScheduleBook, told: str, as_json: bool) -> None:
+def _print_change(schedule: Schedule, book: ScheduleBook, message: str, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(schedule, book.last_run(schedule.name), book))
     else:
-        click.echo(f"{schedule.name}: {told}")
+        click.echo(f"{schedule.name}: {message}")
 
 
 def _print_plan(schedule: Schedule, as_json: bool) -> None:

@@ -100,23 +100,23 @@ class _Rates:
     """The recent rate of each worker, from several states."""
 
     def __init__(self) -> None:
-        self._told: dict[str, deque[tuple[float, int]]] = {}
+        self._history: dict[str, deque[tuple[float, int]]] = {}
 
     def take(self, state: FleetState) -> None:
         """Adds a state."""
-        self._told = {worker.id: self._told.get(worker.id, deque()) for worker in state.workers}
+        self._history = {worker.id: self._history.get(worker.id, deque()) for worker in state.workers}
         for worker in state.workers:
-            told = self._told[worker.id]
-            if told and worker.up_s < told[-1][0]:  # The worker was restarted.
-                told.clear()
-            if not told or worker.up_s > told[-1][0]:
-                told.append((worker.up_s, worker.samples))
-            while len(told) > 2 and told[-1][0] - told[0][0] > _RATE_OVER_S:
-                told.popleft()
+            history = self._history[worker.id]
+            if history and worker.up_s < history[-1][0]:  # The worker was restarted.
+                history.clear()
+            if not history or worker.up_s > history[-1][0]:
+                history.append((worker.up_s, worker.samples))
+            while len(history) > 2 and history[-1][0] - history[0][0] > _RATE_OVER_S:
+                history.popleft()
 
     def of(self, worker: WorkerInfo) -> float | None:
         """Samples per second; None if it is not known yet."""
-        (first_s, first), (last_s, last) = self._told[worker.id][0], self._told[worker.id][-1]
+        (first_s, first), (last_s, last) = self._history[worker.id][0], self._history[worker.id][-1]
         return (last - first) / (last_s - first_s) if last_s > first_s else None
 
 
@@ -190,10 +190,10 @@ def _jobs(state: FleetState, lines: int) -> Table:
     table.columns[0].ratio, table.columns[3].ratio = 3, 2
     shown, more = _fitting(state.jobs, lines)
     for job in shown:
-        told = _state(job, state)
+        text = _state(job, state)
         cells: list[RenderableType] = [
             Text(job.id),
-            Text(told, style=_COLOURS.get(told, "")),
+            Text(text, style=_COLOURS.get(text, "")),
             Text(str(job.priority)),
             _bar(job),
             Text(rate(job.rate)),

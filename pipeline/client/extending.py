@@ -141,8 +141,8 @@ def _extended_spec(dataset: Dataset, count: int) -> JobSpec:
         )
     kind = (old.labels or "").partition(":")[0]
     if count > old.count and kind in ("counts", "file"):
-        told = "come from a file" if kind == "file" else f"are planned one by one ({old.labels})"
-        raise UsageError(f"{url}: its labels {told}, {old.count:,} in all: more samples need more labels, so a new job")
+        how = "come from a file" if kind == "file" else f"are planned one by one ({old.labels})"
+        raise UsageError(f"{url}: its labels {how}, {old.count:,} in all: more samples need more labels, so a new job")
     spec = replace(old, count=count)
     spec.check()
     return spec

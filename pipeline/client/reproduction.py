@@ -68,11 +68,11 @@ class Reproduction:
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         counts = self.counts()
-        told = {
+        document = {
             "same": self.same,
             "counts": {name: counts[name] for name in VERDICTS if counts[name] or name != UNCOMPARABLE},
         }
-        return {**told, **asdict(self)}
+        return {**document, **asdict(self)}
 
 
 def read_recipe(place: str) -> Recipe:
@@ -246,15 +246,15 @@ def _compared(recipe: Recipe, destination: str, chosen: Selection | None) -> Rep
 
 def _conditions(recipe: Recipe, compared: list[Compared]) -> tuple[str, ...]:
     """Descriptions of how engine, batch, device or versions differ from the recipe's."""
-    told: dict[str, None] = {}
+    differences: dict[str, None] = {}
     for here in {str(each.made_by): each.made_by for each in compared}.values():
         if here in recipe.made_by:
             continue
         there = recipe.made_by[0]
         pairs = [(name, getattr(there, name), getattr(here, name)) for name in _CONDITIONS]
         pairs += [(name, there.versions.get(name), here.versions.get(name)) for name in here.versions]
-        told |= {f"{name.replace('_', ' ')} {new}, not {old}": None for name, old, new in pairs if old != new}
-    return tuple(told)
+        differences |= {f"{name.replace('_', ' ')} {new}, not {old}": None for name, old, new in pairs if old != new}
+    return tuple(differences)
 
 
 _CONDITIONS = ("engine", "batch", "precision", "device", "device_name")

@@ -259,10 +259,10 @@ class Dataset:
     def exported_from(self) -> str | None:
         """The source of an export; None if a job made the dataset, or if the record is damaged."""
         try:
-            told = json.loads(read_record(self.store, shards.ORIGIN))
+            record = json.loads(read_record(self.store, shards.ORIGIN))
         except (FileNotFoundError, ValueError, RecursionError):
             return None
-        source = told.get("exported_from") if isinstance(told, dict) else None
+        source = record.get("exported_from") if isinstance(record, dict) else None
         return source if isinstance(source, str) else None
 
     def finished(self) -> dict[int, Receipt]:

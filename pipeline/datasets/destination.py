@@ -116,5 +116,7 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "batch",
     )
     different = [name for name in names if getattr(present, name) != getattr(wanted, name)]
-    told = [f"{name.replace('_', ' ')} {getattr(present, name)}, not {getattr(wanted, name)}" for name in different[:3]]
-    return "; ".join(told) or "of another kind"
+    pairs = [
+        f"{name.replace('_', ' ')} {getattr(present, name)}, not {getattr(wanted, name)}" for name in different[:3]
+    ]
+    return "; ".join(pairs) or "of another kind"

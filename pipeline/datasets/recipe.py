@@ -252,7 +252,7 @@ def _checked(text: bytes, source: str) -> dict[str, Any]:
         raise DatasetError(f"{source} is not a recipe: 'noisemill recipe DEST' writes one")
     if isinstance(body["recipe"], int) and body["recipe"] > RECIPE_VERSION:
         raise DatasetError(f"{source} was written by a newer noisemill (version {body['recipe']}): upgrade")
-    told = body.pop("sha256", None)
-    if told != _sha256(body):
+    sha256 = body.pop("sha256", None)
+    if sha256 != _sha256(body):
         raise DatasetError(f"{source} is damaged or was edited: its hash does not match")
     return body

@@ -235,8 +235,8 @@ def _check_manifest(dataset: Dataset, report: Report, receipts: dict[int, Receip
 
 def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int, Receipt], report: Report) -> list[str]:
     spec = dataset.spec
-    told = (manifest.spec_sha256, manifest.count, manifest.shards, manifest.generator, manifest.digest)
-    if told != (spec.sha256, spec.count, len(dataset.plan), spec.generator_name, spec.digest):
+    recorded = (manifest.spec_sha256, manifest.count, manifest.shards, manifest.generator, manifest.digest)
+    if recorded != (spec.sha256, spec.count, len(dataset.plan), spec.generator_name, spec.digest):
         return [f"{shards.MANIFEST} belongs to another job than {shards.JOB}"]
     try:
         index = dataset.store.read(shards.SHARD_INDEX)
@@ -307,11 +307,11 @@ def _check_recomputed(
     recomputed = Recomputed(**{**answer, "different": tuple(answer["different"])})
     report.recomputed = recomputed
     if recomputed.different:
-        told = (
+        finding = (
             f"{len(recomputed.different)} of {recomputed.samples} recomputed samples differ by more than "
             f"{recomputed.tolerance:g} of full scale, the first is {recomputed.different[0]}"
         )
         if recomputed.reproducible:
-            report.problems.append(told)
+            report.problems.append(finding)
         else:
-            report.notes.append(f"{told}; that is not damage, the generator is {NOT_REPRODUCIBLE}")
+            report.notes.append(f"{finding}; that is not damage, the generator is {NOT_REPRODUCIBLE}")

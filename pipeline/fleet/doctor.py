@@ -124,7 +124,7 @@ def _workers(settings: Settings) -> _CheckResult:
 
     found = Ledger(settings).workers()
     held = Counter((worker.generator, worker.device) for worker in found)
-    told = "".join(
+    generators = "".join(
         f", {generator} on {device}" + (f" ({number})" if number > 1 else "")
         for (generator, device), number in sorted(held.items())
     )
@@ -151,7 +151,7 @@ def _workers(settings: Settings) -> _CheckResult:
                 f"{generator} is held in {len(digests)} versions ({each}): workers of one do not make jobs of another; "
                 "restart the older ones when their jobs are done"
             )
-    return f"{len(found)} up{told}", warnings
+    return f"{len(found)} up{generators}", warnings
 
 
 def _jobs(settings: Settings) -> _CheckResult:
@@ -211,8 +211,8 @@ def _schedules(settings: Settings) -> _CheckResult:
                 f"schedule {schedule.name}: run {last.number} has failed: 'noisemill schedule show {schedule.name}'"
             )
     paused = sum(schedule.paused for schedule in schedules)
-    told = f"{len(schedules)}, carried out by {scheduler}" + (f"; {paused} paused" if paused else "")
-    return told, _some(warnings)
+    summary = f"{len(schedules)}, carried out by {scheduler}" + (f"; {paused} paused" if paused else "")
+    return summary, _some(warnings)
 
 
 def _devices() -> _CheckResult:
@@ -257,8 +257,8 @@ def _storage(destination: str) -> _CheckResult:
             else "; it ignores conditions of PUT requests: do not start two makers at the same time"
         )
         return f"{store.url} can be written, read, listed and deleted from{note}", warnings
-    free, told = _free(place)
-    return f"{store.url} can be written, read, listed and deleted from; {size(free)} free", warnings + told
+    free, disk_warnings = _free(place)
+    return f"{store.url} can be written, read, listed and deleted from; {size(free)} free", warnings + disk_warnings
 
 
 def _free(place: str) -> tuple[int, list[str]]:

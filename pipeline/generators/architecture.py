@@ -149,8 +149,8 @@ def _functional(config: dict[str, Any], level: int) -> Architecture:
         calls = tuple(_call(node) for node in entry.get("inbound_nodes", ()))
         layers.append(_layer(entry, calls or ((),), level))
     inputs, outputs = (tuple(_triples(config[key])) for key in ("input_layers", "output_layers"))
-    told = config["output_layers"]
-    names = tuple(map(str, told)) if isinstance(told, dict) else ()
+    output_layers = config["output_layers"]
+    names = tuple(map(str, output_layers)) if isinstance(output_layers, dict) else ()
     return _renumbered(layers, inputs, outputs, names)
 
 

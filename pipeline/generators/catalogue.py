@@ -45,13 +45,13 @@ def find_generator(reference: str) -> Generator:
     structure = structure_of(kind, model, content, sidecar.signature, offers)
     code = next((offer for offer in offers if tuple(file.sha256 for file in offer) == structure.code), ())
     interface = interface_of(structure, sidecar, reference)
-    told = asdict(interface)
+    fields = asdict(interface)
     for name in ("constants", "latent_parts", "noise_inputs", "attributes_input", "signature", "denoiser"):
-        if not told[name]:  # Younger than many a dataset, whose digest must stay.
-            del told[name]
+        if not fields[name]:  # Younger than many a dataset, whose digest must stay.
+            del fields[name]
     if code:
-        told["code"] = structure.code
-    identity = json.dumps([content, told], sort_keys=True)
+        fields["code"] = structure.code
+    identity = json.dumps([content, fields], sort_keys=True)
     return Generator(
         reference=reference if builtin or is_remote(reference) else str(model.resolve()),
         kind=kind.name,

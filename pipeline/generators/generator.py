@@ -42,14 +42,14 @@ class Generator:
     #: The default sampler of a denoiser; None for a generator that takes one pass.
     sampler: Sampler | None = None
 
-    def settings(self, told: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
+    def settings(self, values: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
         """Constants that replace the generator's own, by input name. Raises UsageError.
 
         Sorted, and without those equal to the generator's own, so that equal settings give equal tuples.
         """
         own, ports = dict(self.interface.constants), {port.name: port for port in self.structure.inputs}
         found = []
-        for name, value in sorted(told.items()):
+        for name, value in sorted(values.items()):
             if name not in own:
                 names = f"it has {', '.join(own)}" if own else "it has none"
                 raise UsageError(f"the generator has no setting {shown(name)}: {names}")
@@ -71,9 +71,9 @@ class Generator:
         eta: float | None = None,
     ) -> Sampler | None:
         """The sampler with these options and defaults for the others. Raises UsageError if it is not supported."""
-        usual, told = self.sampler, (method, steps, guidance, eta)
+        usual, given = self.sampler, (method, steps, guidance, eta)
         if usual is None:
-            if told != (None,) * len(told):
+            if given != (None,) * len(given):
                 raise UsageError(
                     "--sampler, --steps, --guidance and --eta are for denoisers, which [sampler] in generator.toml "
                     "describes: this generator makes a sample in one pass"

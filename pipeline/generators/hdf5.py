@@ -211,9 +211,9 @@ def _matched(
     path: Path, layer: Layer, wanted: dict[tuple[str, str], tuple[int, ...]], stored: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """Matches arrays by name if possible, else by order."""
-    told = {_end(name): name for name in stored}
+    by_name = {_end(name): name for name in stored}
     orders = [list(wanted), sorted(wanted, key=lambda key: key[1] in _NOT_TRAINED)]
-    choices = [[told.get(key, "") for key in wanted]]
+    choices = [[by_name.get(key, "") for key in wanted]]
     choices += [[dict(zip(order, stored, strict=False)).get(key, "") for key in wanted] for order in orders]
     for choice in choices:
         if len(stored) == len(wanted) and [stored.get(name) for name in choice] == list(wanted.values()):
@@ -281,5 +281,5 @@ def _text(value: Any) -> str | None:
 
 
 def _shapes(shapes: Any) -> str:
-    told = [str(shape) for shape in shapes]
-    return ", ".join(told[:6]) + (" and more" if len(told) > 6 else "") if told else "none"
+    texts = [str(shape) for shape in shapes]
+    return ", ".join(texts[:6]) + (" and more" if len(texts) > 6 else "") if texts else "none"

@@ -214,10 +214,10 @@ def _latest(state: Path) -> str | None:
     """The name of the latest checkpoint in the file `checkpoint`, which may contain its former folder."""
     try:
         with open_regular(state) as file:
-            told = re.match(rb'model_checkpoint_path: "(?:.*[/\\\\])?([^"/\\\\]+)"\n', file.read(4096))
+            match = re.match(rb'model_checkpoint_path: "(?:.*[/\\\\])?([^"/\\\\]+)"\n', file.read(4096))
     except OSError:
         return None
-    return told[1].decode("utf-8", "replace") if told else None
+    return match[1].decode("utf-8", "replace") if match else None
 
 
 _SAVED_MODEL = "saved_model.pb"

@@ -127,9 +127,9 @@ def output_of(layer: Layer, shapes: list[Shape]) -> Shape:
     except NotUnderstoodError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise NotUnderstoodError(f"layer {layer.name!r} does not fit inputs of {_told(shapes)}: {error}") from None
+        raise NotUnderstoodError(f"layer {layer.name!r} does not fit inputs of {_listing(shapes)}: {error}") from None
     if any(size is not None and size < 1 for size in shape):
-        raise NotUnderstoodError(f"layer {layer.name!r} leaves nothing of inputs of {_told(shapes)}")
+        raise NotUnderstoodError(f"layer {layer.name!r} leaves nothing of inputs of {_listing(shapes)}")
     return shape
 
 
@@ -138,7 +138,7 @@ def weights_of(layer: Layer, shapes: list[Shape]) -> Weights:
     try:
         return known_kind(layer).weights(settings_of(layer), shapes)
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise NotUnderstoodError(f"layer {layer.name!r} does not fit inputs of {_told(shapes)}: {error}") from None
+        raise NotUnderstoodError(f"layer {layer.name!r} does not fit inputs of {_listing(shapes)}: {error}") from None
 
 
 def range_after(layer: Layer, before: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -169,7 +169,7 @@ def _activation(layer: Layer, value: Any) -> str:
     return str(value)
 
 
-def _told(shapes: list[Shape]) -> str:
+def _listing(shapes: list[Shape]) -> str:
     return " and ".join(str(shape) for shape in shapes)
 
 

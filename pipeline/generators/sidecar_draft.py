@@ -112,8 +112,8 @@ def _sampler(time: Port, label: Port | None) -> Iterator[str]:
     yield ""
     yield "[sampler.time]"
     yield f"input = {_quoted(time.name)}"
-    told, kind = ("timestep", "linear") if "int" in time.dtype else ("noise_variance", "cosine")
-    yield f'as = "{told}"  # or {", ".join(each for each in TIMES if each != told)}'
+    time_as, kind = ("timestep", "linear") if "int" in time.dtype else ("noise_variance", "cosine")
+    yield f'as = "{time_as}"  # or {", ".join(each for each in TIMES if each != time_as)}'
     yield ""
     yield "[sampler.schedule]"
     yield f'kind = "{kind}"  # or {", ".join(each for each in SCHEDULES if each != kind)}'

@@ -100,10 +100,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_layers_model(path: Path) -> LayersModel:
     """Reads and checks everything but the weights' values. Raises GeneratorError."""
     data = read_json(path)
-    told = data.get("format", "layers-model")
-    if told != "layers-model":
+    form = data.get("format", "layers-model")
+    if form != "layers-model":
         raise GeneratorError(
-            f"generator {path} is a TensorFlow.js {str(told)[:40]}: only layers models and graph models can be loaded"
+            f"generator {path} is a TensorFlow.js {str(form)[:40]}: only layers models and graph models can be loaded"
         )
     architecture = read_topology(path, data)
     try:

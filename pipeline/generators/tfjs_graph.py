@@ -42,13 +42,13 @@ def read_graph_model(path: Path, data: dict[str, Any]) -> GraphModel:
         topology = data["modelTopology"]
         nodes = {str(node["name"]): node for node in topology["node"]}
         signature = data.get("signature") or data.get("userDefinedMetadata", {}).get("signature") or {}
-        inputs = _told(signature.get("inputs")) or _placeholders(nodes)
-        outputs = _told(signature.get("outputs")) or _ends(nodes)
+        inputs = _tensors(signature.get("inputs")) or _placeholders(nodes)
+        outputs = _tensors(signature.get("outputs")) or _ends(nodes)
         groups = read_groups(path, data.get("weightsManifest"))
         structure = _structure(nodes, inputs, outputs, groups)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__} {error}"[:120]
-        raise GeneratorError(f"generator {path}: its graph is malformed: {told}") from None
+        reason = f"{type(error).__name__} {error}"[:120]
+        raise GeneratorError(f"generator {path}: its graph is malformed: {reason}") from None
     return GraphModel(
         topology=topology,
         inputs={name: tensor for name, (tensor, _, _) in inputs.items()},
@@ -62,12 +62,12 @@ def read_graph_model(path: Path, data: dict[str, Any]) -> GraphModel:
 _Tensor = tuple[str, Shape | None, str]
 
 
-def _told(tensors: dict[str, Any] | None) -> dict[str, _Tensor]:
+def _tensors(tensors: dict[str, Any] | None) -> dict[str, _Tensor]:
     """The tensors of a signature, sorted by name."""
-    told = {}
+    found = {}
     for name, each in sorted((tensors or {}).items()):
-        told[name] = (str(each["name"]), _shape(each.get("tensorShape")), _dtype(each.get("dtype")))
-    return told
+        found[name] = (str(each["name"]), _shape(each.get("tensorShape")), _dtype(each.get("dtype")))
+    return found
 
 
 def _placeholders(nodes: dict[str, Any]) -> dict[str, _Tensor]:
@@ -85,16 +85,16 @@ def _ends(nodes: dict[str, Any]) -> dict[str, _Tensor]:
     return {name: (f"{name}:0", None, "float32") for name in nodes if name not in used}
 
 
-def _shape(told: dict[str, Any] | None) -> Shape | None:
-    if not told or told.get("unknownRank") or "dim" not in told:
+def _shape(shape: dict[str, Any] | None) -> Shape | None:
+    if not shape or shape.get("unknownRank") or "dim" not in shape:
         return None
-    sizes = [int(dim.get("size", 0)) for dim in told["dim"]]
+    sizes = [int(dim.get("size", 0)) for dim in shape["dim"]]
     return tuple(None if size < 0 else size for size in sizes)
 
 
-def _dtype(told: Any) -> str:
+def _dtype(dtype: Any) -> str:
     known = {"DT_FLOAT": "float32", "DT_INT32": "int32", "DT_BOOL": "bool", "DT_INT64": "int64", "DT_HALF": "float16"}
-    return known.get(str(told), "float32") if told is not None else "float32"
+    return known.get(str(dtype), "float32") if dtype is not None else "float32"
 
 
 def _structure(

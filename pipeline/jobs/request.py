@@ -190,17 +190,17 @@ def rows_upload(name: str, path: str, dim: int) -> Upload:
     return _upload(name, rows)
 
 
-def attributes_plan(generator: Generator, told: str | None) -> tuple[str | None, Upload | None]:
+def attributes_plan(generator: Generator, text: str | None) -> tuple[str | None, Upload | None]:
     """The canonical plan of attributes, and the file it refers to, if any. Raises UsageError."""
     wanted = generator.interface.attributes_dim
     if not wanted:
-        if told is not None:
-            raise UsageError(f"attributes {shown(told)}: this generator takes none")
+        if text is not None:
+            raise UsageError(f"attributes {shown(text)}: this generator takes none")
         return None, None
-    if told is not None and told.endswith(".npy"):
-        upload = rows_upload(shards.ATTRIBUTES, told, wanted)
+    if text is not None and text.endswith(".npy"):
+        upload = rows_upload(shards.ATTRIBUTES, text, wanted)
         return f"file:{upload.sha256}", upload
-    numbers = attribute_numbers(generator, told)
+    numbers = attribute_numbers(generator, text)
     return "all:" + ",".join(repr(float(number)).removesuffix(".0") for number in numbers), None
 
 

@@ -260,14 +260,14 @@ def webhook_secret() -> bytes | None:
 
 def check_webhook(url: str) -> str:
     """The URL. Raises UsageError, without its credentials, unless it is http or https and complete."""
-    told = shown_webhook(url)
+    shown_url = shown_webhook(url)
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url or "\\" in url or len(url) > 2000:
-        raise UsageError(f"webhook {told} cannot be called: give http://HOST/PATH or https://HOST/PATH")
+        raise UsageError(f"webhook {shown_url} cannot be called: give http://HOST/PATH or https://HOST/PATH")
     return url
 
 
@@ -295,7 +295,7 @@ def run_on_done(command: str, *, state: str, destination: str, count: int, error
     Its environment has NOISEMILL_STATE, NOISEMILL_DESTINATION, NOISEMILL_COUNT and NOISEMILL_ERROR. Its output goes to
     stderr, since stdout has the result.
     """
-    told = {"STATE": state, "DESTINATION": destination, "COUNT": str(count), "ERROR": error or ""}
-    environment = {**os.environ, **{f"NOISEMILL_{name}": value for name, value in told.items()}}
+    variables = {"STATE": state, "DESTINATION": destination, "COUNT": str(count), "ERROR": error or ""}
+    environment = {**os.environ, **{f"NOISEMILL_{name}": value for name, value in variables.items()}}
     sys.stderr.flush()
     return subprocess.run(["/bin/sh", "-c", command], env=environment, stdout=sys.stderr, check=False).returncode

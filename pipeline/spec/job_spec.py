@@ -167,11 +167,11 @@ class JobSpec:
 
     def _fields(self) -> dict[str, Any]:
         """All fields, except later additions that have their default value."""
-        told = asdict(self)
+        fields = asdict(self)
         for name, usual in _YOUNGER.items():
-            if told[name] == usual:
-                del told[name]
-        return told
+            if fields[name] == usual:
+                del fields[name]
+        return fields
 
     def job_id(self, destination: str) -> str:
         """Id of the job that makes this dataset at this destination; the same for the same request."""

@@ -66,9 +66,9 @@ def parse_selection(text: str, plan: Plan) -> Selection:
 
 def selection_from_json(text: bytes, plan: Plan, source: str) -> Selection:
     """The selection that `to_json` wrote. Raises DatasetError that names `source`."""
-    told = parse_record(text, source)
+    record = parse_record(text, source)
     try:
-        return parse_selection(str(told["shards"]), plan)
+        return parse_selection(str(record["shards"]), plan)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{source} is damaged: {error}") from None
 

@@ -64,14 +64,14 @@ class Holder:
 def _read_holder(text: bytes) -> Holder:
     """The holder; an unknown one, which expires as others do, if the text is not valid."""
     try:
-        told = json.loads(text)
+        record = json.loads(text)
         return Holder(
-            id=str(told["id"]),
-            what=_plain(told["what"]),
-            ttl_s=min(_LONGEST_TTL_S, max(0.0, float(told["ttl_s"]))),
-            host=_plain(told["host"]),
-            pid=int(told["pid"]),
-            process=str(told["process"]),
+            id=str(record["id"]),
+            what=_plain(record["what"]),
+            ttl_s=min(_LONGEST_TTL_S, max(0.0, float(record["ttl_s"]))),
+            host=_plain(record["host"]),
+            pid=int(record["pid"]),
+            process=str(record["process"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return Holder(id="", what="an unknown maker", ttl_s=60.0, host="unknown", pid=0)
@@ -136,15 +136,15 @@ class Lease:
         Waits for a holder that may have died until the lease expires; for a live one only if `patiently`.
         `take_over` does not wait. `notice` is called once with what it waits for. Raises DestinationBusyError.
         """
-        told, last = False, None
+        notified, last = False, None
         while (held := self._try(take_over=take_over)) is not None:
             # A lease that is renewed or changes its holder has a live holder.
             alive = last is not None and (held[0] != last[0] or held[1] < last[1])
             if alive and not patiently:
                 raise self._busy(*held)
-            if notice is not None and not told:
+            if notice is not None and not notified:
                 notice(f"{self._store.url} is being made by {held[0]}: waiting for its end")
-                told = True
+                notified = True
             last = held
             time.sleep(_POLL_S)
 

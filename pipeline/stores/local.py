@@ -319,7 +319,7 @@ class LocalDraft:
     def sink(self, name: str) -> LocalSink:
         """A stream into a staged file."""
         path = self._stage(name)
-        self._open = LocalSink(path, self._digests[name], told=Path(self._store.url) / name)
+        self._open = LocalSink(path, self._digests[name], target=Path(self._store.url) / name)
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
@@ -402,24 +402,24 @@ class LocalDraft:
 class LocalSink:
     """A stream into one staged file; errors name the target file."""
 
-    def __init__(self, path: str, digest: Digest, told: Path) -> None:
-        self._told = told
+    def __init__(self, path: str, digest: Digest, target: Path) -> None:
+        self._target = target
         self._digest = digest
-        with _translate_errors(told):
+        with _translate_errors(target):
             # Unbuffered: data comes in whole batches, and a buffer would copy them.
             self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - `close` closes it
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Appends `data`."""
         view = as_bytes(data)
-        with _translate_errors(self._told):
+        with _translate_errors(self._target):
             _write_all(self._file.fileno(), view)
         self._digest.update(view)
         return len(view)
 
     def close(self) -> None:
         """Closes the file; some file systems report failed writes only then."""
-        with _translate_errors(self._told):
+        with _translate_errors(self._target):
             self._file.close()
 
 

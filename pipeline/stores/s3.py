@@ -104,8 +104,8 @@ class S3Store:
             raise StoreError(
                 f"{self.url}: what was written is not what is read or listed after: use a store that is consistent"
             )
-        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return Access(None if told is None else parsedate_to_datetime(told).timestamp(), exclusive)
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return Access(None if date is None else parsedate_to_datetime(date).timestamp(), exclusive)
 
     def read_lease(self) -> bytes | None:
         """The lease object."""

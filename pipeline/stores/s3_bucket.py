@@ -151,8 +151,8 @@ class Bucket:
             answer = self._request(key, lambda: self.client.head_object(Bucket=self.name, Key=key))
         except FileNotFoundError:
             return None
-        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        now = parsedate_to_datetime(told).timestamp() if told else time.time()
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = parsedate_to_datetime(date).timestamp() if date else time.time()
         return max(0.0, now - answer["LastModified"].timestamp())
 
     def get(self, key: str, first: int = 0, stop: int | None = None, *, most_bytes: int | None = None) -> bytes:

@@ -96,10 +96,10 @@ def confirm_device(device: Device) -> Device:
 
     if device.kind == "cpu" or tf.config.list_physical_devices("GPU"):
         return device
-    told = f"TensorFlow cannot use {device.model}: are the CUDA libraries there (the package's extra 'cuda')?"
+    reason = f"TensorFlow cannot use {device.model}: are the CUDA libraries there (the package's extra 'cuda')?"
     if device.by_name:
-        raise WorkerError(f"{told}\nOr use --device cpu.")
-    log.warning("%s It uses the CPU.", told)
+        raise WorkerError(f"{reason}\nOr use --device cpu.")
+    log.warning("%s It uses the CPU.", reason)
     return Device(name="cpu", model=_cpu_model())
 
 

@@ -232,7 +232,7 @@ class Steward:
     # -- inside --------------------------------------------------------------------------------------
 
     def _run(self, step: Callable[[Schedule], bool]) -> None:
-        told: dict[str, str] = {}
+        logged: dict[str, str] = {}
         settled: dict[str, tuple[Schedule, str | None]] = {}
         not_before: dict[str, float] = {}
         while not self._stop.wait(_POLL_S):
@@ -248,15 +248,15 @@ class Steward:
                     continue
                 try:
                     again = step(schedule)
-                    told.pop(schedule.name, None)
+                    logged.pop(schedule.name, None)
                     if not again:
                         settled[schedule.name] = present
                 except Exception as error:
                     # An error of one schedule must not stop the others. It is logged once, and the step repeated.
-                    if told.get(schedule.name) != str(error):
+                    if logged.get(schedule.name) != str(error):
                         expected = isinstance(error, NoisemillError)
                         log.warning("schedule %s: %s", schedule.name, error, exc_info=None if expected else error)
-                    told[schedule.name] = str(error)
+                    logged[schedule.name] = str(error)
                     not_before[schedule.name] = time.monotonic() + _RETRY_S
 
 

@@ -80,9 +80,9 @@ def _count_load(run_folder: Path) -> None:
 
 
 def _stop_parent(run_folder: Path, reason: str) -> None:
-    told = (run_folder / FATAL).exists()
+    stopping = (run_folder / FATAL).exists()
     (run_folder / FATAL).write_text(reason, encoding="utf-8")
-    if not told:
+    if not stopping:
         # A second SIGTERM would make the parent exit at once, before it has reported the reason.
         os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(60)  # If it exited, the pool would start another child. The parent ends this one.

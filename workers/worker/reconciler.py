@@ -35,7 +35,7 @@ class Reconciler:
         #: Wake-ups sent so far.
         self.sent = 0
         self._stop = threading.Event()
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
     def start(self) -> None:
@@ -78,9 +78,9 @@ class Reconciler:
         return self._wakeups.send_missing(job_id, job.digest, job.priority, workers=able) if able else 0
 
     def _log_once(self, job_id: str, message: str) -> None:
-        if self._told.get(job_id) != message:
+        if self._logged.get(job_id) != message:
             log.warning("%s", message)
-        self._told = dict(list(self._told.items())[-_REMEMBERED:]) | {job_id: message}
+        self._logged = dict(list(self._logged.items())[-_REMEMBERED:]) | {job_id: message}
 
     def _run(self) -> None:
         repeated = Repeated(log)

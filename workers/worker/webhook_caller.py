@@ -49,7 +49,7 @@ class WebhookCaller:
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
         self._lock = threading.Lock()
         self._receivers: dict[str, _Receiver] = {}
-        self._told = Repeated(log)
+        self._repeated = Repeated(log)
 
     def start(self) -> None:
         """Starts the thread. Raises UsageError if the secret cannot be read."""
@@ -113,7 +113,7 @@ class WebhookCaller:
                 else:
                     pause_s = self._note(name, well=self._make(call))
         except NoisemillError as error:
-            self._told.warn(error)
+            self._repeated.warn(error)
         finally:
             with self._lock:
                 self._receivers[name].busy = False
@@ -147,7 +147,7 @@ class WebhookCaller:
         while not self._stop.is_set():
             try:
                 self._start_due()
-                self._told.clear()
+                self._repeated.clear()
             except NoisemillError as error:
-                self._told.warn(error)
+                self._repeated.warn(error)
             self._stop.wait(self._interval_s)

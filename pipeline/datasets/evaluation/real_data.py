@@ -183,7 +183,7 @@ def _hold_out(data: Labelled) -> RealData:
 
 def _check(data: RealData, place: Path, spec: JobSpec) -> None:
     names: tuple[Any, ...] = spec.classes or ()
-    for told, part in (("training", data.training), ("test", data.test)):
+    for purpose, part in (("training", data.training), ("test", data.test)):
         if part.images.shape[1:] != spec.sample_shape:
             raise UsageError(
                 f"real data {str(place)!r} has images of {part.images.shape[1:]}, the samples are {spec.sample_shape}"
@@ -195,6 +195,6 @@ def _check(data: RealData, place: Path, spec: JobSpec) -> None:
         missing = set(range(len(names))) - set(np.unique(part.labels).tolist())
         if missing:
             raise UsageError(
-                f"real data {str(place)!r} has no {told} image of class {names[min(missing)]!r}"
+                f"real data {str(place)!r} has no {purpose} image of class {names[min(missing)]!r}"
                 + (f" (nor of {len(missing) - 1} more)" if len(missing) > 1 else "")
             )

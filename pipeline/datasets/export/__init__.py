@@ -117,13 +117,13 @@ def _to_npz(
     file.check_free()
     done = 0
 
-    def told(samples: int) -> None:
+    def count_done(samples: int) -> None:
         nonlocal done
         done += samples
         if progress is not None:
             progress(done, source.spec.count)
 
-    stored = write_npz(source, file, _origin(source), told)
+    stored = write_npz(source, file, _origin(source), count_done)
     return Exported(
         source=source.dataset.url,
         out=file.url,

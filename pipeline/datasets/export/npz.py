@@ -45,8 +45,8 @@ class NpzFile:
             raise DestinationOccupiedError(f"{self.url} is there already: remove it, or choose another name")
 
 
-def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], told: Callable[[int], None]) -> StoredFile:
-    """Writes the file with this archive comment; calls `told` with the number of samples of each batch."""
+def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], on_batch: Callable[[int], None]) -> StoredFile:
+    """Writes the file with this archive comment; calls `on_batch` with the number of samples of each batch."""
     check_image("npz", source.spec.sample_type)
     check_precision(source.spec, "uint8")
     file.store.sweep()
@@ -54,7 +54,7 @@ def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], told: Call
     try:
         with zipfile.ZipFile(_Stream(draft.sink(file.name)), "w", zipfile.ZIP_STORED, allowZip64=True) as archive:  # type: ignore[call-overload]
             archive.comment = json.dumps(comment, sort_keys=True).encode()[:65535]
-            _write_samples(archive, source, told)
+            _write_samples(archive, source, on_batch)
             if source.spec.classes is not None:
                 _write_labels(archive, source)
         return draft.commit()[0]
@@ -63,7 +63,7 @@ def write_npz(source: Source, file: NpzFile, comment: dict[str, Any], told: Call
         raise
 
 
-def _write_samples(archive: zipfile.ZipFile, source: Source, told: Callable[[int], None]) -> None:
+def _write_samples(archive: zipfile.ZipFile, source: Source, on_batch: Callable[[int], None]) -> None:
     spec = source.spec
     with archive.open(_member("arr_0.npy"), "w", force_zip64=True) as member:
         member.write(_header(np.uint8, (spec.count, *spec.sample_shape)))
@@ -71,7 +71,7 @@ def _write_samples(archive: zipfile.ZipFile, source: Source, told: Callable[[int
         for samples, _ in source.batches(0, spec.count):
             member.write(converted(samples, spec, "uint8", first).data)
             first += len(samples)
-            told(len(samples))
+            on_batch(len(samples))
 
 
 def _write_labels(archive: zipfile.ZipFile, source: Source) -> None:

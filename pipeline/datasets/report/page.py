@@ -95,11 +95,11 @@ def _sheet(findings: Findings) -> str:
     most = _CURVES if image_shape(shape) is None else _LARGE_SHEET if is_large(shape) else _SHEET
     chosen = np.linspace(0, len(findings.samples) - 1, min(most, len(findings.samples))).astype(int)
     samples = findings.samples[chosen]
-    told = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset, not selected."
-    told = f'<p class="dim">{told}</p>'
+    note = f"{len(chosen)} of {findings.samples_made:,} samples, from shards all over the dataset, not selected."
+    note = f'<p class="dim">{note}</p>'
     if image_shape(findings.spec.sample_shape) is None:
-        return _section("Samples", _curves(findings, samples), told)
-    return _section("Contact sheet", _picture(findings, samples, 16, "sheet", "Contact sheet"), told)
+        return _section("Samples", _curves(findings, samples), note)
+    return _section("Contact sheet", _picture(findings, samples, 16, "sheet", "Contact sheet"), note)
 
 
 def _picture(findings: Findings, samples: NDArray[Any], columns: int, kind: str, words: str) -> str:
@@ -155,7 +155,7 @@ def _values(findings: Findings) -> str:
     # The background of images is one value, whose bar would hide the others.
     heights = [count**0.5 for count in counts]
     chart = charts.columns(heights, ticks, titles, "Histogram of values", top=f"{max(counts) / total:.1%}")
-    told = f"Values of {len(findings.samples):,} samples; heights are square roots, so that rare values can be seen."
+    caption = f"Values of {len(findings.samples):,} samples; heights are square roots, so that rare values can be seen."
     moments = ""
     if image_shape(findings.spec.sample_shape) is not None:
         mean, deviation = mean_and_deviation(findings.samples, findings.full_scale)
@@ -163,7 +163,7 @@ def _values(findings: Findings) -> str:
             f'<div class="moments"><figure><img src="{mean}" alt="Mean"><figcaption>Mean</figcaption></figure>'
             f'<figure><img src="{deviation}" alt="Deviation"><figcaption>Deviation</figcaption></figure></div>'
         )
-    figure = f"<figure>{chart}<figcaption>{told}</figcaption></figure>"
+    figure = f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
     return _section("Values", f'<div class="two"><div>{figure}</div><div>{table}{moments}</div></div>')
 
 
@@ -184,12 +184,12 @@ def _likeness(findings: Findings) -> str:
             else:
                 picture = _curves(findings, both)
             pairs.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-        told = (
+        note = (
             f"The pairs most alike among {len(findings.samples):,} samples, with their distance (root mean square, as "
             f"a share of full scale). The median sample is {findings.nearest_median:.3f} from its nearest: pairs of "
             "almost 0 would mean that the generator repeats itself."
         )
-        parts += [f'<div class="pairs">{"".join(pairs)}</div>', f'<p class="dim">{told}</p>']
+        parts += [f'<div class="pairs">{"".join(pairs)}</div>', f'<p class="dim">{note}</p>']
     return _section("Nearest and repeated samples", *parts)
 
 
@@ -245,8 +245,8 @@ def _provenance(findings: Findings) -> str:
     for number, record in enumerate(findings.made_by[:5]):
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
         device = f"{record.device} ({record.device_name})"
-        told = f"{record.engine}, batch {record.batch}, {record.precision}, {device}; {versions}"
-        rows.append(("" if number else "Made by", escape(told)))
+        engine = f"{record.engine}, batch {record.batch}, {record.precision}, {device}; {versions}"
+        rows.append(("" if number else "Made by", escape(engine)))
     if len(findings.made_by) > 5:
         rows.append(("", f"and {len(findings.made_by) - 5} other ways: see receipts/"))
     workers = list(findings.workers.items())
@@ -266,12 +266,12 @@ def _reading(findings: Findings) -> str:
 
 
 def _again(findings: Findings) -> str:
-    told = "<p>Sample <i>i</i> depends on the generator, the seed, <i>i</i> and the label plan alone.</p>"
+    note = "<p>Sample <i>i</i> depends on the generator, the seed, <i>i</i> and the label plan alone.</p>"
     snippets = [making(findings.spec, findings.url), recipe(findings.url), checking(findings.url)]
     if not findings.whole:
         resuming = checking(findings.url).code.split("\n")[0].replace(" verify ", " resume ")
         snippets.insert(0, Snippet("What is missing", "sh", resuming))
-    return _section("How to make it again", told, "".join(map(_code, snippets)))
+    return _section("How to make it again", note, "".join(map(_code, snippets)))
 
 
 def _code(snippet: Snippet) -> str:
