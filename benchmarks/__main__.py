@@ -18,6 +18,7 @@ BENCHMARKS = (
     "end_to_end",
     "data_plane",
     "forward",
+    "samplers",
     "against_peers",
     "memory",
     "stores",

@@ -23,9 +23,9 @@ _TRY_S = 0.2
 class Bare:
     """One engine on the same latents again and again: no noise, no copy, no statistics."""
 
-    def __init__(self, engine: Engine, classes: int | None, latent_dim: int) -> None:
+    def __init__(self, engine: Engine, classes: int | None, row_dim: int) -> None:
         self.engine = engine
-        self._latents = np.random.default_rng(0).standard_normal((engine.batch, latent_dim), np.float32)
+        self._latents = np.random.default_rng(0).standard_normal((engine.batch, row_dim), np.float32)
         self._labels = None if classes is None else (np.arange(engine.batch) % classes).astype(np.int32)
 
     def once(self) -> None:
@@ -52,7 +52,7 @@ def fastest(rooms: EngineRoom, effort: Effort) -> tuple[Bare, dict[str, float]]:
             except GeneratorError:  # XLA does not take every network.
                 continue
             classes = None if interface.classes is None else len(interface.classes)
-            candidates[f"{engine} {batch}"] = Bare(found, classes, interface.latent_dim)
+            candidates[f"{engine} {batch}"] = Bare(found, classes, interface.row_dim)
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(2 * effort.rounds + 1):
         for name, bare in candidates.items():

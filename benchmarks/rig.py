@@ -94,7 +94,7 @@ def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[
         wakeups = Wakeups(settings, ledger)
         rooms = cast("EngineRoom", rooms)
         worker = SliceWorker(
-            settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, threading.Event()
+            settings, ledger, wakeups, rooms, {("float32", generator.sampler): calibration}, info, threading.Event()
         )
         yield Rig(generator, worker)
 

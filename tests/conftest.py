@@ -24,8 +24,8 @@ LONG = (
     "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
     "deploy/test_compose_runs.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
     "end_to_end/test_mixed_fleets.py", "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py",
-    "faults/test_redis.py", "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_reproducible.py",
-    "generators/test_sampling.py", "generators/test_trusted_code.py",
+    "faults/test_redis.py", "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_denoisers.py",
+    "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
     "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
 )  # fmt: skip
 #: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.

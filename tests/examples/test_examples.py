@@ -14,6 +14,8 @@ import pytest
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import FASHION_MNIST
+from pipeline.generators import find_generator
+from pipeline.spec.sampler import Sampler
 from tests.end_to_end.conftest import cache, s3, valkey
 from tests.end_to_end.fleet import TINY, Fleet, environment, one_worker
 from tests.servers import S3Server, Valkey
@@ -87,6 +89,17 @@ def gains(told: str) -> list[tuple[int, float, float]]:
     """Rows of the table: real images, accuracy with them alone, accuracy with samples too."""
     rows = re.findall(r"^ +(\d+) +([0-9.]+) ± [0-9.]+ +([0-9.]+) ±", told, flags=re.MULTILINE)
     return [(int(images), float(alone), float(both)) for images, alone, both in rows]
+
+
+@needs_fashion_mnist
+def test_diffusion(tmp_path: Path, cache: Path) -> None:
+    told = run_example("diffusion.py", tmp_path, variables={"NOISEMILL_CACHE_DIR": str(cache)})
+    assert "20 samples of (28, 28, 1)" in told
+    assert "made by dpm++2m:steps=3" in told
+    samples, labels = Dataset(tmp_path / "diffusion-samples")[:]
+    assert labels is None
+    assert samples.std(axis=0).mean() > 5, "the samples differ"
+    assert find_generator(str(tmp_path / "diffusion")).sampler == Sampler(method="ddim", steps=20)
 
 
 @needs_fashion_mnist
