@@ -110,7 +110,7 @@ def test_a_recipe_that_somebody_made_up(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_recipe(text: bytes) -> None:
-    with pytest.raises(DatasetError, match=r"^r.json is (no recipe|not valid JSON)"):
+    with pytest.raises(DatasetError, match=r"^r.json is not (a recipe|valid JSON)"):
         Recipe.from_json(text, "r.json")
 
 
