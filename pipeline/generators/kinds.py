@@ -52,7 +52,7 @@ def _file(path: Path, name: str, suffix: str) -> Path | None:
 
 
 #: Suffixes by which a single file in a folder is recognized as a model.
-_ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite", ".index")
+_ALONE = (".keras", ".h5", ".hdf5", ".onnx", ".tflite", ".jaxexport", ".index")
 
 
 class KerasFile:
@@ -170,13 +170,13 @@ class SavedModel:
 
 
 class InterpretedFile:
-    """A file that another library interprets: ONNX, TensorFlow Lite."""
+    """A file that its library alone reads: ONNX, TensorFlow Lite, what JAX exported."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def find(self, path: Path) -> Path | None:
-        """A `.onnx` or `.tflite` file, or `model` with that suffix in a folder."""
+        """A file with this suffix, such as `.onnx`, or `model` with it in a folder."""
         return _file(path, f"model.{self.name}", f".{self.name}")
 
     def files(self, model: Path) -> list[Path]:
@@ -232,7 +232,17 @@ KINDS: tuple[Kind, ...] = (
     Untrained(),
     InterpretedFile("onnx"),
     InterpretedFile("tflite"),
+    InterpretedFile("jaxexport"),
 )
+
+
+#: Kinds that cannot be computed in a lower precision, in words.
+COMPUTE_AS_SAVED = {
+    "saved_model": "SavedModel",
+    "onnx": "model in ONNX",
+    "tflite": "TensorFlow Lite model",
+    "jaxexport": "function exported by JAX",
+}
 
 
 def find_model(path: Path) -> tuple[Kind, Path] | None:
@@ -267,4 +277,7 @@ def size_bytes(kind: Kind, model: Path) -> int:
 
 def names_of_kinds() -> str:
     """For messages."""
-    return "a .keras, .h5, .onnx or .tflite file, a checkpoint, a TensorFlow.js model.json or a SavedModel folder"
+    return (
+        "a .keras, .h5, .onnx, .tflite or .jaxexport file, a checkpoint, a TensorFlow.js model.json "
+        "or a SavedModel folder"
+    )

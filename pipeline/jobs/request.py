@@ -20,6 +20,7 @@ from pipeline.datasets.destination import Upload
 from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
+from pipeline.generators.kinds import COMPUTE_AS_SAVED
 from pipeline.generators.sampling import MEASURED, measured_range
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -105,9 +106,10 @@ class JobRequest:
         )
         spec.check()
         chosen.check(spec.sample_type)
-        if spec.precision.startswith("mixed") and generator.kind == "saved_model":
+        if spec.precision.startswith("mixed") and generator.kind in COMPUTE_AS_SAVED:
             raise UsageError(
-                f"{spec.precision}: a SavedModel computes as it was saved; use a .keras or TensorFlow.js model"
+                f"{spec.precision}: a {COMPUTE_AS_SAVED[generator.kind]} computes as it was saved; use a .keras or "
+                f"TensorFlow.js model"
             )
         if spec.dtype == "uint8" and spec.value_range is None:
             raise UsageError(

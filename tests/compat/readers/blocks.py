@@ -1,4 +1,4 @@
-"""The code of docs/datasets.md, and how the tests of readers run it."""
+"""The code of docs/datasets.md and docs/generators.md, and how the tests of readers run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[3]
-_PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+_PAGE = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("datasets.md", "generators.md"))
 _SCRIPT = Path(__file__).with_name("run_blocks.py")
 
 #: Libraries that would ask the network, tell them not to; the home folder is a fresh one.

@@ -2,7 +2,7 @@
 
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
-keras_files, checkpoint, saved_model, tfjs, untrained, interpreted      the loaders
+keras_files, checkpoint, saved_model, tfjs, untrained, interpreted, jax_export      the loaders
 trusted_code Keras models with their author's own layers, by code that the user trusts
 build        a Keras model from another's description of it
 """
@@ -18,6 +18,7 @@ from pipeline.generators import Generator
 from pipeline.generators.trusted_code import Code
 from workers.engine.generators.checkpoint import load_checkpoint
 from workers.engine.generators.interpreted import load_onnx, load_tflite
+from workers.engine.generators.jax_export import load_jax_export
 from workers.engine.generators.keras_files import load_hdf5, load_keras
 from workers.engine.generators.keras_model import lower_precision
 from workers.engine.generators.network import Network
@@ -38,6 +39,7 @@ _LOADERS: dict[str, Callable[[Path], Network]] = {
     "untrained": load_untrained,
     "onnx": load_onnx,
     "tflite": load_tflite,
+    "jaxexport": load_jax_export,
 }
 
 

@@ -81,6 +81,15 @@ def port_of(
     return Port(name=name, shape=tuple(spec.shape[1:]), dtype=spec.dtype.name, value_range=value_range)
 
 
+def input_port(path: Path, name: str, spec: Any, batch: int | None) -> Port:
+    """An input as a port; one whose size is fixed, such as a number alone, is the same for all samples."""
+    if batch is not None and spec.shape.rank and spec.shape[0] == batch:
+        return port_of(path, name, spec, batch=batch)
+    if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
+        return Port(name=name, shape=tuple(spec.shape), dtype=spec.dtype.name, batched=False)
+    return port_of(path, name, spec)
+
+
 def first_line(error: BaseException) -> str:
     """An error of somebody else's in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

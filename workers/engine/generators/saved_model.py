@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import GeneratorError
-from pipeline.generators.structure import Port, Structure
-from workers.engine.generators.network import Network, first_line, fixed_batch, in_batches_of, port_of
+from pipeline.generators.structure import Structure
+from workers.engine.generators.network import Network, first_line, fixed_batch, in_batches_of, input_port, port_of
 from workers.engine.generators.operations import check_operations
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_saved_model(path: Path, signature: str | None = None) -> Network:
     changing = ", ".join(sorted(operations & set(_CHANGING)))
     note = f"not reproducible: the model draws random numbers, or changes itself with each call ({changing})"
     structure = Structure(
-        inputs=tuple(_input(path, name, spec, batch) for name, spec in sorted(inputs.items())),
+        inputs=tuple(input_port(path, name, spec, batch) for name, spec in sorted(inputs.items())),
         outputs=tuple(port_of(path, name, spec, batch=batch) for name, spec in sorted(outputs.items())),
         parameters=sum(math.prod(variable.shape) for variable in function.variables),
         notes=(note,) if changing else (),
@@ -67,15 +67,6 @@ def _signature(path: Path, model: Any, wanted: str | None) -> Any:
     if not signatures:
         raise GeneratorError(f"generator {path} has no signature: export it with one, as model.export(...) does")
     raise GeneratorError(f"generator {path} has {told}: say which one in generator.toml, signature = ...")
-
-
-def _input(path: Path, name: str, spec: Any, batch: int | None) -> Port:
-    """A port; one whose size is fixed, such as a number alone, is the same for all samples."""
-    if batch is not None and spec.shape.rank and spec.shape[0] == batch:
-        return port_of(path, name, spec, batch=batch)
-    if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
-        return Port(name=name, shape=tuple(spec.shape), dtype=spec.dtype.name, batched=False)
-    return port_of(path, name, spec)
 
 
 def _operations(function: Any) -> Iterator[str]:
