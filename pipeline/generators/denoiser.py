@@ -1,16 +1,16 @@
-"""`[sampler]` in `generator.toml`: a network that takes noise away, from which a sample is made in many passes.
+"""`[sampler]` in `generator.toml`: a network that removes noise, and is called many times to make a sample.
 
     [sampler]
     predicts = "noise"                  # or "sample" ("denoised" is EDM's word for it), or "velocity"
-    mean = 0.45                         # of the data that it was trained on, one number or one a channel:
-    scale = 0.27                        # a sample is mean + scale * what the last step ends in
-    none = 10                           # the label that means none, for guidance
-    method = "ddim"                     # what a job takes unless it says otherwise
+    mean = 0.45                         # of the training data, one number or one per channel:
+    scale = 0.27                        # a sample is mean + scale * result of the last step
+    none = 10                           # the label that means "no label", for guidance
+    method = "ddim"                     # the defaults of a job
     steps = 20
     guidance = 1.0
     eta = 0.0
 
-    [sampler.time]                      # the input that is told of time, and how:
+    [sampler.time]                      # the input that takes the time, and as what:
     input = "noise_variances"           # "timestep", "fraction", "noise_variance", "log_snr" or "sigma"
     as = "noise_variance"
 
@@ -18,7 +18,7 @@
     kind = "cosine"                     # "cosine", "linear", "karras" or "flow", and its constants
     min_signal_rate = 0.02
 
-What is not a default of jobs decides what the network computes, and is part of the generator's digest.
+Everything but the defaults of jobs determines what the network computes, and is part of the generator's digest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.spec.sampler import Sampler
 
 #: What a network may predict.
 PREDICTIONS = ("noise", "sample", "denoised", "velocity")
-#: How it may be told of time.
+#: What its time input may take.
 TIMES = ("timestep", "fraction", "noise_variance", "log_snr", "sigma")
 
 #: Constants of each schedule, by kind; formulas are in `workers.engine.samplers.schedules`.
@@ -42,8 +42,8 @@ SCHEDULES: dict[str, dict[str, float | str]] = {
     "karras": {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
     "flow": {"noise_at": 0, "shift": 1.0},
 }
-#: What each schedule can be predicted by, and how its time can be told: `flow` begins where there is no data at all, so
-#: that neither noise tells the data there, nor does a logarithm tell the time.
+#: Predictions and times that each schedule supports. `flow` starts at alpha 0, where data cannot be computed from the
+#: noise, and the log-SNR is infinite.
 _PREDICTIONS_OF = dict.fromkeys(SCHEDULES, PREDICTIONS) | {
     "karras": ("noise", "sample", "denoised"),
     "flow": ("sample", "denoised", "velocity"),
@@ -59,11 +59,11 @@ _KEYS = {"predicts", "mean", "scale", "none", "method", "steps", "guidance", "et
 
 @dataclass(frozen=True, kw_only=True)
 class Denoiser:
-    """What a network predicts of a noisy sample, and when."""
+    """What a network predicts of a noisy sample, and its schedule."""
 
     #: One of PREDICTIONS.
     predicts: str
-    #: Name of the input that is told of time, and one of TIMES.
+    #: Name of the input that takes the time, and one of TIMES.
     time_input: str
     time_as: str
     #: One of SCHEDULES, and all its constants in order.
@@ -83,15 +83,15 @@ class Denoiser:
         """Raises UsageError for a sampler that cannot be used with this network."""
         if sampler.guided and self.none is None:
             raise UsageError(
-                f"guidance {sampler.guidance:g} takes a generator that was trained without labels too: "
-                "its generator.toml says which label means none, [sampler] none"
+                f"guidance {sampler.guidance:g} needs a generator that was also trained without labels: name the label "
+                "that means none in generator.toml, [sampler] none"
             )
         if self.schedule == "linear" and sampler.steps > self.constant("timesteps"):
             raise UsageError(f"steps {sampler.steps} are more than the {self.constant('timesteps'):g} of its schedule")
 
 
 def read_denoiser(table: Any) -> tuple[Denoiser, Sampler]:
-    """What `[sampler]` says: the network, and the sampler that jobs take by themselves. Raises ValueError."""
+    """The contents of `[sampler]`: the network, and the default sampler of jobs. Raises ValueError."""
     if not isinstance(table, dict):
         raise ValueError(f"sampler is {shown(table)}, write [sampler] and lines below it")
     unknown = sorted(set(table) - _KEYS)
@@ -103,7 +103,7 @@ def read_denoiser(table: Any) -> tuple[Denoiser, Sampler]:
     if predicts not in _PREDICTIONS_OF[kind]:
         raise ValueError(f"[sampler] predicts {predicts!r} has no meaning on a {kind} schedule")
     if time_as not in _TIMES_OF[kind]:
-        raise ValueError(f"a {kind} schedule cannot be told as {time_as!r}: it takes {' or '.join(_TIMES_OF[kind])}")
+        raise ValueError(f"the time of a {kind} schedule cannot be {time_as!r}: it is {' or '.join(_TIMES_OF[kind])}")
     none = table.get("none")
     if none is not None and (type(none) is not int or none < -1):
         raise ValueError(f"[sampler] none {shown(none)} is not a label")
@@ -117,9 +117,9 @@ def read_denoiser(table: Any) -> tuple[Denoiser, Sampler]:
         scale=_numbers("scale", table.get("scale", 1.0)),
         none=none,
     )
-    told = {name: table[name] for name in ("guidance", "eta") if name in table}
+    optional = {name: table[name] for name in ("guidance", "eta") if name in table}
     try:
-        sampler = Sampler(method=table.get("method", "ddim"), steps=table.get("steps", 20), **told)
+        sampler = Sampler(method=table.get("method", "ddim"), steps=table.get("steps", 20), **optional)
         denoiser.check(sampler)
     except UsageError as error:
         raise ValueError(f"[sampler] {error}") from None
@@ -140,7 +140,7 @@ def _time(table: Any) -> tuple[str, str]:
 
 
 def _schedule(table: Any) -> tuple[str, tuple[tuple[str, float | str], ...]]:
-    """The kind of a schedule and its constants, those that are not told with their usual values."""
+    """The kind of a schedule and its constants, with defaults for missing ones."""
     if not isinstance(table, dict):
         raise ValueError(f"[sampler.schedule] takes kind = one of {', '.join(SCHEDULES)}")
     kind = _one_of("schedule kind", table.get("kind"), tuple(SCHEDULES))
@@ -151,33 +151,33 @@ def _schedule(table: Any) -> tuple[str, tuple[tuple[str, float | str], ...]]:
     for name, value in constants.items():
         if name != "spacing" and (type(value) not in (int, float) or not math.isfinite(value)):
             raise ValueError(f"[sampler.schedule] {name} {shown(value)} is not a number")
-    told = SCHEDULES[kind] | constants
-    wrong = next((text for holds, text in _rules(kind, told) if not holds), None)
+    values = SCHEDULES[kind] | constants
+    wrong = next((text for holds, text in _rules(kind, values) if not holds), None)
     if wrong is not None:
         raise ValueError(f"[sampler.schedule] {wrong}")
-    return kind, tuple(sorted((name, value if name == "spacing" else float(value)) for name, value in told.items()))
+    return kind, tuple(sorted((name, value if name == "spacing" else float(value)) for name, value in values.items()))
 
 
-def _rules(kind: str, told: dict[str, Any]) -> list[tuple[bool, str]]:
+def _rules(kind: str, values: dict[str, Any]) -> list[tuple[bool, str]]:
     """(whether it holds, what holds) for the constants of a schedule."""
     match kind:
         case "cosine":
-            low, high = told["min_signal_rate"], told["max_signal_rate"]
+            low, high = values["min_signal_rate"], values["max_signal_rate"]
             return [(0 < low < high <= 1, "takes 0 < min_signal_rate < max_signal_rate <= 1")]
         case "linear":
-            timesteps = told["timesteps"]
+            timesteps = values["timesteps"]
             return [
-                (0 < told["beta_start"] <= told["beta_end"] < 1, "takes 0 < beta_start <= beta_end < 1"),
+                (0 < values["beta_start"] <= values["beta_end"] < 1, "takes 0 < beta_start <= beta_end < 1"),
                 (timesteps == int(timesteps) and 1 <= timesteps <= 100_000, "timesteps is 1 to 100,000"),
-                (told["spacing"] in ("leading", "trailing"), "spacing is leading or trailing"),
+                (values["spacing"] in ("leading", "trailing"), "spacing is leading or trailing"),
             ]
         case "karras":
-            low, high, rho = told["sigma_min"], told["sigma_max"], told["rho"]
+            low, high, rho = values["sigma_min"], values["sigma_max"], values["rho"]
             return [(0 < low < high <= 1e6 and 0 < rho <= 100, "takes 0 < sigma_min < sigma_max, and 0 < rho <= 100")]
         case _:
             return [
-                (told["noise_at"] in (0, 1), "noise_at is the time of noise, 0 or 1"),
-                (0 < told["shift"] <= 100, "shift is more than 0, up to 100"),
+                (values["noise_at"] in (0, 1), "noise_at is the time of noise, 0 or 1"),
+                (0 < values["shift"] <= 100, "shift is more than 0, up to 100"),
             ]
 
 

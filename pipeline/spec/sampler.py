@@ -1,4 +1,4 @@
-"""How a denoiser makes samples: the method, its steps, its guidance and its fresh noise."""
+"""How samples are made from a denoiser: method, steps, guidance and fresh noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.common.errors import UsageError, shown
 
-#: `ddim` with eta 0 and `euler` take the same steps, under the names of two papers; `ddpm` is `ddim` with eta 1.
+#: `euler` takes the same steps as `ddim` with eta 0, and `ddpm` the same as `ddim` with eta 1.
 METHODS = ("ddim", "ddpm", "euler", "heun", "dpm++2m")
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -19,10 +19,10 @@ KEY_DIM = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A method of sampling with its settings. Raises UsageError for one that does not exist.
+    """A sampling method with its settings. Raises UsageError for invalid ones.
 
-    With guidance w the prediction is u + w (c - u), of the prediction c with the label and u without: 1 is none, as in
-    Saharia et al. (2205.11487); Ho and Salimans (2207.12598) call it 1 + w.
+    With guidance w the prediction is u + w (c - u), where c is the prediction with the label and u the one without. As
+    in Saharia et al. (2205.11487), 1 is no guidance; Ho and Salimans (2207.12598) call it 1 + w.
     """
 
     #: One of METHODS.
@@ -47,31 +47,31 @@ class Sampler:
 
     @property
     def passes(self) -> int:
-        """Times that the network is called for a batch: a step of `heun` takes two, but for the last one."""
+        """Calls of the network per batch: two per step of `heun`, except the last."""
         return 2 * self.steps - 1 if self.method == "heun" else self.steps
 
     @property
     def guided(self) -> bool:
-        """Whether each pass takes every sample twice, with its label and without."""
+        """Whether each pass evaluates every sample twice, with its label and without."""
         return self.guidance != 1
 
     @property
     def evaluations(self) -> int:
-        """Times that the network is evaluated for one sample."""
+        """Evaluations of the network per sample."""
         return self.passes * (2 if self.guided else 1)
 
     @property
     def noise_share(self) -> float:
-        """Eta of the steps that are taken, whatever the method is called."""
+        """Eta of the steps; 1 for `ddpm`."""
         return 1.0 if self.method == "ddpm" else self.eta
 
     def __str__(self) -> str:
         """The form that `parse_sampler` reads; canonical: ddim:steps=20,guidance=3,eta=0.5."""
-        told = f"{self.method}:steps={self.steps}"
+        text = f"{self.method}:steps={self.steps}"
         for name, value, usual in (("guidance", self.guidance, 1.0), ("eta", self.eta, 0.0)):
             if value != usual:
-                told += f",{name}={repr(float(value)).removesuffix('.0')}"
-        return told
+                text += f",{name}={repr(float(value)).removesuffix('.0')}"
+        return text
 
 
 def parse_sampler(text: str) -> Sampler:

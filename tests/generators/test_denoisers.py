@@ -266,10 +266,10 @@ def test_other_generators_take_no_sampler() -> None:
         ("none = 3", "none = 4", "none is 4: labels are 0 to 3"),
         ("none = 3", "none = 1", "none is 1, which is one of the 4 classes"),
         ("none = 3", "none = -1", "none is -1: labels are"),
-        ("none = 3\n", "", "guidance 2 takes a generator that was trained without labels too"),
+        ("none = 3\n", "", "guidance 2 needs a generator that was also trained without labels"),
         ("mean = 0.1", "mean = [0.1, 0.2]", "mean has 2 numbers, samples have 1 channels"),
         ('kind = "flow"', 'kind = "karras"', "predicts 'velocity' has no meaning on a karras schedule"),
-        ('as = "fraction"', 'as = "log_snr"', "a flow schedule cannot be told as 'log_snr': it takes fraction"),
+        ('as = "fraction"', 'as = "log_snr"', "the time of a flow schedule cannot be 'log_snr': it is fraction"),
     ],
 )
 def test_a_wrong_sidecar_is_refused(flow: Path, tmp_path: Path, old: str, new: str, reason: str) -> None:
@@ -282,7 +282,7 @@ def test_a_network_that_puts_out_something_else_is_no_denoiser(tmp_path: Path) -
     joined = keras.layers.Concatenate()([x, t])
     save_keras(tmp_path / "model.keras", keras.Model([x, t], keras.layers.Dense(16)(joined)))
     (tmp_path / "generator.toml").write_text(SIDECAR.replace('"time"', '"t"').replace("none = 3\n", ""))
-    with pytest.raises(GeneratorError, match=r"guidance 2 takes"):
+    with pytest.raises(GeneratorError, match=r"guidance 2 needs"):
         find_generator(str(tmp_path))
     text = SIDECAR.replace('"time"', '"t"').replace("none = 3\n", "").replace("guidance = 2.0\n", "")
     (tmp_path / "generator.toml").write_text(text)

@@ -45,7 +45,7 @@ def run(which: Denoiser, sampler: Sampler, predict: Callable[..., Any], latents:
 def of_gaussian(which: Denoiser, mean: float, deviation: float, library: Any) -> Callable[..., Any]:
     """The exact prediction where the data are normal: E[data | x], and what follows from it.
 
-    Time is told as it is; alpha and sigma follow from it here in another way than in the package.
+    Alpha and sigma are computed from the time input, in another way than in the package.
     """
 
     def rates(time: Any) -> tuple[Any, Any]:
@@ -86,7 +86,7 @@ def of_papers(which: Denoiser, sampler: Sampler, predict: Callable[..., Any], la
     before: tuple[Array, float] | None = None
     for step in range(sampler.steps):
         (a, b), (s, t) = places.alpha[step : step + 2], places.sigma[step : step + 2]
-        data, noise = split(which, x, predict(x, places.told[step]), a, s)
+        data, noise = split(which, x, predict(x, places.times[step]), a, s)
         last = step == sampler.steps - 1
         if sampler.method in ("ddim", "ddpm"):
             # Its variance is the posterior's of DDPM, times eta squared.
@@ -100,7 +100,7 @@ def of_papers(which: Denoiser, sampler: Sampler, predict: Callable[..., Any], la
         elif sampler.method == "heun":
             straight = which.schedule == "flow"
             ahead = x + (b - a) * (data - noise) if straight else b * (x / a + (t / b - s / a) * noise)
-            data2, noise2 = split(which, ahead, predict(ahead, places.told[step + 1]), b, t)
+            data2, noise2 = split(which, ahead, predict(ahead, places.times[step + 1]), b, t)
             if straight:
                 x = x + (b - a) / 2 * (data - noise + data2 - noise2)
             else:
@@ -191,17 +191,17 @@ def test_the_places_of_each_schedule() -> None:
     cosine = grid(denoiser("cosine", "noise"), 4)
     np.testing.assert_allclose(cosine.alpha[[0, -1]], [0.02, 1.0])
     np.testing.assert_allclose(cosine.alpha[:-1] ** 2 + cosine.sigma[:-1] ** 2, 1)
-    np.testing.assert_allclose(cosine.told, cosine.sigma[:-1] ** 2)
-    assert list(grid(denoiser("linear", "noise"), 4).told) == [750, 500, 250, 0]
-    assert list(grid(denoiser("linear", "noise", spacing="trailing"), 4).told) == [999, 749, 499, 249]
-    assert len(set(grid(denoiser("linear", "noise", spacing="trailing"), 7).told)) == 7
+    np.testing.assert_allclose(cosine.times, cosine.sigma[:-1] ** 2)
+    assert list(grid(denoiser("linear", "noise"), 4).times) == [750, 500, 250, 0]
+    assert list(grid(denoiser("linear", "noise", spacing="trailing"), 4).times) == [999, 749, 499, 249]
+    assert len(set(grid(denoiser("linear", "noise", spacing="trailing"), 7).times)) == 7
     karras = grid(denoiser("karras", "denoised"), 3)
     np.testing.assert_allclose(karras.sigma, [80, ((80 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7, 0.002, 0])
     assert karras.latent_scale == 80
     flow = grid(denoiser("flow", "velocity", shift=3.0), 4)
     np.testing.assert_allclose(flow.sigma, [1, 0.9, 0.75, 0.5, 0])
-    np.testing.assert_allclose(flow.told, 1 - flow.sigma[:-1])
-    np.testing.assert_allclose(grid(denoiser("flow", "velocity", noise_at=1), 4).told, [1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(flow.times, 1 - flow.sigma[:-1])
+    np.testing.assert_allclose(grid(denoiser("flow", "velocity", noise_at=1), 4).times, [1, 0.75, 0.5, 0.25])
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_the_places_of_each_schedule() -> None:
         ({"predicts": "score"}, "'score' is unknown: it is one of noise, sample, denoised, velocity"),
         ({"time": {"input": "t"}}, "[sampler.time] takes input"),
         ({"time": {"input": "t", "as": "hours"}}, "time as 'hours' is unknown"),
-        ({"time": {"input": "t", "as": "timestep"}}, "a cosine schedule cannot be told as 'timestep': it takes"),
+        ({"time": {"input": "t", "as": "timestep"}}, "the time of a cosine schedule cannot be 'timestep': it is"),
         ({"schedule": None}, "[sampler.schedule] takes kind"),
         ({"schedule": {"kind": "flow"}, "predicts": "noise"}, "predicts 'noise' has no meaning on a flow schedule"),
         ({"schedule": {"kind": "cosine", "rho": 7}}, "a cosine schedule has no rho"),
@@ -226,7 +226,7 @@ def test_the_places_of_each_schedule() -> None:
         ({"scale": float("inf")}, "scale inf is not a number"),
         ({"method": "plms"}, "'plms' is not one of ddim, ddpm"),
         ({"steps": 0}, "steps 0 is not a whole number from 1 to 1,000"),
-        ({"guidance": 3}, "guidance 3 takes a generator that was trained without labels too"),
+        ({"guidance": 3}, "guidance 3 needs a generator that was also trained without labels"),
         ({"guidance": True}, "guidance True is not a number"),
         ({"eta": 0.5, "method": "heun"}, "eta 0.5 is a setting of ddim alone"),
     ],

@@ -25,13 +25,13 @@ def sampled(table: Table, predict: Predict, latents: tf.Tensor, keys: tf.Tensor,
     """
     import tensorflow as tf  # Seconds; and the device must be pinned before.
 
-    told = tf.constant(table.told.astype(np.float32))
+    times = tf.constant(table.times.astype(np.float32))
     coefficients = tf.constant(table.coefficients.astype(np.float32))
-    size, passes = latents.shape[1:].num_elements(), len(table.told)
+    size, passes = latents.shape[1:].num_elements(), len(table.times)
 
     def one_pass(number: tf.Tensor, x: tf.Tensor, memory: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         c = dict(zip(COLUMNS, tf.unstack(coefficients[number]), strict=True))
-        predicted = predict(x, told[number])
+        predicted = predict(x, times[number])
         if disturbance:
             largest = tf.reduce_max(tf.abs(predicted), axis=list(range(1, len(x.shape))), keepdims=True)
             # Numbers of their own, beyond those of the passes.

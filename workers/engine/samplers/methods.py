@@ -1,7 +1,7 @@
-"""What each pass of a sampler does, as a table of coefficients, reckoned ahead in float64.
+"""The passes of a sampler as a table of coefficients, computed ahead in float64.
 
-Every method here is linear in what the network predicts, so that all of them are one recurrence. A pass evaluates the
-network F at x, and knows what the pass before left in its memory m:
+Every method here is linear in the network's predictions, so all of them are one recurrence. A pass evaluates the
+network F at x, and has a memory m from the pass before:
 
     x'  =  x_x x + x_f F + x_m m + noise z
     m'  =  m_x x + m_f F
@@ -30,10 +30,10 @@ COLUMNS = ("x_x", "x_f", "x_m", "noise", "m_x", "m_f")
 class Table:
     """All passes of a sampler."""
 
-    #: What the first pass starts from is the latent times this.
+    #: The first pass starts at the latent times this.
     latent_scale: float
-    #: What the network is told of time in each pass, float64 of shape (passes,).
-    told: _Floats
+    #: The time input of each pass, float64 of shape (passes,).
+    times: _Floats
     #: Float64 of shape (passes, 6), by COLUMNS.
     coefficients: _Floats
 
@@ -44,13 +44,13 @@ class Table:
 
     @property
     def remembers(self) -> bool:
-        """Whether any pass uses what the one before has left."""
+        """Whether any pass uses the memory."""
         return bool(self.coefficients[:, COLUMNS.index("x_m")].any())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """Data and noise of x by what the network predicts: data = d_x x + d_f F, noise = n_x x + n_f F; (steps,) each."""
+    """Data and noise of x, by the prediction F: data = d_x x + d_f F, noise = n_x x + n_f F; (steps,) each."""
 
     d_x: _Floats
     d_f: _Floats
@@ -63,13 +63,13 @@ def table(denoiser: Denoiser, sampler: Sampler) -> Table:
     places = grid(denoiser, sampler.steps)
     parts = _parts(denoiser, places)
     if sampler.method == "heun":
-        told, coefficients = np.repeat(places.told, 2)[:-1], _heun(denoiser, places, parts)
-        told[1::2] = places.told[1:]
+        times, coefficients = np.repeat(places.times, 2)[:-1], _heun(denoiser, places, parts)
+        times[1::2] = places.times[1:]
     elif sampler.method == "dpm++2m":
-        told, coefficients = places.told, _dpm_2m(places, parts)
+        times, coefficients = places.times, _dpm_2m(places, parts)
     else:
-        told, coefficients = places.told, _ddim(places, parts, sampler.noise_share)
-    return Table(latent_scale=places.latent_scale, told=told, coefficients=coefficients)
+        times, coefficients = places.times, _ddim(places, parts, sampler.noise_share)
+    return Table(latent_scale=places.latent_scale, times=times, coefficients=coefficients)
 
 
 def _parts(denoiser: Denoiser, places: Grid) -> _Parts:
@@ -99,7 +99,7 @@ def _stacked(rows: dict[str, _Floats]) -> _Floats:
 def _ddim(places: Grid, parts: _Parts, eta: float) -> _Floats:
     """x_t = alpha_t data + sqrt(sigma_t^2 - fresh^2) noise + fresh z (Song et al., 2010.02502, equation 12).
 
-    fresh is eta times the standard deviation of x_t where x_s and data are known, as in DDPM (2006.11239, equation 7):
+    fresh is eta times the standard deviation of x_t given x_s and data, as in DDPM (2006.11239, equation 7):
     sigma_t / sigma_s sqrt(sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2). With eta 0 it is Euler's step along the line of
     the flow, and along x / alpha over sigma / alpha on the other schedules.
     """
@@ -114,10 +114,10 @@ def _ddim(places: Grid, parts: _Parts, eta: float) -> _Floats:
 
 
 def _heun(denoiser: Denoiser, places: Grid, parts: _Parts) -> _Floats:
-    """Euler's step, then the mean of both slopes in its place, but for the last step (2206.00364, algorithm 1).
+    """Euler's step, then a step with the mean of both slopes, except for the last step (2206.00364, algorithm 1).
 
     The slope is the noise, of x / alpha over sigma / alpha; on a straight flow it is data - noise, of x over alpha.
-    The second pass of a step finds in its memory what the first has of the result already.
+    The first pass of a step leaves its part of the result in the memory for the second.
     """
     a, s = places.alpha, places.sigma
     euler = _ddim(places, parts, 0.0)

@@ -1,4 +1,4 @@
-"""Where along the way from noise to data a denoiser is asked, and what it is told of time there.
+"""The places between noise and data at which a denoiser is evaluated, and its time input there.
 
 The noisy sample at a place is x = alpha * data + sigma * noise.
 """
@@ -20,12 +20,12 @@ _Floats = NDArray[np.float64]
 class Grid:
     """The places of a sampler's steps, from noise to data; all arrays are float64."""
 
-    #: What the network is told of time at the start of each step, (steps,).
-    told: _Floats
+    #: The time input at the start of each step, (steps,).
+    times: _Floats
     #: Share of data and of noise at the start of each step and at the end of the last, (steps + 1,); they end in 1, 0.
     alpha: _Floats
     sigma: _Floats
-    #: Standard deviation of what the first step starts from: 1, or all the noise where the data are kept whole.
+    #: Standard deviation of the first step's start: 1, or the first sigma if alpha is always 1.
     latent_scale: float
 
 
@@ -33,7 +33,7 @@ def grid(denoiser: Denoiser, steps: int) -> Grid:
     """The places of this many steps on a denoiser's schedule."""
     time, alpha, sigma = _SCHEDULES[denoiser.schedule](denoiser, steps)
     with np.errstate(divide="ignore"):
-        told = {
+        times = {
             "timestep": time,
             "fraction": time,
             "noise_variance": sigma**2,
@@ -41,7 +41,7 @@ def grid(denoiser: Denoiser, steps: int) -> Grid:
             "sigma": sigma / np.maximum(alpha, np.finfo(np.float64).tiny),
         }[denoiser.time_as]
     latent_scale = float(sigma[0]) if denoiser.schedule == "karras" else 1.0
-    return Grid(told=told, alpha=np.append(alpha, 1.0), sigma=np.append(sigma, 0.0), latent_scale=latent_scale)
+    return Grid(times=times, alpha=np.append(alpha, 1.0), sigma=np.append(sigma, 0.0), latent_scale=latent_scale)
 
 
 def _cosine(denoiser: Denoiser, steps: int) -> tuple[_Floats, _Floats, _Floats]:
