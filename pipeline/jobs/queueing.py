@@ -17,7 +17,7 @@ from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger, NewJob
-from pipeline.jobs.worker_info import WorkerInfo, roots_in_words
+from pipeline.jobs.worker_info import WorkerInfo, describe_roots
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.selection import Selection
@@ -174,6 +174,6 @@ def _no_worker_warning(spec: JobSpec, destination: str, holders: Sequence[Worker
     root = "" if destination.startswith("s3://") else f" --output-root {quote(os.path.dirname(destination))}"
     command = f"noisemill worker {quote(spec.generator)}{root}"
     if holders:
-        below = roots_in_words([root for worker in holders for root in worker.output_roots])
+        below = describe_roots([root for worker in holders for root in worker.output_roots])
         return f"queued, but no worker that is up may write to {destination} ({below}): start one with\n  {command}"
     return f"queued, but no worker holds {spec.generator_name!r}: start one with\n  {command}"

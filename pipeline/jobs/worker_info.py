@@ -76,7 +76,7 @@ def output_allowed(destination: str, roots: Sequence[str]) -> bool:
     return any(destination == root or destination.startswith(root.rstrip("/") + "/") for root in candidates)
 
 
-def roots_in_words(roots: Sequence[str]) -> str:
+def describe_roots(roots: Sequence[str]) -> str:
     """A description of where workers with these output roots may write, for messages.
 
     Destinations and roots are shown with links resolved, so a link with another target on another machine is visible.

@@ -24,7 +24,7 @@ _Answer = TypeVar("_Answer")
 #: Interval at which leases are renewed, progress is reported and cancellation is noticed, seconds.
 _PULSE_S = 0.5
 #: Pause before a call to Redis is repeated, seconds.
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 
 
 class Leases:
@@ -80,7 +80,7 @@ class Leases:
             except LedgerError:
                 if self.stopping or clock.now() > deadline:
                     raise
-            clock.sleep(_AGAIN_S)
+            clock.sleep(_RETRY_S)
 
     def renew(self) -> None:
         """Renews everything, reports progress, and finds out what was lost meanwhile. Raises LedgerError."""
@@ -124,17 +124,17 @@ class Leases:
             thread.join()
 
     def _pulse(self, over: threading.Event) -> None:
-        told = False
+        logged = False
         while not over.wait(_PULSE_S):
             try:
                 self.renew()
-                told = False
+                logged = False
             except LedgerError as error:
-                if not told:
+                if not logged:
                     of = self._assignment
                     reason = in_words(error)
                     log.warning("job %s: leases could not be renewed: %s", of.job, reason, extra=of.about())
-                told = True
+                logged = True
                 self.check_age()
 
     def _mark_lost(self, work: Work) -> None:

@@ -33,7 +33,7 @@ from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Claim, Ledger
 from pipeline.jobs.queueing import destination_lease
-from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, output_allowed, roots_in_words
+from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, describe_roots, output_allowed
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.sampler import Sampler
 from pipeline.stores import is_canonical, normalise, open_store
@@ -265,13 +265,13 @@ class SliceWorker:
         roots = self.info.output_roots
         if not (output_allowed(destination, roots) and output_allowed(place, roots)):
             through = "" if place == destination else f" (by a link it is {place})"
-            below = roots_in_words(roots)
+            below = describe_roots(roots)
             self._refuse(
                 job, "destination", f"{destination}{through} is below no --output-root of this worker ({below})"
             )
         else:
             self._check_fit(spec)
-            if self._reaches(job, destination, place):
+            if self._can_write(job, destination, place):
                 return spec, place
         self.clock.sleep(_REFUSAL_S)
         again.is_set = True
@@ -283,7 +283,7 @@ class SliceWorker:
         now = self.clock.now()
         return tuple(sorted(place for place, until in self._unreachable.items() if now < until))
 
-    def _reaches(self, job: str, destination: str, place: str) -> bool:
+    def _can_write(self, job: str, destination: str, place: str) -> bool:
         """Whether this worker finds the job and its inputs at the destination and can write there.
 
         If not, and another worker may be able to, it records the reason and returns False. Raises StoreError or
@@ -301,7 +301,7 @@ class SliceWorker:
         except (NewerVersionError, StoreUnavailableError):
             raise
         except (StoreError, DatasetError) as error:
-            if not self._may_be_left_to_others(destination):
+            if not self._others_may_write(destination):
                 raise
             self._refuse(job, "destination", str(error))
             return False
@@ -309,7 +309,7 @@ class SliceWorker:
         self._checked = [*self._checked[-_REMEMBERED:], job]
         return True
 
-    def _may_be_left_to_others(self, destination: str) -> bool:
+    def _others_may_write(self, destination: str) -> bool:
         """Announces at once that it cannot write there, so that the last of several workers knows that it is the last.
 
         Returns whether another worker may be able to write there.
@@ -326,8 +326,8 @@ class SliceWorker:
     def _check_fit(self, spec: JobSpec) -> None:
         """Raises GeneratorError if the spec does not match the generator's inputs and outputs."""
         generator = self.rooms.generator
-        told = (spec.latent_shape, spec.sample_shape, spec.classes)
-        if told != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
+        shapes = (spec.latent_shape, spec.sample_shape, spec.classes)
+        if shapes != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
             raise GeneratorError("the job's shapes or classes are not those of its generator")
         beside = (generator.interface.noise_sizes, generator.interface.attributes_dim)
         if (spec.noise_sizes, spec.attributes_dim) != beside:

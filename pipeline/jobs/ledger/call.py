@@ -43,7 +43,7 @@ class Call:
         with self._talk():
             info = self._redis.info("server")
         if "redis_version" not in info:
-            raise LedgerError("the server answers, but does not tell its version as Redis does")
+            raise LedgerError("the server responds, but does not report its version as Redis does")
         if int(str(info["redis_version"]).partition(".")[0]) < _OLDEST_REDIS:
             raise LedgerError(
                 f"Redis {info['redis_version']} is too old: use Redis {_OLDEST_REDIS} or later, or Valkey"
