@@ -46,7 +46,7 @@ _LOADERS: dict[str, Callable[[Path], Network]] = {
 def load_generator(generator: Generator, policy: str = "float32") -> Forward:
     """The forward pass of a generator, in inference mode, by a policy of Keras': "mixed_float16" computes in 16 bits.
 
-    Raises GeneratorError if it cannot be loaded or is not what its interface says.
+    Raises GeneratorError if it cannot be loaded or does not match its interface.
     """
     _check_memory(generator)
     network = load_network(generator.kind, generator.model, generator.interface.signature, generator.code)
@@ -68,12 +68,12 @@ def load_network(kind: str, model: Path, signature: str | None = None, code: Cod
 
 
 def memory_bytes() -> int:
-    """Bytes of memory that this machine has."""
+    """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_memory(generator: Generator) -> None:
-    """Refuses at once what could only end with this process killed."""
+    """Raises GeneratorError if the weights do not fit into memory: the kernel would kill this process."""
     needed = max(4 * (generator.structure.parameters or 0), generator.size_bytes)
     memory = memory_bytes()
     if needed > memory:

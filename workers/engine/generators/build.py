@@ -1,4 +1,4 @@
-"""A Keras 3 model from an architecture that TensorFlow.js, or Keras of any age, described."""
+"""Builds a Keras 3 model from an architecture of TensorFlow.js or any version of Keras."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.generators.architecture import Architecture, Layer, evaluate
 from pipeline.generators.layers import OPERATIONS, known_kind, settings_of
 from pipeline.generators.structure import Structure
 
-#: By layer and weight.
+#: (layer, weight) -> values.
 WeightValues = dict[tuple[str, str], NDArray[Any]]
 
 
-#: Who described a model: layers of these three compute not quite the same.
+#: Origin of a description; some layers compute differently in each.
 Dialect = Literal["keras 3", "keras 2", "tfjs"]
 
 
 def build_model(architecture: Architecture, structure: Structure, dialect: Dialect) -> Any:
-    """An untrained Keras model that computes what the architecture describes."""
-    import keras  # Seconds; and the device must be pinned before.
+    """An untrained Keras model of this architecture."""
+    import keras  # Takes seconds, and only after the device is pinned.
 
     inputs = [keras.Input(port.shape, dtype=port.dtype, name=port.name) for port in structure.inputs]
     outputs = _connect(architecture, inputs, {}, dialect)
@@ -31,7 +31,7 @@ def build_model(architecture: Architecture, structure: Structure, dialect: Diale
 
 
 def set_weights(model: Any, values: WeightValues, what: str) -> None:
-    """Gives every weight of the model its value. Raises GeneratorError where one has none, or another shape."""
+    """Sets every weight of the model. Raises GeneratorError if a value is missing or has another shape."""
     for layer in model.layers:
         for weight in layer.weights:
             value = values.get((layer.name, weight.name))
@@ -44,7 +44,7 @@ def set_weights(model: Any, values: WeightValues, what: str) -> None:
 
 
 def _connect(architecture: Architecture, inputs: list[Any], made: dict[str, Any], dialect: Dialect) -> list[Any]:
-    """Follows the connections with Keras tensors; a layer that is used twice is made once."""
+    """Follows the connections with Keras tensors; a layer that is used twice is created once."""
 
     def apply(layer: Layer, tensors: list[Any]) -> list[Any]:
         if layer.inner is not None:
@@ -60,7 +60,7 @@ def _connect(architecture: Architecture, inputs: list[Any], made: dict[str, Any]
 
 
 def _layer(layer: Layer, dialect: Dialect) -> Any:
-    import keras  # Seconds; and the device must be pinned before.
+    import keras  # Takes seconds, and only after the device is pinned.
 
     settings = settings_of(layer)
     if settings.get("activation") == "hard_sigmoid" and dialect != "keras 3":
@@ -81,9 +81,9 @@ def _layer(layer: Layer, dialect: Dialect) -> Any:
 def _channels_first(kind: Any, name: str, settings: dict[str, Any]) -> Any:
     """A convolution over channels first, computed with channels last.
 
-    Keras 3.15 adds the bias along the width instead of the channels where there are as many filters as the width.
+    Keras 3.15 adds the bias along the width instead of the channels if there are as many filters as columns.
     """
-    import keras  # Seconds; and the device must be pinned before.
+    import keras  # Takes seconds, and only after the device is pinned.
 
     class ChannelsFirst(keras.layers.Layer):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -101,15 +101,15 @@ def _channels_first(kind: Any, name: str, settings: dict[str, Any]) -> Any:
 
 
 def _old_hard_sigmoid(x: Any) -> Any:
-    """As it was before Keras 3, which has another slope: max(0, min(1, 0.2 x + 0.5))."""
-    import keras  # Seconds; and the device must be pinned before.
+    """The definition before Keras 3, which has another slope: max(0, min(1, 0.2 x + 0.5))."""
+    import keras  # Takes seconds, and only after the device is pinned.
 
     return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def _old_bilinear(name: str, size: Any, data_format: str) -> Any:
-    """Bilinear upsampling as TensorFlow.js does it: pixels' corners are their places, in Keras their centres."""
-    import keras  # Seconds; and the device must be pinned before.
+    """Bilinear upsampling of TensorFlow.js, which aligns the corners of pixels; Keras aligns their centers."""
+    import keras  # Takes seconds, and only after the device is pinned.
     import tensorflow as tf
 
     if data_format != "channels_last":

@@ -1,6 +1,6 @@
 """TensorFlow 2 checkpoints (weights saved by Keras 2, `tf.train.Checkpoint`) with the architecture beside them.
 
-A checkpoint contains a graph of objects: models, layers, variables. It says which variable is which weight; names of
+A checkpoint contains a graph of objects: models, layers, variables. It defines which variable is which weight; names of
 variables do not, since a variable may be listed under an optimizer. No code in it is run.
 """
 
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> Network:
 
 def _read(path: Path, name: str, architecture: Architecture, wanted: dict[str, Weights]) -> WeightValues:
     """All weights, of the model in a checkpoint that fits; of several, the one called `name`."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
     from google.protobuf.message import DecodeError
 
     try:
@@ -86,7 +86,7 @@ def _read(path: Path, name: str, architecture: Architecture, wanted: dict[str, W
 
 
 class _MisfitError(Exception):
-    """A model in a checkpoint does not have the architecture that lies beside it."""
+    """A model in a checkpoint does not have the architecture in the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Checkpoint:
         return value
 
     def models(self) -> Iterator[tuple[str, int]]:
-        """All models that are not layers of another, by name; the whole, with the name "", first if it is one."""
+        """All models that are not layers of another, by name; the root, with the name "", first if it is a model."""
         waiting, seen = [("", 0)], {0}
         while waiting:
             place, node = waiting.pop(0)
@@ -130,7 +130,7 @@ class _Checkpoint:
     ) -> Iterator[tuple[tuple[str, str], str]]:
         """The key of each weight of a model. Raises _MisfitError."""
         nodes, layers = self._layers(node) or [], list(architecture.layers)
-        if len(nodes) == len(layers) - 1:  # Keras 2 does not count the input of a sequence.
+        if len(nodes) == len(layers) - 1:  # Keras 2 does not count the input of a Sequential.
             layers = layers[1:]
         if len(nodes) != len(layers):
             raise _MisfitError(f"it has {len(nodes)} layers, not {len(layers)}")
@@ -143,7 +143,7 @@ class _Checkpoint:
     def _of_layer(self, node: int, layer: Layer, wanted: Weights) -> Iterator[tuple[tuple[str, str], str]]:
         variables = {name.removeprefix("_"): self._variable(child) for name, child in self._children(node).items()}
         for name, shape in wanted.items():
-            # DepthwiseConv2D calls its kernel so before Keras 3.
+            # The name of DepthwiseConv2D's kernel before Keras 3.
             variable = variables.get(name) or variables.get(f"depthwise_{name}")
             if variable is None or variable.shape != shape:
                 stored = "nothing" if variable is None else variable.shape
@@ -151,9 +151,9 @@ class _Checkpoint:
             yield (layer.name, name), variable.key
 
     def _layers(self, node: int) -> list[int] | None:
-        """The layers of a model in order; None where an object is no model."""
+        """The layers of a model in order; None if an object is not a model."""
         children = self._children(node)
-        if "_functional" in children:  # What a sequence of Keras 3 is made of.
+        if "_functional" in children:  # A Sequential of Keras 3 contains a functional model.
             return self._layers(children["_functional"])
         if "_operations" in children:
             operations = self._children(children["_operations"])

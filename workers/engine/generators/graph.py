@@ -1,4 +1,4 @@
-"""The network of a graph of TensorFlow's operations, as TensorFlow.js writes it."""
+"""Loads a graph of TensorFlow operations written by TensorFlow.js."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.engine.generators.operations import check_graph
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Operations that the converter fused, for which XLA has no kernel, and what each one begins with.
+#: Fused operation, for which XLA has no kernel -> its first operation.
 _FUSED = {"_FusedConv2D": "Conv2D", "_FusedMatMul": "MatMul", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative"}
 #: The attributes that the first operation keeps.
 _KEPT = {
@@ -29,8 +29,8 @@ _ACTIVATIONS = ("Relu", "Relu6", "Elu", "LeakyRelu", "Sigmoid", "Tanh")
 
 
 def graph_network(path: Path, model: GraphModel, weights: Mapping[str, NDArray[Any]]) -> Network:
-    """The network of a graph model whose weights are given by their names. Raises GeneratorError."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """The network of a graph model with these weights, by name. Raises GeneratorError."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     graph = _graph(path, model, weights)
     check_graph(graph, str(path))
@@ -39,7 +39,7 @@ def graph_network(path: Path, model: GraphModel, weights: Mapping[str, NDArray[A
         tensors = wrapped.graph.get_tensor_by_name
         function = wrapped.prune([tensors(name) for name in model.inputs.values()],
                                  [tensors(name) for name in model.outputs.values()])  # fmt: skip
-    except Exception as error:  # Whatever TensorFlow raises.
+    except Exception as error:  # TensorFlow may raise any error.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     fed = {name: tensors(tensor) for name, tensor in model.inputs.items()}
     made = {name: tensors(tensor) for name, tensor in model.outputs.items()}
@@ -82,7 +82,7 @@ def _graph(path: Path, model: GraphModel, weights: Mapping[str, NDArray[Any]]) -
 
 
 def _unfuse(path: Path, node: Any, graph: Any) -> None:
-    """Adds what a fused operation is made of; the last part has its name."""
+    """Adds the parts of a fused operation; the last part has its name."""
     steps = [step.decode() for step in node.attr["fused_ops"].list.s]
     unknown = [step for step in steps if step != "BiasAdd" and step not in _ACTIVATIONS]
     if unknown:
@@ -90,7 +90,7 @@ def _unfuse(path: Path, node: Any, graph: Any) -> None:
     parts = [_FUSED[node.op], *steps]
     last, extra = "", list(node.input[2:])
     for number, kind in enumerate(parts):
-        # A bias may have as many dimensions as what it is added to, which BiasAdd does not take.
+        # A bias may have as many dimensions as its operand, which BiasAdd does not support.
         if kind == "BiasAdd" and node.attr["data_format"].s in (b"", b"NHWC"):
             kind = "AddV2"
         part = graph.node.add(op=kind, name=node.name if number == len(parts) - 1 else f"{node.name}/part{number}")

@@ -19,13 +19,13 @@ from workers.engine.generators.network import Network, first_line, in_batches_of
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: ONNX's names of what can be fed and made.
+#: ONNX type of an input or output -> dtype.
 _ONNX_TYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(int32)": "int32",
     "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(bool)": "bool",
 }  # fmt: skip
 
-#: Arrays of the inputs, in order, to those of the outputs; the first dimension is the batch.
+#: Maps arrays of the inputs, in order, to those of the outputs; the first dimension is the batch.
 _Run = Callable[[list[NDArray[Any]]], list[NDArray[Any]]]
 
 
@@ -38,10 +38,10 @@ def load_onnx(path: Path) -> Network:
             f"generator {path} is an ONNX file, which takes onnxruntime: pip install 'noisemill[onnx]'"
         ) from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # What is wrong comes as an exception.
+    options.log_severity_level = 4  # Errors are raised as exceptions.
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # Whatever onnxruntime raises.
+    except Exception as error:  # onnxruntime may raise any error.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     told, made = session.get_inputs(), session.get_outputs()
     names = [each.name for each in told]
@@ -51,7 +51,7 @@ def load_onnx(path: Path) -> Network:
         return answers
 
     inputs = tuple(_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in told)
-    # Images come as PyTorch has them, channels first.
+    # Images have channels first, as in PyTorch.
     outputs = tuple(
         replace(port, channels_first=len(port.shape) == 3 and port.shape[0] in (1, 3, 4))
         for port in (_port(path, each.name, each.shape, _ONNX_TYPES.get(each.type)) for each in made)
@@ -66,13 +66,13 @@ def load_tflite(path: Path) -> Network:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # That it will move to a package of its own.
+            warnings.simplefilter("ignore")  # A notice that it will move to another package.
             interpreter = tf.lite.Interpreter(str(path))
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     told, made = interpreter.get_input_details(), interpreter.get_output_details()
-    lock = threading.Lock()  # It keeps its tensors to itself: one batch at a time.
+    lock = threading.Lock()  # The interpreter holds its tensors: one batch at a time.
 
     def run(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
         with lock:
@@ -86,13 +86,13 @@ def load_tflite(path: Path) -> Network:
 
     inputs = tuple(_tflite_port(path, each) for each in told)
     outputs = tuple(_tflite_port(path, each) for each in made)
-    # A batch that was not meant to be another may be written into the middle of the network.
+    # The batch size may be a constant inside the network, so it cannot be resized.
     sizes = {int(each["shape_signature"][0]) for each in told if each["shape_signature"][0] != -1}
     return _network(inputs, outputs, run, interpreter, _one_batch(path, sizes))
 
 
 def _one_batch(path: Path, sizes: set[int]) -> int | None:
-    """The batch that a network was saved for, of the sizes that its inputs tell; None where it is open."""
+    """The fixed batch of a network, from the sizes of its inputs; None if it is open."""
     if len(sizes) > 1:
         told = ", ".join(map(str, sorted(sizes)))
         raise GeneratorError(f"generator {path}: its inputs have different fixed batches, {told}")
@@ -100,7 +100,7 @@ def _one_batch(path: Path, sizes: set[int]) -> int | None:
 
 
 def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, owner: Any, batch: int | None) -> Network:
-    """A network whose arrays are computed outside TensorFlow, in batches of this size where it is told."""
+    """A network that is computed outside TensorFlow, in batches of this size if it is not None."""
     structure = Structure(inputs=inputs, outputs=outputs)
 
     def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -120,7 +120,7 @@ def _network(inputs: tuple[Port, ...], outputs: tuple[Port, ...], run: _Run, own
 
 def _tflite_port(path: Path, told: Mapping[str, Any]) -> Port:
     signature = [int(size) for size in told["shape_signature"]]
-    # The converter puts the signature's name before the tensor's.
+    # The converter prefixes tensor names with the signature's name.
     name = str(told["name"]).rpartition("serving_default_")[2].removesuffix(":0")
     return _port(path, name, [None if size < 0 else size for size in signature], np.dtype(told["dtype"]).name)
 

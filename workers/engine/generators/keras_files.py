@@ -1,4 +1,4 @@
-"""Generators that Keras saved: `.keras`, by Keras itself where it can, and `.h5`, by the table of layers."""
+"""Loads generators saved by Keras: `.keras` by Keras itself if possible, and `.h5` by the table of layers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from workers.engine.generators.network import Network, first_line
 
 
 def load_keras(path: Path) -> Network:
-    """The model in a file, loaded in safe mode. Raises GeneratorError in one line."""
-    import keras  # Seconds; and the device must be pinned before.
+    """The model in a file, loaded in safe mode. Raises GeneratorError."""
+    import keras  # Takes seconds, and only after the device is pinned.
 
-    config = read_config(path)  # Refuses what is damaged or dangerous before Keras opens it.
+    config = read_config(path)  # Refuses damaged or dangerous files before Keras opens them.
     if keras_of(path) < 3 and (stored := _in_the_table(path)) is not None:
-        return _rebuilt(stored)  # Keras 3 opens it, if at all, as if it had written it itself.
+        return _rebuilt(stored)  # Keras 3 would read it as a file of Keras 3, if at all.
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its layers raise.
+    except Exception as error:  # Keras may raise any error of its layers.
         if (stored := _in_the_table(path)) is not None:
             return _rebuilt(stored)
         raise GeneratorError(f"generator {path} cannot be loaded: {why_not(read_config(path), error)}") from error
@@ -35,7 +35,7 @@ def load_keras(path: Path) -> Network:
 
 
 def _in_the_table(path: Path) -> StoredModel | None:
-    """The model as the table of layers understands it; None where it does not."""
+    """The model by the table of layers; None if a layer is not in it."""
     try:
         return read_keras_archive(path)
     except GeneratorError:
@@ -54,14 +54,14 @@ def _rebuilt(stored: StoredModel) -> Network:
         model = build_model(stored.architecture, stored.structure, "keras 3" if stored.keras == 3 else "keras 2")
     except GeneratorError:
         raise
-    except Exception as error:  # Keras raises whatever its layers raise.
+    except Exception as error:  # Keras may raise any error of its layers.
         raise GeneratorError(f"generator {stored.path} cannot be rebuilt in Keras: {first_line(error)}") from error
     set_weights(model, dict(values), str(stored.path))
     return keras_network(model)
 
 
 def why_not(description: Any, error: Exception) -> str:
-    """Why Keras did not load a model of this description, in one line with a way out."""
+    """Why Keras did not load a model with this description, in one line that says what to do."""
     if "Lambda" in str(error) or "safe_mode" in str(error):
         return "it holds a Lambda layer or other code, which could do anything on load; use layers instead"
     if own := _own_classes(description):
@@ -73,7 +73,7 @@ def why_not(description: Any, error: Exception) -> str:
 
 
 def _own_classes(description: Any) -> set[str]:
-    """Names of the classes in a description that are not Keras' own, or no more."""
+    """Names of the classes in a description that are not, or no longer, part of Keras."""
     import keras  # Loaded already.
 
     found = set()
@@ -82,7 +82,7 @@ def _own_classes(description: Any) -> set[str]:
         each = waiting.pop()
         if isinstance(each, dict):
             name, module = each.get("class_name"), each.get("module")
-            # What is registered by its author has no module of its own.
+            # Classes registered by their author have no module.
             foreign = module is None and each.get("registered_name")
             foreign = foreign or (isinstance(module, str) and module.partition(".")[0] not in ("keras", "builtins"))
             unknown = module == "keras.layers" and not hasattr(keras.layers, str(name))

@@ -1,4 +1,4 @@
-"""What Keras holds, as a network."""
+"""Wraps a Keras model as a network."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def keras_network(model: Any) -> Network:
 
     def call(tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         fed = [tensors[port.name] for port in inputs]
-        # A model that was made of a dictionary of inputs wants one again.
+        # A model built from a dictionary of inputs must be called with one.
         named = dict(zip(keys, fed, strict=True)) if keys is not None else fed[0] if len(fed) == 1 else fed
         answer = model(named, training=False)
-        # A model may answer with a list or a dictionary, whatever its author liked.
+        # A model may return a list or a dictionary.
         values = list(answer.values()) if isinstance(answer, dict) else _as_list(answer)
         names = list(answer) if isinstance(answer, dict) else [port.name for port in outputs]
         return dict(zip(names, values, strict=True))
@@ -42,17 +42,17 @@ def keras_network(model: Any) -> Network:
 
 
 def lower_precision(network: Network, policy: str) -> None:
-    """Has a network that Keras holds compute by this policy of Keras', but for the layers that make its outputs.
+    """Sets this Keras policy for a Keras network, except for the layers that make its outputs.
 
-    Raises GeneratorError for one that Keras does not hold.
+    Raises GeneratorError for any other network.
     """
-    import keras  # Seconds; and the device must be pinned before.
+    import keras  # Takes seconds, and only after the device is pinned.
 
     model = network.owner
     if not isinstance(model, keras.Model):
         raise GeneratorError(f"{policy} takes a model of Keras or TensorFlow.js: others compute as they were saved")
     kept = {port.name for port in network.structure.outputs}
-    # Not a public method; but `layers` leaves out those that other layers wrap.
+    # Not public, but `layers` leaves out layers wrapped by other layers.
     for layer in model._flatten_layers(include_self=False):
         if layer.name not in kept:
             layer.dtype_policy = policy
@@ -75,7 +75,7 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _range(model: Any, name: str) -> tuple[float, float] | None:
-    """The range that a last layer's activation cannot leave."""
+    """The range of values of a last layer's activation."""
     layer = next((layer for layer in model.layers if layer.name == name), None)
     activation = getattr(getattr(layer, "activation", None), "__name__", "")
     return {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}.get(activation)

@@ -1,4 +1,4 @@
-"""What every kind of generator is once it is loaded: a network with named inputs and outputs."""
+"""A loaded generator of any kind: a network with named inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-#: Tensors of the inputs, by name, to those of the outputs, by name.
+#: Maps tensors of the inputs, by name, to those of the outputs, by name.
 Call = Callable[[Mapping[str, "tf.Tensor"]], Mapping[str, "tf.Tensor"]]
 
 
@@ -24,21 +24,21 @@ class Network:
 
     structure: Structure
     call: Call
-    #: What must live as long as the network does: the model that owns the weights.
+    #: The model that owns the weights, kept alive as long as the network.
     owner: Any = None
 
 
 def fixed_batch(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> int | None:
-    """The batch that a network was saved for, by the shapes of its tensors; None where it is open."""
+    """The fixed batch of a network, from the shapes of its tensors; None if it is open."""
     sizes = {spec.shape[0] for spec in outputs.values() if spec.shape.rank}
     size = sizes.pop() if len(sizes) == 1 else None
     return size if any(spec.shape.rank and spec.shape[0] == size for spec in inputs.values()) else None
 
 
 def in_batches_of(batch: int | None, structure: Structure, call: Call) -> Call:
-    """A network that was saved for batches of one size, for any: one after the other, the last padded.
+    """Calls a network with a fixed batch for any number of samples: batch after batch, the last one padded.
 
-    Where `batch` is None it takes any already.
+    If `batch` is None, returns `call` itself.
     """
     if batch is None:
         return call
@@ -91,6 +91,6 @@ def input_port(path: Path, name: str, spec: Any, batch: int | None) -> Port:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of somebody else's in one line."""
+    """An error of another library as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__

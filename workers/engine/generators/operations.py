@@ -1,8 +1,8 @@
-"""The operations of a SavedModel, read from its protobuf: loading one runs its initialisers.
+"""Checks the operations of a SavedModel in its protobuf before it is loaded, since loading runs its initializers.
 
-A graph may hold operations that read and write files, call Python, or wait for other processes. What is allowed are
-the operations that TensorFlow's registry calls stateless, without those that reach out all the same, and the stateful
-ones that models need: variables, tables, random numbers, control flow.
+A graph may contain operations that read and write files, call Python, or wait for other processes. Allowed are the
+operations that TensorFlow's registry calls stateless, except those with side effects, and the stateful ones that models
+need: variables, tables, random numbers, control flow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.common.errors import GeneratorError
 from workers.engine.generators.network import first_line
 
-#: Stateful operations that stay within the model: each is a regular expression for a whole name.
+#: Stateful operations without effects outside the model: regular expressions for whole names.
 _ALLOWED = re.compile(
     "|".join((
         # Variables, and tables in memory.
@@ -25,31 +25,31 @@ _ALLOWED = re.compile(
         "(Mutable|Anonymous|AnonymousMutable)?HashTable(V2)?",
         "LookupTable(Find|Import|Insert|Size|Export|Remove)(V2)?",
         "InitializeTableV?2?",
-        # Control flow and what it carries.
+        # Control flow and its values.
         "(Stateful)?PartitionedCall", "If", "While", "Case", "Assert",
         "TensorArray(Grad|Write|Read|Gather|Scatter|Size|Concat|Split|Close)?(V2|V3)?",
         "Stack(Push|Pop|Close)?(V2)?",
-        # Random numbers: allowed, and told (`saved_model._CHANGING`).
+        # Random numbers: allowed, and reported (`saved_model._CHANGING`).
         "Multinomial", "Random(Shuffle|StandardNormal|Uniform|UniformInt|Gamma|Poisson|PoissonV2)",
         "(Parameterized)?TruncatedNormal", "RngReadAndSkip", "RngSkip",
         "AnonymousSeedGenerator", "NonDeterministicInts",
         "Stateful(StandardNormalV?2?|TruncatedNormal|Uniform|UniformFullInt|UniformInt|RandomBinomial)",
-        # Modules that were compiled elsewhere, as JAX exports them.
+        # Compiled modules, as exported by JAX.
         "XlaCallModule",
     ))
 )  # fmt: skip
 
-#: Operations that reach out of the model although the registry calls them stateless.
+#: Operations with effects outside the model, although the registry calls them stateless.
 _REACHING_OUT = re.compile(
     "ReadFile|MatchingFiles|PyFuncStateless|ImmutableConst|EncodeProto.*|DecodeProto.*|.*Dataset.*|Debug.*|.*Summary.*"
 )
 
-#: What the saver of a checkpoint may run besides.
+#: Further operations that the saver of a checkpoint may run.
 _SAVING = frozenset(("SaveV2", "MergeV2Checkpoints", "RestoreV2"))
 
 
 def check_operations(folder: Path) -> None:
-    """Raises GeneratorError if loading or calling the SavedModel in a folder could reach out of the model."""
+    """Raises GeneratorError if loading or calling the SavedModel in a folder could have effects outside the model."""
     for graph in _read(folder).meta_graphs:
         bad = sorted(name for name in _operations(graph) if not _is_allowed(name))
         if bad:
@@ -57,7 +57,7 @@ def check_operations(folder: Path) -> None:
 
 
 def check_graph(graph: Any, what: str) -> None:
-    """Raises GeneratorError if running a GraphDef could reach out of it; also where TensorFlow lacks an operation."""
+    """Raises GeneratorError if running a GraphDef could have outside effects, or TensorFlow lacks an operation."""
     from tensorflow.python.framework import op_def_registry
 
     functions = {function.signature.name for function in graph.library.function}
@@ -86,8 +86,8 @@ def _read(folder: Path) -> Any:
 def _operations(graph: Any) -> set[str]:
     """The operations that loading or calling a graph can run: those of all its nodes and functions.
 
-    The saver reads and writes files, as it has to, but here nothing is saved, and the loader restores variables by
-    itself. So the saver's own part is left out, unless anything else leads into it.
+    The saver reads and writes files, but nothing is saved here, and the loader restores variables by itself. So the
+    saver's own part is left out, unless other parts depend on it.
     """
     functions = {function.signature.name: function for function in graph.graph_def.library.function}
     nodes = {node.name: node for node in graph.graph_def.node}
@@ -112,21 +112,21 @@ def _called(node: Any, functions: Mapping[str, Any]) -> set[str]:
 
 
 def _starts(graph: Any) -> list[str]:
-    """Nodes that loading or calling runs: outputs of signatures, initialisers of variables, tables and the model."""
+    """Nodes that loading or calling runs: outputs of signatures, initializers of variables, tables and the model."""
     from tensorflow.core.framework import variable_pb2
 
     names = [tensor.name for signature in graph.signature_def.values() for tensor in signature.outputs.values()]
     for collection in graph.collection_def.values():
         names += collection.node_list.value
         for data in collection.bytes_list.value:
-            with contextlib.suppress(Exception):  # A collection of something else.
+            with contextlib.suppress(Exception):  # The collection contains other things.
                 variable = variable_pb2.VariableDef.FromString(data)
                 names += [variable.initializer_name, variable.initial_value_name, variable.snapshot_name]
     return names
 
 
 def _named_objects(graph: Any) -> set[str]:
-    """The functions that the objects of a TensorFlow 2 export hold."""
+    """The functions of the objects in a TensorFlow 2 export."""
     objects = graph.object_graph_def
     names = set(objects.concrete_functions)
     for node in objects.nodes:
@@ -135,7 +135,7 @@ def _named_objects(graph: Any) -> set[str]:
 
 
 def _ancestors(nodes: Mapping[str, Any], names: Iterable[str]) -> set[str]:
-    """The names of these nodes and of all that they depend on."""
+    """The names of these nodes and of all nodes that they depend on."""
     waiting = list(names)
     found: set[str] = set()
     while waiting:

@@ -1,4 +1,4 @@
-"""Generators in TensorFlow's SavedModel format."""
+"""Loads generators in TensorFlow's SavedModel format."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from workers.engine.generators.operations import check_operations
 if TYPE_CHECKING:
     import tensorflow as tf
 
-#: Signatures that are looked for, in this order.
+#: Names of signatures to try, in this order.
 _SIGNATURES = ("serving_default", "serve", "call")
-#: Operations that answer otherwise each time: they draw random numbers, or change what the model keeps.
+#: Operations with another result at each call: they draw random numbers or change the model's state.
 _CHANGING = (
     "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "Multinomial", "RandomShuffle",
     "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "RngReadAndSkip", "StatefulStandardNormalV2",
@@ -26,13 +26,13 @@ _CHANGING = (
 
 
 def load_saved_model(path: Path, signature: str | None = None) -> Network:
-    """The network of a SavedModel's signature: of this name, or the usual one. Raises GeneratorError."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """The network of a SavedModel's signature, by default the usual one. Raises GeneratorError."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
-    check_operations(path)  # First, since loading runs initialisers.
+    check_operations(path)  # First, since loading runs initializers.
     try:
         model = tf.saved_model.load(str(path))
-    except Exception as error:  # Whatever TensorFlow raises.
+    except Exception as error:  # TensorFlow may raise any error.
         raise GeneratorError(f"generator {path} cannot be loaded: {first_line(error)}") from error
     function = _signature(path, model, signature)
     operations = set(_operations(function))
@@ -70,7 +70,7 @@ def _signature(path: Path, model: Any, wanted: str | None) -> Any:
 
 
 def _operations(function: Any) -> Iterator[str]:
-    """The operations of a function and of all that it calls."""
+    """The operations of a function and of all functions that it calls."""
     graph = function.graph.as_graph_def()
     yield from (node.op for node in graph.node)
     for inner in graph.library.function:

@@ -1,4 +1,4 @@
-"""Generators of TensorFlow.js: layers models and graph models."""
+"""Loads TensorFlow.js generators: layers models and graph models."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def load_tfjs(path: Path) -> Network:
         model = build_model(read.architecture, read.structure, "tfjs")
     except GeneratorError:
         raise
-    except Exception as error:  # Keras raises whatever its layers raise.
+    except Exception as error:  # Keras may raise any error of its layers.
         raise GeneratorError(f"generator {path} cannot be rebuilt in Keras: {first_line(error)}") from error
     set_weights(model, {place: values[name] for place, name in read.places.items()}, str(path))
     return keras_network(model)
 
 
 def read_weights(groups: Iterable[Group]) -> dict[str, NDArray[Any]]:
-    """All weights by their names in the manifest, unpacked where they are quantised."""
+    """All weights by their names in the manifest, dequantized if necessary."""
     values = {}
     for group in groups:
         data = b"".join(file.read_bytes() for file in group.files)
@@ -49,7 +49,7 @@ def read_weights(groups: Iterable[Group]) -> dict[str, NDArray[Any]]:
 
 
 def _unpack(weight: StoredWeight, data: bytes) -> NDArray[Any]:
-    """A weight as TensorFlow.js unpacks it: in float32 by value * scale + min."""
+    """A weight, dequantized as in TensorFlow.js: in float32 by value * scale + min."""
     stored = np.frombuffer(data, dtype=np.dtype(weight.stored).newbyteorder("<")).reshape(weight.shape)
     if weight.affine is None:
         return stored.astype(weight.dtype)

@@ -48,7 +48,7 @@ def load_with_code(path: Path, code: Code) -> Network:
 
 
 def _load(path: Path, objects: dict[str, Any], modules: list[ModuleType], *, safe_mode: bool) -> Any:
-    import keras  # Seconds; and the device must be pinned before.
+    import keras  # Takes seconds, and only after the device is pinned.
 
     if path.suffix == ".keras":
         objects = objects | dict(_by_registered_name(read_config(path, trusted=True), objects))

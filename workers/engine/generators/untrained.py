@@ -16,7 +16,7 @@ from workers.engine.generators.build import WeightValues, build_model, set_weigh
 from workers.engine.generators.keras_model import keras_network
 from workers.engine.generators.network import Network
 
-#: Weights that start as they do in every framework, whatever initialiser the topology names.
+#: Initial values of weights that are the same in every framework, whatever initializer the topology names.
 _CONSTANTS = {"bias": 0.0, "beta": 0.0, "gamma": 1.0, "moving_mean": 0.0, "moving_variance": 1.0}
 
 
@@ -49,7 +49,7 @@ def _draw(path: Path, seed: int, name: str, shape: tuple[int, ...], initialiser:
 
 
 def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], stddev: float) -> NDArray[np.float32]:
-    """Normal, drawn again beyond two standard deviations; the same bits everywhere."""
+    """Normal, redrawn beyond two standard deviations; the same bits on every machine."""
     values = rng.standard_normal(shape, dtype=np.float32)
     outliers = np.abs(values) > 2
     while missing := int(outliers.sum()):

@@ -1,4 +1,4 @@
-"""From the rows and labels of samples to a network's inputs, and from its outputs to samples."""
+"""Connects rows and labels of samples to a network's inputs, and its outputs to samples."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _Fed = Callable[["tf.Tensor", "tf.Tensor | None"], dict[str, "tf.Tensor"]]
 
 
 def wire(network: Network, generator: Generator) -> Forward:
-    """The forward pass of a network, as the generator's interface says.
+    """The forward pass of a network, by the generator's interface.
 
-    Raises GeneratorError where the network has other inputs or outputs than the interface speaks of.
+    Raises GeneratorError if the network has other inputs or outputs than the interface.
     """
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     interface = generator.interface
     ports = {port.name: port for port in network.structure.inputs}
@@ -46,7 +46,7 @@ def wire(network: Network, generator: Generator) -> Forward:
     if set(ports) != wanted or interface.output not in outputs:
         raise GeneratorError(
             f"generator {generator.reference} has the inputs {', '.join(ports)} and the outputs {', '.join(outputs)}; "
-            f"its interface speaks of {', '.join(sorted(wanted))} and {interface.output}"
+            f"its interface declares {', '.join(sorted(wanted))} and {interface.output}"
         )
 
     def call(fed: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -85,8 +85,8 @@ def _prediction(
     labels: tf.Tensor | None,
     ports: dict[str, Port],
 ) -> Predict:
-    """What a denoiser predicts of noisy samples; with guidance, both halves of it are one batch."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """The prediction of a denoiser for noisy samples; with guidance, both halves are one batch."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     if sampler.guided:
         assert denoiser.none is not None, "guidance was checked"
@@ -107,15 +107,15 @@ def _prediction(
 
 
 def _of_data(denoiser: Denoiser, data: tf.Tensor) -> tf.Tensor:
-    """Samples of what the network was trained on: mean + scale * data."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """Samples from the normalized data of the network: mean + scale * data."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     mean, scale = tf.constant(denoiser.mean, tf.float32), tf.constant(denoiser.scale, tf.float32)
     return data if denoiser.mean == (0.0,) and denoiser.scale == (1.0,) else mean + scale * data
 
 
 def _columns(interface: Interface) -> Iterator[NamedShape]:
-    """The inputs that a row is cut for, in its order."""
+    """The inputs in a row, in order."""
     yield from interface.latent_parts or ((interface.latent_input, interface.latent_shape),)
     yield from interface.noise_inputs
     if interface.attributes_input is not None:
@@ -123,8 +123,8 @@ def _columns(interface: Interface) -> Iterator[NamedShape]:
 
 
 def _cut(interface: Interface, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Tensors for the inputs that take rows, by name."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """Tensors for the inputs in rows, by name."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     tensors, first = {}, 0
     for name, shape in _columns(interface):
@@ -138,8 +138,8 @@ def _cut(interface: Interface, rows: tf.Tensor) -> dict[str, tf.Tensor]:
 def _inputs(
     interface: Interface, ports: dict[str, Port], rows: tf.Tensor, labels: tf.Tensor | None
 ) -> dict[str, tf.Tensor]:
-    """Tensors for the network's inputs but the constant ones, by name."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """Tensors for the network's inputs except constant ones, by name."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     tensors = _cut(interface, rows)
     if labels is None or interface.classes is None:
@@ -156,8 +156,8 @@ def _inputs(
 def _constants(
     constants: dict[str, tuple[float, ...]], ports: dict[str, Port], count: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """What inputs are fed that are the same for all samples, by name."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """Tensors for the inputs that are the same for all samples, by name."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     fed = {}
     for name, values in constants.items():
@@ -168,8 +168,8 @@ def _constants(
 
 
 def _samples(interface: Interface, samples: tf.Tensor) -> tf.Tensor:
-    """Samples with channels last, in the shape that the interface tells."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    """Samples with channels last, in the shape of the interface."""
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     if interface.channels_first:
         return tf.transpose(samples, (0, 2, 3, 1))

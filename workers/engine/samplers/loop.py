@@ -23,7 +23,7 @@ def sampled(table: Table, predict: Predict, latents: tf.Tensor, keys: tf.Tensor,
     `keys` are the samples' (`pipeline.spec.latents.noise_keys`), of which fresh noise is made. To measure how errors
     add up, each prediction can be disturbed at random: by this share of its largest value, as standard deviation.
     """
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     times = tf.constant(table.times.astype(np.float32))
     coefficients = tf.constant(table.coefficients.astype(np.float32))

@@ -24,7 +24,7 @@ def normal(keys: tf.Tensor, number: tf.Tensor, size: int) -> tf.Tensor:
     `keys` (batch, KEY_DIM) float32 are taken as bits; `number`, of the pass, is a scalar of whole numbers. At most
     5.77 in size: what 24 bits tell.
     """
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     bits = tf.bitcast(keys, tf.uint32)
     # Two numbers of each word of two are made: half of the words are radii, half are angles.
@@ -42,7 +42,7 @@ def normal(keys: tf.Tensor, number: tf.Tensor, size: int) -> tf.Tensor:
 
 def philox(counter: list[tf.Tensor], key: list[tf.Tensor]) -> list[tf.Tensor]:
     """Four words of random bits of a counter of four words and a key of two, uint32 of shapes that broadcast."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -56,7 +56,7 @@ def philox(counter: list[tf.Tensor], key: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _product(word: tf.Tensor, factor: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Upper and lower word of a product."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
 
     product = tf.cast(word, tf.uint64) * tf.constant(factor, tf.uint64)
     return tf.cast(tf.bitwise.right_shift(product, tf.constant(32, tf.uint64)), tf.uint32), tf.cast(product, tf.uint32)
