@@ -42,7 +42,7 @@ _MOST_NODES = 10_000
 
 def load_jax_export(path: Path) -> Network:
     """The network of a file that JAX exported. Raises GeneratorError."""
-    import tensorflow as tf  # Seconds; and the device must be pinned before.
+    import tensorflow as tf  # Takes seconds, and only after the device is pinned.
     from tensorflow.compiler.tf2xla.python import xla
 
     exported = _read(path)
