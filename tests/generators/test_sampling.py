@@ -132,7 +132,7 @@ def test_text_heatmap():
 def test_png():
     picture = Image.open(io.BytesIO(heatmap.png(ramp(4, 10, 3), (-1, 1))))
     assert (picture.size, picture.mode) == ((10, 4), "RGB")
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(UsageError, match="are not images"):
         heatmap.png(ramp(7), None)
 
 
@@ -142,5 +142,5 @@ def test_html_is_interactive_and_self_contained():
     assert "a title" in page
     assert "<script src=" not in page
     assert '"type":"image"' in heatmap.html(ramp(4, 10, 3), (-1, 1), "").replace(" ", "")
-    with pytest.raises(UsageError, match="no heatmap"):
+    with pytest.raises(UsageError, match="cannot be drawn as a heatmap"):
         heatmap.html(ramp(7), None, "")
