@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from pipeline.common.cache import keep
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.common.settings import load_settings
+from pipeline.generators.sidecar import SIDECAR
 
 if TYPE_CHECKING:
     from pipeline.stores.s3_bucket import Bucket
 
+#: Suffixes of models that are a file, perhaps with others beside it.
+_FILES = (".keras", ".json", ".h5", ".hdf5", ".onnx", ".tflite", ".jaxexport", ".index")
 _PIECE_BYTES = 8 * 2**20
 #: Most files below a prefix; a model has only a few.
 _MOST_FILES = 1000
@@ -69,22 +72,31 @@ def fetch(url: str) -> Path:
 
 
 def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
-    """Keys with entity tag and size: of the object and its sidecar, or of all objects below the prefix.
-
-    For a `model.json` the whole folder is taken, since its weights are in other files there.
-    """
+    """Keys with entity tag and size: of a file and what belongs to it, or of all objects below the prefix."""
     path = PurePosixPath(key)
-    prefix = f"{path.parent}/" if path.suffix in (".keras", ".json") else f"{key}/"
+    is_file = path.suffix in _FILES
+    prefix = f"{key}/" if not is_file else "" if path.parent.name == "" else f"{path.parent}/"
     found = {}
     with bucket.translate_errors(key):
-        for page in bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix):
+        listing = bucket.client.get_paginator("list_objects_v2")
+        if is_file and path.suffix != ".json":  # The weights of a model.json may lie in folders below its own.
+            pages = listing.paginate(Bucket=bucket.name, Prefix=prefix, Delimiter="/")
+        else:
+            pages = listing.paginate(Bucket=bucket.name, Prefix=prefix)
+        for page in pages:
             for each in page.get("Contents", []):
-                if not each["Key"].endswith("/"):
+                if not each["Key"].endswith("/") and (not is_file or _belongs(PurePosixPath(each["Key"]).name, path)):
                     found[each["Key"]] = (each["ETag"], each["Size"])
-    if path.suffix == ".keras":
-        sidecars = (str(path.with_suffix(".toml")), f"{path.parent}/generator.toml")
-        found = {name: about for name, about in found.items() if name == key or name in sidecars}
-    return {} if path.suffix in (".keras", ".json") and key not in found else found
+    return {} if is_file and key not in found else found
+
+
+def _belongs(name: str, model: PurePosixPath) -> bool:
+    """Whether a file beside a model is part of it: a sidecar, its weights or other values, its architecture."""
+    if model.suffix == ".json" or name in (model.name, SIDECAR, f"{model.stem}.toml"):
+        return True
+    if model.suffix in (".h5", ".hdf5", ".index") and name.endswith(".json"):
+        return True
+    return name.startswith((f"{model.stem}.data-", f"{model.name}.data", f"{model.name}_data"))
 
 
 def _download(bucket: Bucket, key: str, objects: dict[str, tuple[str, int]], folder: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.generators import find_generator
+from pipeline.generators.kinds import find_model
 from pipeline.generators.remote import fetch
 from pipeline.stores import open_store
 
@@ -70,3 +71,30 @@ def test_nothing_is_left_of_a_failure(url, monkeypatch, tmp_path):
     with pytest.raises(GeneratorError, match="changed while"):
         find_generator(url)
     assert [path.name for path in (tmp_path / "cache" / "generators").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (["keras_2/image.h5"], "image.h5"),
+        (["keras_2/image.weights.h5", "keras_2/image.json"], "image.weights.h5"),
+        (
+            ["keras_2/checkpoints/image.index", "keras_2/checkpoints/image.data-00000-of-00001", "keras_2/image.json"],
+            "image.index",
+        ),
+        (["interpreted/batch_of_one.onnx"], "batch_of_one.onnx"),
+        (["jax_export/plain.jaxexport"], "plain.jaxexport"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_file_with_what_belongs_to_it(url, files, name):
+    """And not what else lies beside it."""
+    store = open_store(url.removesuffix("/model"))
+    for file in files:
+        store.write(Path(file).name, (FIXTURES.parent / file).read_bytes())
+    store.write("other.h5", bytes(1000))
+    store.write("generator.toml", b"[output]\nrange = [-1, 1]")
+    found = fetch(f"{url.removesuffix('/model')}/{name}")
+    wanted = {"generator.toml", *(Path(file).name for file in files)}
+    assert {path.name for path in found.parent.iterdir()} == wanted
+    assert find_model(found) is not None
