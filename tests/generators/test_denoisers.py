@@ -204,6 +204,20 @@ def test_the_way_between_two_samples(flow: Path) -> None:
     np.testing.assert_allclose(way.samples[0], first.samples[0], atol=2e-6)
 
 
+def test_latents_of_ones_own_start_the_steps(flow: Path, tmp_path: Path) -> None:
+    found = find_generator(str(flow))
+    own = np.random.default_rng(3).standard_normal((8, 4, 4, 1)).astype(np.float32)
+    np.save(tmp_path / "own.npy", own)
+    spec, uploads = JobRequest(latents=str(tmp_path / "own.npy"), sampler="ddpm", steps=3, seed=5).resolve(found)
+    engine = EngineRoom(found, CPU, tmp_path / "cache").engine("tf", 4, sampler=spec.sampling)
+    files = {upload.name: upload.data for upload in uploads}
+    dataset = Dataset(str(make_dataset(tmp_path / "out", spec, uploads=files, engine=engine)))
+    rows = np.concatenate([own.reshape(8, DIM), noise_keys(5, 0, 8)], axis=1)
+    assert np.array_equal(dataset.rows(0, 8), rows)
+    wanted = made(flow, "ddpm:steps=3,guidance=2", rows, np.arange(8, dtype=np.int32) % 3)
+    np.testing.assert_allclose(dataset.samples(0, 8), wanted, atol=2e-6)
+
+
 def test_what_changes_samples_is_in_the_identity(flow: Path, tmp_path: Path) -> None:
     found = find_generator(str(flow))
     usual = JobRequest(count=10).resolve(found)[0]

@@ -87,7 +87,9 @@ class EngineRoom(Engines):
     def calibrate(
         self, precision: str = "float32", sampler: Sampler | None = None, *, batch: int = 0, samples: int = 0
     ) -> Calibration:
-        """The fastest engine and batch on this device, measured once for each sampler and then kept in the cache.
+        """The fastest engine and batch on this device, measured once and then kept in the cache.
+
+        Samplers with the same number of evaluations share a calibration.
 
         A calibration made on a busy machine is repeated once the machine is less busy. If the only job to be made has
         a `batch` of its own, only that batch is measured. If it has so few `samples` that calibration would take longer
@@ -209,7 +211,8 @@ class EngineRoom(Engines):
 
         device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
         sampler = sampler or self.generator.sampler
-        key = sha256(f"{self.generator.digest} {device}{f' {sampler}' if sampler else ''}".encode()).hexdigest()[:24]
+        work = f" {sampler.evaluations} evaluations" if sampler else ""
+        key = sha256(f"{self.generator.digest} {device}{work}".encode()).hexdigest()[:24]
         return self._cache_dir / "calibrations" / f"{key}.json"
 
 
