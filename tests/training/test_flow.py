@@ -54,30 +54,29 @@ def test_exported_network_has_the_promised_shapes(exported: Path) -> None:
         "label": ((None,), "int32"),
     }
     assert not hasattr(network, "optimizer")
-    velocity = network([np.zeros((3, 28, 28, 1)), np.zeros((3, 1)), np.array([0, 9, NO_CLASS])]).numpy()
-    assert velocity.shape == (3, 28, 28, 1)
-    assert velocity.dtype == np.float32
+    denoised = network([np.zeros((3, 28, 28, 1)), np.zeros((3, 1)), np.array([0, 9, NO_CLASS])]).numpy()
+    assert denoised.shape == (3, 28, 28, 1)
+    assert denoised.dtype == np.float32
+    assert np.abs(denoised).max() <= 1
 
 
 def test_trained_network_hears_time_and_label(exported: Path) -> None:
     network = keras.saving.load_model(exported, safe_mode=True)
     image = np.ones((1, 28, 28, 1), np.float32)
 
-    def velocity(time: float, label: int) -> np.ndarray:
+    def denoised(time: float, label: int) -> np.ndarray:
         return network([image, np.full((1, 1), time), np.array([label])]).numpy()
 
-    assert not np.array_equal(velocity(0.2, 3), velocity(0.8, 3))
-    assert not np.array_equal(velocity(0.2, 3), velocity(0.2, NO_CLASS))
+    assert not np.array_equal(denoised(0.2, 3), denoised(0.8, 3))
+    assert not np.array_equal(denoised(0.2, 3), denoised(0.2, NO_CLASS))
 
 
 def test_loss_falls(few: LabelledImages) -> None:
     trainer = Trainer(Recipe(batch=16, round_steps=10, warm_up=1), few, seed=1)
     first = float(trainer.round()["loss"])
-    # An untrained network says 0: the mean square of data minus noise, which has variance 1 itself.
-    assert first > 1
     for _ in range(3):
         last = float(trainer.round()["loss"])
-    assert last < 0.9 * first
+    assert last < 0.7 * first
 
 
 def test_a_run_goes_on_where_it_stopped(run: Path, few: LabelledImages) -> None:
@@ -102,29 +101,29 @@ def test_learning_rate_rises_and_falls_to_zero(few: LabelledImages) -> None:
     assert rates[0] > rates[1] > rates[2] == 0
 
 
-class _KnownFlow(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """The velocity that takes any noise to a grey of 0.08 times the label: (grey - image) / (1 - time)."""
+class _Grey(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """Expects a grey of 0.08 times the label, whatever the noise."""
 
-    def call(self, image: tf.Tensor, time: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        grey = 0.08 * tf.cast(label, tf.float32)[:, None, None, None]
-        return (grey - image) / (1.0 - time[:, :, None, None])
+    def call(self, image: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        return 0.08 * tf.cast(label, tf.float32)[:, None, None, None] * tf.ones_like(image)
 
 
 @pytest.fixture
-def known_flow() -> keras.Model:
+def grey() -> keras.Model:
     like = build_network()
-    return keras.Model(like.inputs, _KnownFlow()(*like.inputs))
+    image, _, label = like.inputs
+    return keras.Model(like.inputs, _Grey()(image, label))
 
 
 @pytest.mark.parametrize("second_order", [False, True])
-@pytest.mark.parametrize(("guidance", "grey"), [(1.0, 0.08 * 3), (0.5, 0.08 * 6.5)])
-def test_sampling_follows_the_velocity(
-    known_flow: keras.Model, second_order: bool, guidance: float, grey: float
+@pytest.mark.parametrize(("guidance", "level"), [(1.0, 0.08 * 3), (0.5, 0.08 * 6.5)])
+def test_sampling_ends_in_what_the_network_expects(
+    grey: keras.Model, second_order: bool, guidance: float, level: float
 ) -> None:
     labels = np.full(5, 3, np.int32)
-    images = sample(known_flow, labels, seed=0, steps=4, guidance=guidance, second_order=second_order, batch=2)
+    images = sample(grey, labels, seed=0, steps=4, guidance=guidance, second_order=second_order, batch=2)
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, np.full((5, 28, 28, 1), round((grey + 1) * 127.5)))
+    np.testing.assert_array_equal(images, np.full((5, 28, 28, 1), round((level + 1) * 127.5)))
 
 
 def test_samples_depend_on_seed_and_label(exported: Path) -> None:

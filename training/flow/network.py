@@ -1,4 +1,4 @@
-"""The denoiser that ships: a small U-Net that predicts the velocity of a straight flow from noise to data."""
+"""The denoiser that ships: a small U-Net that predicts the data at the end of a straight path from noise."""
 
 import keras
 import numpy as np
@@ -12,9 +12,10 @@ _WIDTH_14, _WIDTH_7 = 64, 128
 
 
 def build_network() -> keras.Model:
-    """Map `image` (n, 28, 28, 1), `time` (n, 1) and `label` (n,) to the velocity (n, 28, 28, 1).
+    """Map `image` (n, 28, 28, 1), `time` (n, 1) and `label` (n,) to the expected data, (n, 28, 28, 1) in [-1, 1].
 
     `image` and `time` are float32, time from 0 (noise) to 1 (data); `label` is int32, 0 to 9 or NO_CLASS.
+    Half of all pixels are black background: as data they are a constant; a predicted velocity would leave noise there.
     The network never computes at 28x28: its first convolution halves the size, its last doubles it again.
     """
     image = keras.Input(IMAGE_SHAPE, dtype="float32", name="image")
@@ -29,10 +30,9 @@ def build_network() -> keras.Model:
     x = layers.Add(name="skip")([x, skip])
     x = _block(x, condition, "up_14")
     x = layers.Activation("silu", name="head_silu")(x)
-    velocity = layers.Conv2DTranspose(
-        1, 4, 2, padding="same", kernel_initializer="zeros", dtype="float32", name="velocity"
-    )(x)
-    return keras.Model([image, time, label], velocity, name="fashion_flow")
+    x = layers.Conv2DTranspose(1, 4, 2, padding="same", kernel_initializer="zeros", dtype="float32", name="head")(x)
+    denoised = layers.Activation("tanh", dtype="float32", name="denoised")(x)
+    return keras.Model([image, time, label], denoised, name="fashion_flow")
 
 
 def _condition(time: keras.KerasTensor, label: keras.KerasTensor) -> keras.KerasTensor:

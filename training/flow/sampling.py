@@ -22,18 +22,18 @@ def sample(
     """One image per label, uint8 (n, 28, 28, 1), from noise that depends on seed alone.
 
     Follows the velocity from time 0 to 1 in equal steps: Euler's, or, if `second_order`, Heun's, of two evaluations
-    each but for the last. `guidance` is the weight of the label's velocity over that of NO_CLASS (Ho & Salimans, 2022);
-    1 leaves the latter out.
+    each but for the last. `guidance` is the weight of the label's prediction over that of NO_CLASS (Ho & Salimans,
+    2022); 1 leaves the latter out.
     """
 
     def velocity(images: tf.Tensor, time: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         times = tf.fill((len(images), 1), time)
         if guidance == 1:
-            return network([images, times, labels], training=False)
+            return (network([images, times, labels], training=False) - images) / (1.0 - time)
         twice, none = tf.concat([images, images], 0), tf.fill(tf.shape(labels), NO_CLASS)
         both = network([twice, tf.concat([times, times], 0), tf.concat([labels, none], 0)], training=False)
         with_label, without = tf.split(both, 2)
-        return without + guidance * (with_label - without)
+        return (without + guidance * (with_label - without) - images) / (1.0 - time)
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def flow(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
