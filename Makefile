@@ -62,7 +62,7 @@ readers: setup .venv-readers/.ready  ## PyTorch, torchvision, Hugging Face and w
 	@$(BIN)/uv pip install --quiet --system-certs --python .venv-readers/bin/python -r requirements-readers.txt
 	@touch $@
 
-train: setup  ## train the built-in generator again (an hour or more on two cores)
+train: setup  ## train the built-in generator fashion again (an hour or more on two cores)
 	$(RUN) training.train
 
 bench: setup  ## measure all side by side (a quiet half hour); tables and plot go to docs/performance.md

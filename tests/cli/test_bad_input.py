@@ -311,7 +311,10 @@ def test_environment(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value
 #: References that lead nowhere (2), and generators that are there but malformed (1).
 GENERATORS = {
     "fashon": (2, "generator 'fashon' is unknown: did you mean 'fashion'?"),
-    "zebra": (2, "generator 'zebra' is unknown: built in: article, article-28, fashion; or give a .keras"),
+    "zebra": (
+        2,
+        "generator 'zebra' is unknown: built in: article, article-28, fashion, fashion-flow; or give a .keras",
+    ),
     "": (2, "the generator's name is empty"),
     "nowhere.keras": (2, "there is no such file"),
     "no/where": (2, "there is no such file"),

@@ -56,6 +56,8 @@ def run(*command: str | Path, cwd: Path) -> str:
         "pipeline/generators/builtin/article/untrained.json",
         "pipeline/generators/builtin/fashion/generator.toml",
         "pipeline/generators/builtin/fashion/model.keras",
+        "pipeline/generators/builtin/fashion-flow/generator.toml",
+        "pipeline/generators/builtin/fashion-flow/model.keras",
     ],
 )
 def test_wheel_contains(wheel, name):

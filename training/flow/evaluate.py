@@ -1,25 +1,30 @@
-"""Judge the network: `python -m training.flow.evaluate MODEL.keras --steps 10 20 --guidance 1 2`.
+"""Evaluate the network: `python -m training.flow.evaluate MODEL.keras --steps 5 10 20 50 --guidance 1 1.5 2 3`.
 
-Prints one row per setting. What the figures mean is said in `pipeline/datasets/evaluation/evaluation.py`.
+One setting gets every figure of `pipeline/datasets/evaluation/evaluation.py`; several get a row each of those figures
+that need no classifier of the samples, below a row of real training images.
 """
 
 import argparse
 import itertools
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.cli.evaluate import print_evaluation
 from pipeline.common.settings import load_settings
-from pipeline.datasets.evaluation.evaluation import Evaluation
 from pipeline.datasets.evaluation.real_data import RealData
-from training.data import DEFAULT_DATA, DataMissingError, load_test, load_training
+from training.data import CLASS_NAMES, DEFAULT_DATA, DataMissingError, load_test, load_training
 from training.evaluate import evaluate
 from training.flow.network import build_network
 from training.flow.sampling import sample
-
-_COLUMNS = ("tstr", "tstr_of_real", "consistency", "diversity", "coverage", "frechet", "novelty")
+from workers.once.evaluation.classifier import classify, kept_classifier
+from workers.once.evaluation.figures import frechet_distance, spread
+from workers.once.evaluation.neighbours import coverage
 
 
 def load_network(path: Path, bfloat16: bool) -> keras.Model:
@@ -33,10 +38,37 @@ def load_network(path: Path, bfloat16: bool) -> keras.Model:
     return rebuilt
 
 
-def _print_row(steps: int, guidance: float, evaluation: Evaluation) -> None:
-    figures = evaluation.as_json()
-    values = (f"{figures[name]:.3f}" for name in _COLUMNS)
-    print(f"| {steps} | {guidance:g} | {' | '.join(values)} |", flush=True)
+def print_table(
+    settings: Iterable[tuple[int, float]],
+    make: Callable[[NDArray[np.int32], int, float], NDArray[np.uint8]],
+    real: RealData,
+    count: int,
+    seed: int,
+) -> None:
+    """Print a row per setting of steps and guidance; `make` maps labels and both to images."""
+    teacher = kept_classifier(real.training, real.training_sha256, len(CLASS_NAMES), seed, load_settings().cache_dir)
+    _, test_features = classify(teacher, real.test.images)
+    labels = (np.arange(count) % len(CLASS_NAMES)).astype(np.int32)
+    print("| steps | guidance | consistency | diversity | coverage | Frechet distance |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+
+    def print_row(name: str, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> None:
+        classes, features = classify(teacher, images)
+        spreads = [
+            spread(features[labels == label]) / spread(test_features[real.test.labels == label])
+            for label in range(len(CLASS_NAMES))
+        ]
+        figures = (
+            float(np.mean(classes == labels)),
+            float(np.mean(spreads)),
+            coverage(test_features[:count], features),
+            frechet_distance(features, test_features[:count]),
+        )
+        print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
+
+    print_row("real |", real.training.images[:count], real.training.labels[:count])
+    for steps, guidance in settings:
+        print_row(f"{steps} | {guidance:g}", make(labels, steps, guidance), labels)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the data set's four idx files")
     parser.add_argument("--bfloat16", action="store_true", help="compute samples in bfloat16")
-    parser.add_argument("--json", action="store_true", help="print one JSON document per setting instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, of one setting")
     options = parser.parse_args(arguments)
     try:
         real = RealData(load_training(options.data), load_test(options.data))
@@ -62,22 +94,22 @@ def main(arguments: list[str] | None = None) -> None:
     network = load_network(options.model, options.bfloat16)
     # The classifier is the same whatever samples are computed in.
     keras.mixed_precision.set_global_policy("float32")
-    if not options.json:
-        print(f"| steps | guidance | {' | '.join(_COLUMNS)} |\n|{' ---: |' * (len(_COLUMNS) + 2)}", flush=True)
-    for steps, guidance in itertools.product(options.steps, options.guidance):
-        evaluation = evaluate(
-            lambda labels, steps=steps, guidance=guidance: sample(  # type: ignore[misc]
-                network, labels, seed=options.seed, steps=steps, guidance=guidance, second_order=options.heun
-            ),
-            real,
-            options.count,
-            options.seed,
-            load_settings().cache_dir,
-        )
-        if options.json:
-            print(json.dumps({"steps": steps, "guidance": guidance} | evaluation.as_json()), flush=True)
-        else:
-            _print_row(steps, guidance, evaluation)
+    settings = list(itertools.product(options.steps, options.guidance))
+
+    def make(labels: NDArray[np.int32], steps: int, guidance: float) -> NDArray[np.uint8]:
+        return sample(network, labels, seed=options.seed, steps=steps, guidance=guidance, second_order=options.heun)
+
+    if len(settings) > 1:
+        print_table(settings, make, real, options.count, options.seed)
+        return
+    steps, guidance = settings[0]
+    evaluation = evaluate(
+        lambda labels: make(labels, steps, guidance), real, options.count, options.seed, load_settings().cache_dir
+    )
+    if options.json:
+        print(json.dumps(evaluation.as_json(), indent=1))
+    else:
+        print_evaluation(evaluation)
 
 
 if __name__ == "__main__":
