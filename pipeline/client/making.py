@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.common.errors import GeneratorError, LedgerError, UsageError, one_line
 from pipeline.common.settings import Settings, load_settings
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import Upload, prepare, spec_at
+from pipeline.datasets.destination import Upload, prepare, spec_as_begun, spec_at
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.repair import withdraw_damaged
 from pipeline.fleet.launch import WorkerConfig, divide_cores
@@ -61,7 +61,8 @@ class PlannedJob:
 
     def at(self, destination: str | os.PathLike[str]) -> PreparedJob:
         """Writes the job to a destination. Raises DestinationOccupiedError if it holds another job or files."""
-        return PreparedJob(self.spec, prepare(self.spec, destination, self.uploads).url)
+        spec = spec_as_begun(self.spec, open_store(destination))
+        return PreparedJob(spec, prepare(spec, destination, self.uploads).url)
 
 
 def plan_job(generator: str | Generator, request: JobRequest) -> PlannedJob:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
 
 from pipeline.common.errors import DatasetError, DestinationOccupiedError, UsageError, shown
 from pipeline.spec import plan as shards
-from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.job_spec import LATENT_BLOCK, JobSpec
 from pipeline.stores import is_canonical, open_store
 from pipeline.stores.records import read_record
 from pipeline.stores.store import Store
@@ -63,6 +63,18 @@ def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
             f"or {_suggestion(present, spec, store.url)}"
         )
     return present
+
+
+def spec_as_begun(spec: JobSpec, store: Store) -> JobSpec:
+    """The spec with blocks of latents as the destination's job has them, if that is the same job otherwise.
+
+    Large latents were drawn in larger blocks before (docs/decisions/0097-blocks-of-large-latents.md).
+    """
+    before = replace(spec, latent_block=LATENT_BLOCK)
+    if spec == before:
+        return spec
+    present = read_spec(store)
+    return before if present is not None and present.sha256 == before.sha256 else spec
 
 
 def read_spec(store: Store) -> JobSpec | None:

@@ -11,8 +11,21 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
-from pipeline.common.quantities import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE, parse_numbers
-from pipeline.common.text import is_one_line
+from pipeline.common.quantities import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
+from pipeline.spec.field_checks import (
+    are_attributes,
+    are_names,
+    are_settings,
+    are_sizes,
+    is_label_plan,
+    is_noise,
+    is_range,
+    is_sampler,
+    is_shape,
+    is_text,
+    is_whole,
+    matches,
+)
 from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
 from pipeline.spec.sampler import KEY_DIM, Sampler, parse_sampler
 from pipeline.stores.records import parse_record
@@ -28,13 +41,10 @@ OLDEST_SPEC_VERSION = 1
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 
 #: Samples per block of latents in datasets that do not say it: `pipeline.spec.latents.BLOCK`, which takes numpy.
-_LATENT_BLOCK = 1024
+LATENT_BLOCK = 1024
 
 #: Most values of one batch, 8 GiB of float32.
 _MOST_VALUES = 2**31
-
-#: The largest float32, which limits value ranges.
-_LARGEST = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +88,7 @@ class JobSpec:
     #: Distribution of the latents, canonical.
     noise: str
     #: Samples per block of the latents' random streams (`pipeline.spec.latents`).
-    latent_block: int = _LATENT_BLOCK
+    latent_block: int = LATENT_BLOCK
     #: sha256 of `latents.npy` at the destination, if the user provided latents; else None.
     latents: str | None = None
     #: Numbers per sample of each noise input of the generator.
@@ -254,29 +264,33 @@ class JobSpec:
     def _rules(self) -> list[tuple[str, bool, str]]:
         """(field, whether it is valid, what is expected)."""
         return [
-            ("version", _whole(self.version, OLDEST_SPEC_VERSION, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
-            ("generator", _text(self.generator), "a name, a path or a URL"),
-            ("digest", _matches(r"sha256:[0-9a-f]{64}", self.digest), "sha256: and 64 hexadecimal digits"),
-            ("count", _whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
-            ("seed", _whole(self.seed, 0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
-            ("shard_size", _whole(self.shard_size, 1, MAX_COUNT), "a whole number of at least 1"),
+            ("version", is_whole(self.version, OLDEST_SPEC_VERSION, SPEC_VERSION), f"a version up to {SPEC_VERSION}"),
+            ("generator", is_text(self.generator), "a name, a path or a URL"),
+            ("digest", matches(r"sha256:[0-9a-f]{64}", self.digest), "sha256: and 64 hexadecimal digits"),
+            ("count", is_whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
+            ("seed", is_whole(self.seed, 0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
+            ("shard_size", is_whole(self.shard_size, 1, MAX_COUNT), "a whole number of at least 1"),
             ("format", self.format in ("npy", "png", "tar", "null"), "npy, png, tar or null"),
             ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
             ("layout", self.layout in ("flat", "class"), "flat or class"),
-            ("labels", (self.labels is None) == (self.classes is None) and _plan_text(self.labels), "a label plan"),
-            ("noise", _noise_text(self.noise), "a distribution"),
-            ("latent_block", _whole(self.latent_block, 1, _LATENT_BLOCK), f"a whole number from 1 to {_LATENT_BLOCK}"),
-            ("latents", self.latents is None or _matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
-            ("batch", _whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
-            ("noise_sizes", _sizes(self.noise_sizes), "a list of sizes"),
-            ("attributes", _attributes(self.attributes, self.attributes_dim), "a plan of attributes"),
-            ("settings", _settings(self.settings), "a list of names and numbers"),
-            ("sampler", self.sampler is None or _sampler(self.sampler), "a sampler"),
+            ("labels", (self.labels is None) == (self.classes is None) and is_label_plan(self.labels), "a label plan"),
+            ("noise", is_noise(self.noise), "a distribution"),
+            (
+                "latent_block",
+                is_whole(self.latent_block, 1, LATENT_BLOCK),
+                f"a whole number from 1 to {LATENT_BLOCK}",
+            ),
+            ("latents", self.latents is None or matches(r"[0-9a-f]{64}", self.latents), "a sha256"),
+            ("batch", is_whole(self.batch, 0, MAX_BATCH), f"a whole number from 1 to {MAX_BATCH:,}"),
+            ("noise_sizes", are_sizes(self.noise_sizes), "a list of sizes"),
+            ("attributes", are_attributes(self.attributes, self.attributes_dim), "a plan of attributes"),
+            ("settings", are_settings(self.settings), "a list of names and numbers"),
+            ("sampler", self.sampler is None or is_sampler(self.sampler), "a sampler"),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
-            ("latent_shape", _shape(self.latent_shape), "a shape"),
-            ("sample_shape", _shape(self.sample_shape), "a shape"),
-            ("value_range", self.value_range is None or _range(self.value_range), "a pair of numbers"),
-            ("classes", self.classes is None or _names(self.classes), "a list of names"),
+            ("latent_shape", is_shape(self.latent_shape), "a shape"),
+            ("sample_shape", is_shape(self.sample_shape), "a shape"),
+            ("value_range", self.value_range is None or is_range(self.value_range), "a pair of numbers"),
+            ("classes", self.classes is None or are_names(self.classes), "a list of names"),
         ]
 
 
@@ -288,7 +302,7 @@ def format_settings(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
 #: Fields that older datasets lack, and their default values.
 _YOUNGER: dict[str, Any] = {
     "precision": PRECISIONS[0],
-    "latent_block": _LATENT_BLOCK,
+    "latent_block": LATENT_BLOCK,
     "noise_sizes": (),
     "attributes": None,
     "attributes_dim": 0,
@@ -300,87 +314,3 @@ _YOUNGER: dict[str, Any] = {
 def _as_tuples(value: Any) -> Any:
     """A list of lists of ... as tuples."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _whole(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) < 4096 and is_one_line(value)
-
-
-def _matches(pattern: str, value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
-def _noise_text(value: Any) -> bool:
-    """Whether `pipeline.spec.latents` can parse it; that gives better messages, but imports numpy."""
-    if value in ("normal", "uniform"):
-        return True
-    if not _matches(r"(normal|truncated):[0-9.e+-]{1,30}", value):
-        return False
-    kind, _, number = value.partition(":")
-    try:
-        return (0.1 if kind == "truncated" else 1e-6) <= float(number) <= 100
-    except ValueError:
-        return False
-
-
-def _plan_text(value: Any) -> bool:
-    number = "[0-9]{1,13}"
-    plans = f"balanced|random|class:{number}|counts:{number}={number}(,{number}={number})*|file:[0-9a-f]{{64}}"
-    return value is None or _matches(plans, value)
-
-
-def _shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and math.prod(value) < 2**31
-
-
-def _sizes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_whole(size, 1, 2**24) for size in value) and sum(value) < 2**31
-
-
-def _attributes(plan: Any, dim: Any) -> bool:
-    if plan is None or not _whole(dim, 1, 2**24):
-        return plan is None and dim == 0
-    kind, _, rest = plan.partition(":") if isinstance(plan, str) else ("", "", "")
-    if kind == "file":
-        return _matches(r"[0-9a-f]{64}", rest)
-    try:
-        numbers = parse_numbers(rest)
-    except ValueError:
-        return False
-    return kind == "all" and len(numbers) == dim and all(map(_is_float32, numbers))
-
-
-def _is_float32(number: Any) -> bool:
-    return type(number) in (int, float) and -_LARGEST <= number <= _LARGEST
-
-
-def _settings(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(pair, tuple)
-        and len(pair) == 2
-        and _text(pair[0])
-        and isinstance(pair[1], tuple)
-        and len(pair[1]) > 0
-        and all(map(_is_float32, pair[1]))
-        for pair in value
-    )
-
-
-def _sampler(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and str(parse_sampler(value)) == value
-    except UsageError:
-        return False
-
-
-def _range(value: Any) -> bool:
-    numbers = isinstance(value, tuple) and len(value) == 2 and all(type(end) in (int, float) for end in value)
-    return numbers and -_LARGEST <= value[0] < value[1] <= _LARGEST and value[1] - value[0] <= _LARGEST
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, tuple) and 0 < len(value) <= 100_000 and all(_text(name) for name in value)
