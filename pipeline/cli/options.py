@@ -12,8 +12,8 @@ import click
 
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
+from pipeline.common.settings import TRUST_OWN
 from pipeline.fleet.launch import DEVICE
-from pipeline.generators.trusted_code import OWN, trust
 from pipeline.spec.sampler import MAX_GUIDANCE, MAX_STEPS, METHODS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -185,7 +185,10 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 
 def _trust(_ctx: click.Context, _param: click.Parameter, files: tuple[str, ...]) -> None:
-    trust(files)
+    if files:
+        from pipeline.generators.trusted_code import trust  # Other commands do without generators.
+
+        trust(files)
 
 
 #: Of commands that load a generator; after it this process and its children trust the code.
@@ -193,7 +196,7 @@ trust_option = click.option(
     "--trust",
     multiple=True,
     is_flag=False,
-    flag_value=OWN,
+    flag_value=TRUST_OWN,
     expose_value=False,
     callback=_trust,
     metavar="[FILE.py]",

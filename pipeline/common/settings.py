@@ -14,6 +14,9 @@ from pipeline.common.files import read_regular
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
+#: Among what is trusted: the code that a model's own generator.toml names, and Python code that is inside the model.
+TRUST_OWN = "generator.toml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

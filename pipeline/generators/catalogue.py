@@ -106,11 +106,12 @@ def locate(reference: str) -> tuple[Kind, Path]:
 def _path(reference: str) -> Path:
     # os.path returns False also for paths that are too long or in a folder without access.
     path = Path(os.path.expanduser(reference.removeprefix("file://")))
-    if os.path.exists(path) or find_model(path) is not None:  # A checkpoint's name is that of no file.
-        if os.path.isdir(path) and find_model(path) is None:
-            raise UnknownGeneratorError(
-                f"generator {reference!r} is a folder without a model.keras in it, or another model"
-            )
+    is_model = find_model(path) is not None
+    if os.path.isdir(path) and not is_model:
+        raise UnknownGeneratorError(
+            f"generator {reference!r} is a folder without a model.keras in it, or another model"
+        )
+    if is_model or os.path.exists(path):  # A checkpoint's name is that of no file.
         return path
     if os.sep in reference or path.suffix:
         raise UnknownGeneratorError(f"generator {reference!r}: there is no such file")

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import GeneratorError, UsageError, shown
-from pipeline.common.files import read_regular
-from pipeline.common.settings import load_settings
+from pipeline.common.files import open_regular
+from pipeline.common.settings import TRUST_OWN, load_settings
 
 #: Carries what is trusted to the processes that load generators: paths with ":" between.
 TRUST_VARIABLE = "NOISEMILL_TRUST"
-#: Among them: the code that the model's own generator.toml names, and Python code that is inside the model.
-OWN = "generator.toml"
 
 
 @dataclass(frozen=True)
@@ -35,33 +33,36 @@ Code = tuple[CodeFile, ...]
 
 
 def trust(files: Sequence[str]) -> None:
-    """Has this process and its children trust the code in these files; `OWN` stands for the model's own.
+    """Has this process and its children trust the code in these files; `TRUST_OWN` stands for the model's own.
 
     Raises UsageError for what is no Python file.
     """
     for file in files:
-        if file != OWN and (not file.endswith(".py") or not os.path.isfile(file) or os.pathsep in file):
+        if file != TRUST_OWN and (not file.endswith(".py") or not os.path.isfile(file) or os.pathsep in file):
             raise UsageError(
                 f"--trust {shown(file)} is no Python file: give FILE.py, "
-                f"or --trust alone, after all else, for the code that {OWN} names"
+                f"or --trust alone, after all else, for the code that {TRUST_OWN} names"
             )
     if files:
-        os.environ[TRUST_VARIABLE] = os.pathsep.join(file if file == OWN else os.path.abspath(file) for file in files)
+        os.environ[TRUST_VARIABLE] = os.pathsep.join(
+            file if file == TRUST_OWN else os.path.abspath(file) for file in files
+        )
 
 
 def code_offers(model: Path, named: Sequence[Path]) -> list[Code]:
     """What may be run to load a model, least first; `named` is what its generator.toml names. Raises GeneratorError."""
     trusted = [each for each in load_settings().trust.split(os.pathsep) if each]
-    files = [Path(each) for each in trusted if each != OWN]
-    if OWN in trusted:
+    files = [Path(each) for each in trusted if each != TRUST_OWN]
+    if TRUST_OWN in trusted:
         files += [path for path in named if path not in files]
     code = tuple(map(_code_file, files))
-    inside = [(*code, _code_file(model))] if OWN in trusted and model.is_file() else []
+    inside = [(*code, _code_file(model))] if TRUST_OWN in trusted and model.is_file() else []
     return [*([code] if code else []), *inside]
 
 
 def _code_file(path: Path) -> CodeFile:
     try:
-        return CodeFile(path=path, sha256=hashlib.sha256(read_regular(path)).hexdigest())
+        with open_regular(path) as file:
+            return CodeFile(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise GeneratorError(f"the code {path} cannot be read: {error.strerror or error}") from None

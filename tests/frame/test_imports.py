@@ -154,8 +154,9 @@ def test_no_import_cycles(ours):
             "import sys; from pipeline.cli import main; sys.argv = ['noisemill', 'generate', '--help']; main()",
             ("tensorflow", "keras"),
         ),
+        ("import pipeline.cli.jobs", ("numpy", "pipeline.generators")),
     ],
-    ids=["import", "help", "help of a command"],
+    ids=["import", "help", "help of a command", "command without generators"],
 )
 def test_start_up_is_light(code, heavy):
     assert modules_after(code) & set(heavy) == set()
