@@ -88,16 +88,17 @@ def _compare_batch(
     engine = rooms.engine(made_by.engine, made_by.batch, spec.precision, spec.settings, spec.sampling)
     fed = dataset.rows(start, count), dataset.labels(start, count)
 
-    def differences(others: NDArray[Any]) -> dict[int, float]:
-        return {index: _difference(others[index - start], fresh[index - start], spec.value_range) for index in members}
+    def differences(others: dict[int, NDArray[Any]]) -> dict[int, float]:
+        return {index: _difference(other, fresh[index - start], spec.value_range) for index, other in others.items()}
 
     fresh = to_stored(engine.predict(*fed).samples(), spec.dtype, spec.value_range)
-    found = differences(dataset.samples(start, count))
+    found = differences({index: dataset.samples(index, 1)[0] for index in members})
     tolerances = dict.fromkeys(members, one_pass + _STEP[spec.dtype])
     if spec.sampling is not None and not all(found[index] <= tolerances[index] for index in members):
         # The errors of the passes add up, and the network may amplify them: a disturbed run measures by how much.
         disturbed = rooms.disturbed_engine(engine, one_pass).predict(*fed).samples()
-        for index, moved in differences(to_stored(disturbed, spec.dtype, spec.value_range)).items():
+        others = to_stored(disturbed, spec.dtype, spec.value_range)
+        for index, moved in differences({index: others[index - start] for index in members}).items():
             tolerances[index] += moved
     return {index: (found[index], tolerances[index]) for index in members}
 
