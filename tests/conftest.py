@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import redis
 
 from pipeline.common.settings import Settings
 from pipeline.jobs.ledger import Ledger
@@ -72,6 +73,13 @@ def settings(valkey: Valkey, tmp_path: Path) -> Settings:
 def ledger(settings: Settings) -> Ledger:
     """An empty ledger."""
     return Ledger(settings)
+
+
+@pytest.fixture
+def raw(settings: Settings) -> Iterator[redis.Redis]:
+    """The server itself: what the ledger stores there; also a way to let time pass for one lease."""
+    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

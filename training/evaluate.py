@@ -31,20 +31,38 @@ def evaluate(
     return compute_metrics(samples, real, CLASS_NAMES, seed=seed, cache_dir=cache_dir)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def evaluation_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that the evaluation of every recipe has."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="generator, ending in .keras")
-    parser.add_argument("--count", type=int, default=60_000, help="samples to make")
+    parser.add_argument("model", type=Path, help="model file, ending in .keras")
+    parser.add_argument("--count", type=int, default=60_000, help="samples to make for each setting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the data set's four idx files")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--json", action="store_true", help="print one JSON document, of one setting")
+    return parser
+
+
+def load_real(folder: Path) -> RealData:
+    """Training and test images; ends the command if they are missing."""
     try:
-        real = RealData(load_training(options.data), load_test(options.data))
+        return RealData(load_training(folder), load_test(folder))
     except DataMissingError as error:
         sys.exit(str(error))
+
+
+def report(evaluation: Evaluation, *, as_json: bool) -> None:
+    """Prints an evaluation."""
+    if as_json:
+        print(json.dumps(evaluation.as_json(), indent=1))
+    else:
+        print_evaluation(evaluation)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = evaluation_parser("python -m training.evaluate", __doc__).parse_args(arguments)
+    real = load_real(options.data)
     generator = keras.saving.load_model(options.model, safe_mode=True)
     evaluation = evaluate(
         lambda labels: sample(generator, labels, options.seed),
@@ -53,10 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.seed,
         load_settings().cache_dir,
     )
-    if options.json:
-        print(json.dumps(evaluation.as_json(), indent=1))
-    else:
-        print_evaluation(evaluation)
+    report(evaluation, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
@@ -41,6 +42,12 @@ class Trainer(Protocol):
 
     def write_sheet(self, path: Path) -> None:
         """Draw samples of the averaged network."""
+
+
+def cosine_decay(progress: float, decay_from: float) -> float:
+    """The factor of learning rates: 1 up to the share `decay_from` of the run, then to 0 along a cosine."""
+    over = max(0.0, min(1.0, progress) - decay_from) / (1.0 - decay_from)
+    return 0.5 * (1.0 + math.cos(math.pi * over))
 
 
 class Timer:

@@ -1,6 +1,5 @@
 """Both networks, their optimisers and the training step."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from training import losses, networks
 from training.averaging import WeightAverage, measure_batch_norms
 from training.data import LabelledImages
 from training.grids import sample, write_contact_sheet
+from training.loop import cosine_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,7 @@ class Trainer:
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rates and the class weight for a run of which the share `progress`, 0 to 1, is over."""
-        over = max(0.0, min(1.0, progress) - self.recipe.decay_from) / (1.0 - self.recipe.decay_from)
-        factor = 0.5 * (1.0 + math.cos(math.pi * over))
+        factor = cosine_decay(progress, self.recipe.decay_from)
         self._generator_adam.learning_rate = self.recipe.generator_rate * factor
         self._discriminator_adam.learning_rate = self.recipe.discriminator_rate * factor
         # The classifier shows the way early on; listened to for ever, it would drive samples from all class borders.

@@ -13,7 +13,7 @@ import pytest
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.generators import find_generator
 from tests.generators.suite import Example, GeneratorSuite
-from tests.generators.test_hdf5 import KERAS_2, TRIED, expected, randomised
+from tests.generators.test_hdf5 import KERAS_2, TRIED, example_of, randomised
 from workers.engine.generators.checkpoint import load_checkpoint
 
 keras = pytest.importorskip("keras")
@@ -36,16 +36,7 @@ class TestKeras2Weights(GeneratorSuite):
     def example(cls, tmp_path_factory: pytest.TempPathFactory) -> Example:
         folder = tmp_path_factory.mktemp("weights")
         weights_of_image(folder)
-        told = expected("image")
-        return Example(
-            folder=folder,
-            kind="checkpoint",
-            latents=told["latents"],
-            labels=None,
-            samples=told["samples"],
-            interface={"latent_shape": (6,), "value_range": (-1.0, 1.0)},
-            jumps=True,
-        )
+        return example_of("image", folder, "checkpoint")
 
 
 class TestKeras2Training(GeneratorSuite):
@@ -57,15 +48,7 @@ class TestKeras2Training(GeneratorSuite):
         folder = tmp_path_factory.mktemp("training")
         shutil.copytree(CHECKPOINTS / "training_nested", folder, dirs_exist_ok=True)
         shutil.copy(KERAS_2 / "nested.json", folder / "generator.json")
-        told = expected("nested")
-        return Example(
-            folder=folder,
-            kind="checkpoint",
-            latents=told["latents"],
-            labels=told["labels"],
-            samples=told["samples"],
-            interface={"latent_input": "z", "label_input": "digit", "classes": ("0", "1", "2", "3")},
-        )
+        return example_of("nested", folder, "checkpoint")
 
 
 @pytest.mark.parametrize("name", ["", "image", "image.index", "image.data-00000-of-00001"])

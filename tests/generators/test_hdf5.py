@@ -31,6 +31,24 @@ def expected(name: str) -> Any:
     return np.load(KERAS_2 / f"{name}.npz")
 
 
+def example_of(name: str, folder: Path, kind: str) -> Example:
+    """A model that Keras 2 saved, "image" or "nested", in a folder, and what Keras 2 made with it."""
+    told = expected(name)
+    interface: dict[str, Any] = {"latent_shape": (6,), "value_range": (-1.0, 1.0)}
+    if name == "nested":
+        # The classes are those of the embedding.
+        interface = {"latent_input": "z", "label_input": "digit", "classes": ("0", "1", "2", "3")}
+    return Example(
+        folder=folder,
+        kind=kind,
+        latents=told["latents"],
+        labels=told["labels"] if name == "nested" else None,
+        samples=told["samples"],
+        interface=interface,
+        jumps=name == "image",
+    )
+
+
 def save(path: Path, model: Any) -> Path:
     """Saves a model; Keras warns of HDF5, and uses a NumPy interface that is going away."""
     with warnings.catch_warnings():
@@ -52,16 +70,7 @@ class TestKeras2Image(GeneratorSuite):
     def example(cls, tmp_path_factory: pytest.TempPathFactory) -> Example:
         folder = tmp_path_factory.mktemp("keras-2")
         shutil.copy(KERAS_2 / "image.h5", folder / "generator.h5")
-        told = expected("image")
-        return Example(
-            folder=folder,
-            kind="hdf5",
-            latents=told["latents"],
-            labels=None,
-            samples=told["samples"],
-            interface={"latent_shape": (6,), "value_range": (-1.0, 1.0)},
-            jumps=True,
-        )
+        return example_of("image", folder, "hdf5")
 
 
 class TestKeras2Nested(GeneratorSuite):
@@ -70,16 +79,7 @@ class TestKeras2Nested(GeneratorSuite):
     def example(cls, tmp_path_factory: pytest.TempPathFactory) -> Example:
         folder = tmp_path_factory.mktemp("keras-2")
         shutil.copy(KERAS_2 / "nested.h5", folder / "nested.hdf5")
-        told = expected("nested")
-        return Example(
-            folder=folder,
-            kind="hdf5",
-            latents=told["latents"],
-            labels=told["labels"],
-            samples=told["samples"],
-            # The classes are those of the embedding.
-            interface={"latent_input": "z", "label_input": "digit", "classes": ("0", "1", "2", "3")},
-        )
+        return example_of("nested", folder, "hdf5")
 
 
 @pytest.mark.parametrize("name", ["image", "nested"])

@@ -23,14 +23,6 @@ from tests.servers import Valkey
 JOB = "tiny-0123456789"
 
 
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    """Another door to what the ledger holds; also the way to let time pass for one lease."""
-    client = redis.Redis.from_url(settings.redis_url, decode_responses=True)
-    yield client
-    client.close()
-
-
 def enter(
     ledger: Ledger, shards: int = 4, *, done: Iterable[tuple[int, int]] = (), whole: bool = False, **options: Any
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -26,14 +26,6 @@ SUFFIXES = ("done", "leases", "holders", "retry", "attempts", "errors", "failed"
 COMMANDS = ("setbit", "zadd", "zrem", "hset", "hdel", "hincrby", "hincrbyfloat", "sadd", "srem", "del", "hsetnx")
 #: Each step of a history: its name and two numbers that say which worker, shard, key or command.
 STEPS = ("claim", "commit", "fail", "give_back", "lapse", "crash", "delete", "forbid", "save", "roll_back", "wake")
-
-
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    """The server itself."""
-    client = redis.Redis.from_url(settings.redis_url, decode_responses=True)
-    yield client
-    client.close()
 
 
 class History:

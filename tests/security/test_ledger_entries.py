@@ -47,12 +47,6 @@ FIELDS: list[tuple[str, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def raw(settings: Settings) -> Any:
-    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client:
-        yield client
-
-
 def key(ledger: Ledger, job: str = "job-1") -> str:
     return f"{ledger.settings.key_prefix}:job:{job}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,12 +32,6 @@ def book(settings: Settings) -> ScheduleBook:
         )
         book.fire_by_hand(name, 1e9)
     return book
-
-
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[Any]:
-    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client:
-        yield client
 
 
 def refused(

@@ -4,10 +4,7 @@ One setting gets every figure of `pipeline/datasets/evaluation/evaluation.py`; s
 that need no classifier of the samples, below a row of real training images.
 """
 
-import argparse
 import itertools
-import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,15 +12,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cli.evaluate import print_evaluation
 from pipeline.common.settings import load_settings
 from pipeline.datasets.evaluation.real_data import RealData
-from training.data import CLASS_NAMES, DEFAULT_DATA, DataMissingError, load_test, load_training
-from training.evaluate import evaluate
+from training.data import CLASS_NAMES
+from training.evaluate import evaluate, evaluation_parser, load_real, report
 from training.flow.network import build_network
 from training.flow.sampling import sample
 from workers.once.evaluation.classifier import classify, kept_classifier
-from workers.once.evaluation.figures import frechet_distance, spread
+from workers.once.evaluation.figures import diversity, frechet_distance
 from workers.once.evaluation.neighbours import coverage
 
 
@@ -54,13 +50,13 @@ def print_table(
 
     def print_row(name: str, images: NDArray[np.uint8], labels: NDArray[np.int32]) -> None:
         classes, features = classify(teacher, images)
-        spreads = [
-            spread(features[labels == label]) / spread(test_features[real.test.labels == label])
+        diversities = [
+            diversity(features[labels == label], test_features[real.test.labels == label])
             for label in range(len(CLASS_NAMES))
         ]
         figures = (
             float(np.mean(classes == labels)),
-            float(np.mean(spreads)),
+            float(np.mean([each for each in diversities if each is not None])),
             coverage(test_features[:count], features),
             frechet_distance(features, test_features[:count]),
         )
@@ -72,25 +68,13 @@ def print_table(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.flow.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", type=Path, help="network, ending in .keras")
+    parser = evaluation_parser("python -m training.flow.evaluate", __doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[20], help="numbers of steps to try")
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0], help="weights of the label to try")
     parser.add_argument("--heun", action="store_true", help="Heun's steps, of two evaluations, instead of Euler's")
-    parser.add_argument("--count", type=int, default=60_000, help="samples to make for each setting")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the data set's four idx files")
     parser.add_argument("--bfloat16", action="store_true", help="compute samples in bfloat16")
-    parser.add_argument("--json", action="store_true", help="print one JSON document, of one setting")
     options = parser.parse_args(arguments)
-    try:
-        real = RealData(load_training(options.data), load_test(options.data))
-    except DataMissingError as error:
-        sys.exit(str(error))
+    real = load_real(options.data)
     network = load_network(options.model, options.bfloat16)
     # The classifier is the same whatever samples are computed in.
     keras.mixed_precision.set_global_policy("float32")
@@ -106,10 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     evaluation = evaluate(
         lambda labels: make(labels, steps, guidance), real, options.count, options.seed, load_settings().cache_dir
     )
-    if options.json:
-        print(json.dumps(evaluation.as_json(), indent=1))
-    else:
-        print_evaluation(evaluation)
+    report(evaluation, as_json=options.json)
 
 
 if __name__ == "__main__":

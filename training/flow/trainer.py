@@ -1,6 +1,5 @@
 """The network, its optimizer and the training step."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from training.data import LabelledImages
 from training.flow.network import NO_CLASS, build_network
 from training.flow.sampling import sample
 from training.grids import write_contact_sheet
+from training.loop import cosine_decay
 
 #: Share of the path below which errors are not weighted higher.
 _LEAST_LEFT = 0.05
@@ -69,8 +69,7 @@ class Trainer:
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rate for a run of which the share `progress`, 0 to 1, is over."""
-        over = max(0.0, min(1.0, progress) - self.recipe.decay_from) / (1.0 - self.recipe.decay_from)
-        factor = 0.5 * (1.0 + math.cos(math.pi * over))
+        factor = cosine_decay(progress, self.recipe.decay_from)
         self._adam.learning_rate = self.recipe.rate * factor * min(1.0, (int(self.step) + 1) / self.recipe.warm_up)
 
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types

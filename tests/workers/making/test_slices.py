@@ -265,13 +265,6 @@ def test_an_unexpected_error_fails_the_job_once(bench: Bench, monkeypatch: pytes
 # -- shards ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(settings.redis_url, decode_responses=True)
-    yield client
-    client.close()
-
-
 def test_a_shard_whose_lease_went_to_another_is_not_put_in_place(bench: Bench, raw: redis.Redis) -> None:
     bench.enter()
     key = f"{bench.ledger.settings.key_prefix}:job:{JOB}:holders"

@@ -6,7 +6,6 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +22,6 @@ from workers.worker.reconciler import Reconciler
 
 SPEC = make_spec()
 ME = worker_info(id="me", digest=SPEC.digest, output_roots=("/data",))
-
-
-@pytest.fixture
-def raw(settings: Settings) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(settings.redis_url, decode_responses=True)
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def compute_metrics(
             consistency=_accuracy(sample_classes[samples.labels == label], label),
             tstr=_accuracy(pupil_classes[test.labels == label], label) or 0.0,
             real=_accuracy(real_classes[test.labels == label], label) or 0.0,
-            diversity=_diversity(sample_features[samples.labels == label], real_features[test.labels == label]),
+            diversity=diversity(sample_features[samples.labels == label], real_features[test.labels == label]),
         )
         for label, name in enumerate(names)
     }
@@ -83,16 +83,19 @@ def frechet_distance(a: Features, b: Features) -> float:
     return float(offset + np.trace(covariance_a) + np.trace(covariance_b) - 2 * root_trace)
 
 
-def spread(features: Features) -> float:
+def _spread(features: Features) -> float:
     """Mean distance between each of features (n, d) and the one before it."""
     return float(np.linalg.norm(features - np.roll(features, 1, axis=0), axis=1).mean())
 
 
-def _diversity(samples: Features, real: Features) -> float | None:
-    """None if there are fewer than two samples, or the real ones are all alike."""
-    if len(samples) < 2 or len(real) < 2 or not (real_spread := spread(real)):
+def diversity(samples: Features, real: Features) -> float | None:
+    """Spread of samples' features (n, d), as a share of that of real ones.
+
+    None if there are fewer than two samples, or the real ones are all alike.
+    """
+    if len(samples) < 2 or len(real) < 2 or not (real_spread := _spread(real)):
         return None
-    return spread(samples) / real_spread
+    return _spread(samples) / real_spread
 
 
 def _accuracy(classes: NDArray[np.int32], label: int) -> float | None:
