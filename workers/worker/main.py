@@ -13,8 +13,8 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +92,10 @@ def _run_in(
     def children() -> list[int]:
         return [process.pid for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []]
 
-    leaving = threading.Event()
-
-    def signal_child(**_: Any) -> None:
-        """Ends the child's slice after the current batch; Celery waits for it. The second time, kills it and exits."""
-        hurry = leaving.is_set()
-        leaving.set()
-        for pid in children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL if hurry else signal.SIGUSR2)
-        if hurry:
-            shutil.rmtree(run_folder, ignore_errors=True)
-            os._exit(1)
-
-    signals.worker_shutting_down.connect(signal_child, weak=False)
-    hangup_stops = signal.SIGHUP in stop_signals()
-
-    def handle_hangup(**_: Any) -> None:
-        """Makes SIGHUP (the terminal closes) end the worker. Celery would restart it if stdout is not a terminal."""
-        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if hangup_stops else signal.SIG_IGN)
-
-    signals.worker_ready.connect(handle_hangup, weak=False)
+    shutdown = _Shutdown(run_folder, children)
+    signals.worker_shutting_down.connect(shutdown, weak=False)
+    hangup = _Hangup()
+    signals.worker_ready.connect(hangup, weak=False)
     try:
         if config.metrics_port:
             os.environ[FOLDER_VARIABLE] = str(run_folder)
@@ -129,6 +112,8 @@ def _run_in(
         webhooks.start()
         worker.start()
     finally:
+        signals.worker_shutting_down.disconnect(shutdown)
+        signals.worker_ready.disconnect(hangup)
         reconciler.stop()
         webhooks.stop()
         fatal = run_folder / FATAL
@@ -137,6 +122,36 @@ def _run_in(
     if reason is not None:
         raise NoisemillError(reason)
     return int(worker.exitcode or 0)
+
+
+class _Shutdown:
+    """Stops the worker's child. Celery calls it for each signal to stop, and then waits for the child."""
+
+    def __init__(self, run_folder: Path, children: Callable[[], list[int]]) -> None:
+        self._run_folder, self._children, self._begun = run_folder, children, False
+
+    def __call__(self, **_: Any) -> None:
+        """The first time, ends the child's slice after the current batch. The second time, kills it and exits."""
+        hurry, self._begun = self._begun, True
+        for pid in self._children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if hurry else signal.SIGUSR2)
+        if hurry:
+            shutil.rmtree(self._run_folder, ignore_errors=True)
+            os._exit(1)
+
+
+class _Hangup:
+    """Makes SIGHUP (the terminal closes) stop the worker. Celery would restart it if stdout is not a terminal.
+
+    It stops where it did when the worker began: `nohup` has it ignored.
+    """
+
+    def __init__(self) -> None:
+        self._stops = signal.SIGHUP in stop_signals()
+
+    def __call__(self, **_: Any) -> None:
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if self._stops else signal.SIG_IGN)
 
 
 def _withdraw(ledger: Ledger, identity: str) -> None:
