@@ -19,11 +19,14 @@ from celery import signals
 from pipeline.common.errors import LedgerError, NoisemillError
 from pipeline.common.settings import Settings
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig
+from pipeline.generators import find_generator
 from pipeline.jobs.broker import queue_name
 from pipeline.jobs.ledger import Ledger
 from tests.jobs.test_ledger import worker_info
 from workers.worker import main
 from workers.worker.child import FATAL
+from workers.worker.reconciler import Reconciler
+from workers.worker.webhook_caller import WebhookCaller
 
 
 class CeleryWorker:
@@ -83,7 +86,7 @@ def test_it_takes_the_wakeups_of_its_generator_and_ends_with_celerys_exit_code(
 
     celery.while_up = while_up
     assert main.run(config(settings)) == 3
-    assert celery.options["queues"] == [queue_name(main.find_generator("article-28").digest)]
+    assert celery.options["queues"] == [queue_name(find_generator("article-28").digest)]
     assert celery.options["hostname"] == seen["id"]
     assert not seen["folder"].exists(), "its temporary folder goes with it"
 
@@ -102,7 +105,7 @@ def test_what_the_child_left_as_its_reason_is_the_error(
         (Path(os.environ[RUN_FOLDER_VARIABLE]) / FATAL).write_text("it is too large", encoding="utf-8")
 
     celery.while_up = while_up
-    with pytest.raises(NoisemillError, match="^it is too large$"):
+    with pytest.raises(NoisemillError, match=r"^it is too large$"):
         main.run(config(settings))
     assert ledger.workers() == []
 
@@ -111,8 +114,8 @@ def test_an_error_of_celerys_stops_its_threads_and_takes_it_off_the_list(
     celery: CeleryWorker, settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr(main.Reconciler, "stop", lambda _: stopped.append("reconciler"))
-    monkeypatch.setattr(main.WebhookCaller, "stop", lambda _: stopped.append("webhooks"))
+    monkeypatch.setattr(Reconciler, "stop", lambda _: stopped.append("reconciler"))
+    monkeypatch.setattr(WebhookCaller, "stop", lambda _: stopped.append("webhooks"))
 
     def while_up() -> None:
         _announce(ledger)
@@ -218,10 +221,9 @@ def test_an_error_is_one_line_and_an_exit_code(
         main.main()
     assert ended.value.code == 1
     printed = capsys.readouterr().err
-    assert ("it is too large" in printed, "it is too large" in caplog.text) == (
-        log_format == "text",
-        log_format == "json",
-    )
+    assert [text for text in ("text", "json") if "it is too large" in {"text": printed, "json": caplog.text}[text]] == [
+        log_format
+    ]
 
 
 def _announce(ledger: Ledger) -> None:
