@@ -77,7 +77,7 @@ def generate_command(
     """
 
     from pipeline.cli.progress import job_progress
-    from pipeline.client.making import plan_job
+    from pipeline.client.making import LocalRun, plan_job
     from pipeline.jobs.request import JobRequest
     from pipeline.jobs.sizing import estimate_size
 
@@ -90,14 +90,14 @@ def generate_command(
     remember(planned.generator)
     prepared = planned.at(place)
     with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
-        job = prepared.make_here(
-            planned.generator,
+        run = LocalRun(
             workers=workers or 1,
             device=device,
             watcher=progress.show,
             take_over=take_over,
             notice=progress.notify,
         )
+        job = prepared.make_here(planned.generator, run)
     _print_result(place, job, time.monotonic() - started, as_json)
     run_if_done(on_done, place, count)
 
@@ -217,13 +217,11 @@ def extend_command(
     destination: str,
     count: int,
     workers: int | None,
-    device: str,
-    generator: str | None,
-    trust_generator: bool,
     take_over: bool,
     dry_run: bool,
     redis_url: str | None,
     as_json: bool,
+    **source: Any,
 ) -> None:
     """Add samples to a dataset. Only new samples are made, and a short last shard again.
 
@@ -247,13 +245,11 @@ def extend_command(
         job = extend_here(
             plan.destination,
             count,
-            generator=generator,
-            trust_generator=trust_generator,
             workers=workers or 1,
-            device=device,
             watcher=progress.show,
             take_over=take_over,
             notice=progress.notify,
+            **source,
         )
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 

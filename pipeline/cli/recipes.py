@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,15 +106,11 @@ def reproduce_command(
     recipe_file: str,
     destination: str,
     only: str | None,
-    generator: str | None,
-    trust_generator: bool,
-    latents: str | None,
-    attributes: str | None,
-    labels: str | None,
     workers: int | None,
     device: str,
     redis_url: str | None,
     as_json: bool,
+    **source: Any,
 ) -> None:
     """Make the dataset of a recipe, or some of its shards, and compare each shard with the original.
 
@@ -124,31 +120,22 @@ def reproduce_command(
     """
 
     from pipeline.cli.progress import job_progress
+    from pipeline.client.making import LocalRun
     from pipeline.client.reproduction import read_recipe, reproduce
+    from pipeline.jobs.ledger import open_ledger
     from pipeline.stores import normalise
 
     recipe = read_recipe(recipe_file)
-    queued = names_redis(redis_url)
+    ledger = open_ledger(redis_url) if names_redis(redis_url) else None
     place = normalise(destination)
+    files = {name: source.pop(name) for name in ("latents", "attributes", "labels")}
     again = f"noisemill reproduce {shlex.quote(recipe_file)} {shlex.quote(place)}"
     again += f" --shards {only}" if only else ""
     with interruptible(f"'{again}' continues"), job_progress() as progress:
-        made = reproduce(
-            recipe,
-            place,
-            only=only,
-            generator=generator,
-            trust_generator=trust_generator,
-            latents=latents,
-            attributes=attributes,
-            labels=labels,
-            redis_url=redis_url,
-            here=not queued,
-            notice=progress.notify,
-            workers=workers or (0 if queued else 1),
-            device=device,
-            watcher=progress.show,
+        run = LocalRun(
+            workers=workers or (0 if ledger else 1), device=device, watcher=progress.show, notice=progress.notify
         )
+        made = reproduce(recipe, place, run, ledger=ledger, only=only, files=files, **source)
     if as_json:
         print_json(made.as_json())
     else:

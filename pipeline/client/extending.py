@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.client.making import make_here, same_generator
+from pipeline.client.making import LocalRun, make_here, same_generator
 from pipeline.common.errors import UsageError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import spec_at
@@ -118,7 +118,7 @@ def extend_here(
             raise UsageError(f"{url} has {now.count:,} samples by now: extend only adds")
         _record(spec, now, url)
 
-    return make_here(spec, url, find, prepare=prepare, **options)
+    return make_here(spec, url, find, LocalRun(**options), prepare=prepare)
 
 
 def _extended_spec(dataset: Dataset, count: int) -> JobSpec:

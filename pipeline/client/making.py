@@ -34,6 +34,22 @@ from pipeline.stores import names_destination, open_store
 from pipeline.stores.lease import this_process
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalRun:
+    """How a job is made on this machine."""
+
+    #: Number of worker processes.
+    workers: int = 1
+    #: "auto", "cpu", "gpu" or "gpu:N".
+    device: str = "auto"
+    #: Called with the job's state while it is made.
+    watcher: Watcher | None = None
+    #: Declares that another maker at the destination is gone.
+    take_over: bool = False
+    #: Called with a message while another maker works at the destination.
+    notice: Callable[[str], None] | None = None
+
+
 @dataclass(frozen=True)
 class PreparedJob:
     """A job whose `job.json` is at its destination."""
@@ -46,9 +62,9 @@ class PreparedJob:
         """Queues it in Redis for workers; options are those of `pipeline.jobs.queueing.enqueue`."""
         return enqueue(self.spec, self.url, ledger, **options)
 
-    def make_here(self, generator: Generator, **options: Any) -> Job | None:
+    def make_here(self, generator: Generator, run: LocalRun, **options: Any) -> Job | None:
         """Makes it with a private Valkey and local workers; options are those of `make_here`."""
-        return make_here(self.spec, self.url, lambda: generator, **options)
+        return make_here(self.spec, self.url, lambda: generator, run, **options)
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ def generate(
     """
     planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
     job = planned.at(destination)
-    job.make_here(planned.generator, workers=workers, device=device, watcher=watcher)
+    job.make_here(planned.generator, LocalRun(workers=workers, device=device, watcher=watcher))
     return Dataset(job.url)
 
 
@@ -120,21 +136,17 @@ def make_here(
     spec: JobSpec,
     destination: str,
     generator: Callable[[], Generator],
+    run: LocalRun,
     *,
-    workers: int = 1,
-    device: str = "auto",
-    watcher: Watcher | None = None,
     only: Selection | None = None,
     made_by: EngineRecord | None = None,
     prepare: Callable[[], None] | None = None,
-    take_over: bool = False,
-    notice: Callable[[str], None] | None = None,
 ) -> Job | None:
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
-    Waits while another maker works there, and calls `notice` with a message, unless `take_over` declares that maker
-    gone. `prepare` is called once the lease is taken, before anything is made; `generator` if there is something to
-    make. Returns the job's last state; None if there was nothing to make. Raises JobFailedError.
+    Waits while another maker works there, unless the run takes over. `prepare` is called once the lease is taken,
+    before anything is made; `generator` if there is something to make. Returns the job's last state; None if there was
+    nothing to make. Raises JobFailedError.
     """
     if prepare is None and _is_complete(destination, only):
         return None
@@ -142,12 +154,12 @@ def make_here(
         settings = replace(load_settings(), redis_url=stack.enter_context(private_server()), reconcile_s=0.5)
         ledger = Ledger(settings)
         lease = destination_lease(destination, f"job {spec.job_id(destination)}", ledger, process=this_process())
-        stack.enter_context(lease.held(patiently=True, take_over=take_over, notice=notice))
+        stack.enter_context(lease.held(patiently=True, take_over=run.take_over, notice=run.notice))
         if prepare is not None:
             prepare()
         if _is_complete(destination, only):
             return None
-        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, spec, destination, workers, device)))
+        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, spec, destination, run)))
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
 
         def check() -> None:
@@ -156,7 +168,7 @@ def make_here(
                 lease.check()
 
         try:
-            job = wait_for(ledger, handle.id, watcher, check=check)
+            job = wait_for(ledger, handle.id, run.watcher, check=check)
         except LedgerError as error:
             raise LedgerError(
                 f"the private Valkey has ended or does not respond ({one_line(error)})\n"
@@ -176,12 +188,12 @@ def _is_complete(destination: str, only: Selection | None) -> bool:
 
 
 def _configs(
-    generator: Generator, settings: Settings, spec: JobSpec, destination: str, workers: int, device: str
+    generator: Generator, settings: Settings, spec: JobSpec, destination: str, run: LocalRun
 ) -> list[WorkerConfig]:
     config = WorkerConfig(
         generator=generator.reference,
         redis_url=settings.redis_url,
-        device=device,
+        device=run.device,
         output_roots=(destination,),
         embedded=True,
         client=this_process(),
@@ -190,7 +202,7 @@ def _configs(
         sampler=spec.sampler or "",
         log_level="warning",
     )
-    return divide_cores([config] * workers)
+    return divide_cores([config] * run.workers)
 
 
 def resume(
@@ -220,7 +232,7 @@ def resume_here(
     """Makes what is missing of the job at a destination on this machine, as `generate` does.
 
     Uses the generator that the job names, if the user has named it here before or `trust_generator` is true, else
-    `generator`, which must be the same. Options are workers, device, watcher, take_over and notice of `make_here`.
+    `generator`, which must be the same. Options are those of `LocalRun`.
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError, GeneratorError.
     """
     spec, url = spec_at(destination)
@@ -228,7 +240,7 @@ def resume_here(
     def find() -> Generator:
         return same_generator(spec, generator, trust=trust_generator)
 
-    return make_here(spec, url, find, prepare=lambda: withdraw_damaged(url), **options)
+    return make_here(spec, url, find, LocalRun(**options), prepare=lambda: withdraw_damaged(url))
 
 
 def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:

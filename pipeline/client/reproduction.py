@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.client.making import PlannedJob
+from pipeline.client.making import LocalRun, PlannedJob
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
 from pipeline.common.files import open_regular
 from pipeline.datasets.dataset import Dataset
@@ -18,8 +18,8 @@ from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.recipe import DIFFERENT, MAX_BYTES, UNCOMPARABLE, VERDICTS, Recipe
 from pipeline.datasets.repair import withdraw_damaged_shards
 from pipeline.generators import Generator, find_named_by_data
-from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
-from pipeline.jobs.ledger import open_ledger
+from pipeline.jobs.following import raise_unless_done, wait_for
+from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.queueing import destination_lease
 from pipeline.jobs.request import labels_upload, rows_upload
 from pipeline.spec import plan as shards
@@ -97,32 +97,27 @@ def read_recipe(place: str) -> Recipe:
 def reproduce(
     recipe: Recipe,
     destination: str | os.PathLike[str],
+    run: LocalRun,
     *,
+    ledger: Ledger | None = None,
     only: str | None = None,
     generator: str | None = None,
     trust_generator: bool = False,
-    latents: str | None = None,
-    attributes: str | None = None,
-    labels: str | None = None,
-    redis_url: str | None = None,
-    here: bool = True,
-    workers: int = 1,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-    notice: Callable[[str], None] | None = None,
+    files: Mapping[str, str | None] | None = None,
 ) -> Reproduction:
     """Makes the dataset of a recipe, or the shards `only` ("17,20-25"), and compares each shard.
 
-    Uses local `workers`, or (`here=False`) queues the job in Redis and waits. Engine and batch are the recipe's. Intact
-    shards of the same dataset at the destination are not made again. `latents`, `attributes` and `labels` are the
-    user's files that were too large for the recipe. Raises a subclass of NoisemillError.
+    Makes it on this machine; given a `ledger`, queues the job there, for at most `run.workers` workers (0: any number),
+    and waits. Engine and batch are the recipe's. Intact shards of the same dataset at the destination are not made
+    again. `files` are paths of the user's "latents", "attributes" and "labels" that were too large for the recipe.
+    Raises a subclass of NoisemillError.
     """
     chosen = parse_selection(only, recipe.spec.plan) if only is not None else None
     if chosen is not None and len(chosen) == len(recipe.spec.plan):
         chosen = None
     store = open_store(destination)
     fresh = read_spec(store) is None
-    uploads = _uploads(recipe, latents, attributes, labels) if fresh else []
+    uploads = _uploads(recipe, **(files or {})) if fresh else []
     check_free(recipe.spec, store)
     found = _generator(recipe, generator, trust=trust_generator)
     spec = replace(recipe.spec, generator=found.reference)
@@ -136,24 +131,14 @@ def reproduce(
             # Existing shards are compared by their receipts, so the receipts must be right.
             withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
 
-    if here:
-        job.make_here(
-            found,
-            workers=workers,
-            device=device,
-            watcher=watcher,
-            only=chosen,
-            made_by=made_by,
-            prepare=prepare,
-            notice=notice,
-        )
+    if ledger is None:
+        job.make_here(found, run, only=chosen, made_by=made_by, prepare=prepare)
     else:
-        ledger = open_ledger(redis_url)
         lease = destination_lease(store.url, f"job {spec.job_id(store.url)}", ledger)
         with lease.held():
             prepare()
-            handle = job.enqueue(ledger, parallel=workers, only=chosen, made_by=made_by, lease=lease)
-        raise_unless_done(wait_for(ledger, handle.id, watcher))
+            handle = job.enqueue(ledger, parallel=run.workers, only=chosen, made_by=made_by, lease=lease)
+        raise_unless_done(wait_for(ledger, handle.id, run.watcher))
     return _compared(recipe, store.url, chosen)
 
 
@@ -181,7 +166,9 @@ def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generat
     return found
 
 
-def _uploads(recipe: Recipe, latents: str | None, attributes: str | None, labels: str | None) -> list[Upload]:
+def _uploads(
+    recipe: Recipe, *, latents: str | None = None, attributes: str | None = None, labels: str | None = None
+) -> list[Upload]:
     """The user's latents, attributes and labels: from the recipe, or from the files given. Raises UsageError."""
     brought = {
         shards.LATENTS: latents and rows_upload(shards.LATENTS, latents, recipe.spec.latent_dim),

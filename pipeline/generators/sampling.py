@@ -71,32 +71,27 @@ def interpolate(
     first: int,
     last: int,
     steps: int,
-    *,
-    seed: int = 0,
-    label: str | None = None,
-    noise: str = "normal",
-    attributes: str | None = None,
-    settings: _Settings | None = None,
-    sampler: str | None = None,
-    sampler_steps: int | None = None,
-    guidance: float | None = None,
-    eta: float | None = None,
+    **options: Unpack[DrawOptions],
 ) -> Drawn:
     """`steps` samples on the way from sample `first` to sample `last`, both among them.
 
     The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told; so
     is the noise beside the latent, and that of a sampler's steps.
     """
-    way_of_sampling = generator.sampler_of(sampler, sampler_steps, guidance, eta)
-    ends = _latents(generator, [first, last], seed, noise)
+    seed = options.get("seed", 0)
+    way_of_sampling = generator.sampler_of(
+        options.get("sampler"), options.get("sampler_steps"), options.get("guidance"), options.get("eta")
+    )
+    ends = _latents(generator, [first, last], seed, options.get("noise", "normal"))
     way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
     noise_columns = [
         np.repeat(columns, steps, axis=0) for columns in noise_rows(seed, first, 1, generator.interface.noise_sizes)
     ]
-    told = np.tile(attribute_numbers(generator, attributes), (steps, 1))
+    told = np.tile(attribute_numbers(generator, options.get("attributes")), (steps, 1))
     keys = [] if way_of_sampling is None else [np.repeat(noise_keys(seed, first, 1), steps, axis=0)]
     rows = np.concatenate([way, *noise_columns, told, *keys], axis=1)
-    return _predicted(generator, rows, _labels(generator, first, seed, label, steps), settings, way_of_sampling)
+    labels = _labels(generator, first, seed, options.get("label"), steps)
+    return _predicted(generator, rows, labels, options.get("settings"), way_of_sampling)
 
 
 def measured_range(generator: Generator) -> tuple[float, float]:
