@@ -13,7 +13,6 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import difference
 from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
-from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger, NewJob
@@ -117,6 +116,9 @@ def _wake(handle: JobHandle, spec: JobSpec, priority: int) -> None:
     ledger = handle._ledger
     holders = ledger.workers(spec.digest)
     able = sum(worker.may_write(handle.destination) for worker in holders)
+
+    from pipeline.jobs.broker import Wakeups  # Celery takes 0.2 s to import; meanwhile local workers start.
+
     Wakeups(ledger.settings, ledger).send_missing(handle.id, spec.digest, priority, workers=max(1, able))
     if not able and handle.warning is None and ledger.job(handle.id).live:
         handle.warning = _no_worker_warning(spec, handle.destination, holders)

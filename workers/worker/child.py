@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -26,27 +25,17 @@ from pipeline.spec.sampler import parse_sampler
 from workers.making.slices import SliceWorker
 from workers.telemetry import metrics
 from workers.telemetry.logs import Repeated, call_until_redis_responds
+from workers.worker.identity import FATAL
 from workers.worker.intake import messages_refused
 
 log = logging.getLogger("noisemill")
 
-#: File with the reason, in one line, why the child cannot work.
-FATAL = "fatal"
 #: File with a byte for each time that the child began to load its generator and did not finish.
 _LOADS = "loads"
 #: After this number of crashes while it loads, a generator is given up.
 _MOST_LOADS = 3
 
 _ANNOUNCE_S = 5.0
-
-
-def new_worker_id() -> str:
-    """A new worker id, made by the parent process and kept for its children (`WORKER_ID_VARIABLE`).
-
-    Host name and process id alone are not unique: in containers both are often the same, and two such workers would
-    take each other's leases.
-    """
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def start_child(config: WorkerConfig) -> SliceWorker:

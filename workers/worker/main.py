@@ -32,7 +32,7 @@ from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.webhooks import Webhooks
 from workers.telemetry.logs import set_up_logging
 from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector, serve
-from workers.worker.child import FATAL, new_worker_id
+from workers.worker.identity import FATAL, new_worker_id
 from workers.worker.intake import messages_refused, register_transport
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller

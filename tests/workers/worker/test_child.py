@@ -17,6 +17,7 @@ from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WorkerConfig
 from pipeline.jobs.broker import Wakeup
 from tests.jobs.test_ledger import worker_info
 from workers.worker import child, tasks
+from workers.worker.identity import FATAL
 
 CONFIG = WorkerConfig(generator="tiny", redis_url="redis://nowhere")
 
@@ -84,7 +85,7 @@ def test_a_load_that_fails_stops_the_parent_and_says_why(
     for _ in range(2):  # The pool may start a second child before the parent has ended.
         with pytest.raises(type(error)):
             child.start_child(CONFIG)
-    assert (tmp_path / child.FATAL).read_text() == reason
+    assert (tmp_path / FATAL).read_text() == reason
     assert told == [(os.getppid(), signal.SIGTERM)]
 
 

@@ -24,7 +24,7 @@ from pipeline.jobs.broker import queue_name
 from pipeline.jobs.ledger import Ledger
 from tests.jobs.test_ledger import worker_info
 from workers.worker import main
-from workers.worker.child import FATAL
+from workers.worker.identity import FATAL
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller
 
