@@ -11,26 +11,17 @@ from shlex import quote
 import numpy as np
 import pytest
 import redis
-from numpy.typing import NDArray
 
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import Manifest
 from pipeline.spec.latents import latents
 from tests.end_to_end.fleet import TINY, Fleet
+from tests.end_to_end.ways import WAYS, check_same, made
 from tests.faults.plugin import faulty
 from tests.servers import S3Server, Valkey
 
 
-def made(fleet: Fleet, name: str, *arguments: str) -> Dataset:
-    destination = name if name.startswith("s3://") else str(fleet.folder / name)
-    job = fleet.submit(TINY, destination, *arguments)
-    done = fleet.watch(job)
-    assert done.returncode == 0, done.stderr
-    return Dataset(destination)
-
-
 def test_a_job_is_made_whole(fleet: Fleet) -> None:
-    dataset = made(fleet, "whole", "--count", "1000", "--shard-size", "300", "--seed", "5")
+    dataset = made(fleet, TINY, "whole", "--count", "1000", "--shard-size", "300", "--seed", "5")
     sample = np.load(fleet.folder / "whole/shards/00000000.npy", mmap_mode="r")
     assert sample.shape == (300, 8, 8, 1)
     assert sample.dtype == np.float32
@@ -47,64 +38,23 @@ def test_a_job_is_made_whole(fleet: Fleet) -> None:
     assert state["verdict"] in ("device-bound", "encode-bound", "store-bound", "noise-bound")
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("shards", ["--shard-size", "128"]),
-        ("odd-shards", ["--shard-size", "77"]),
-        ("one-worker", ["--shard-size", "128", "--workers", "1"]),
-        ("small-batch", ["--batch", "64"]),
-        ("large-batch", ["--batch", "512"]),
-        ("half", ["--dtype", "float16"]),
-        ("bytes", ["--dtype", "uint8"]),
-        ("png", ["--format", "png", "--shard-size", "100"]),
-        ("png-class", ["--format", "png", "--layout", "class"]),
-        ("tar", ["--format", "tar", "--shard-size", "250"]),
-        ("s3", ["--shard-size", "128"]),
-        ("s3-png", ["--format", "png"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "arguments"), WAYS)
 def test_the_same_samples_whatever_the_way(
     fleet: Fleet, s3: S3Server, reference: Dataset, name: str, arguments: list[str]
 ) -> None:
     destination = s3.destination() if name.startswith("s3") else f"same-{name}"
-    dataset = made(fleet, destination, "--count", "600", "--seed", "11", *arguments)
-    assert np.array_equal(dataset.latents(0, 600), reference.latents(0, 600))
-    assert np.array_equal(_labels(dataset), _labels(reference))
-    samples, expected = dataset.samples(0, 600), reference.samples(0, 600)
-    # Workers may choose other engines, by how busy the machine was when each of them measured.
-    engines = {(record.engine, record.batch) for record in _manifest(dataset).made_by}
-    if samples.dtype == np.float32:
-        same = engines == {(record.engine, record.batch) for record in _manifest(reference).made_by}
-        assert np.array_equal(samples, expected) if same else np.allclose(samples, expected, rtol=0, atol=2e-6)
-    elif samples.dtype == np.float16:
-        assert np.allclose(samples, expected, rtol=0, atol=1e-3)
-    else:
-        levels = np.rint((expected + 1) / 2 * 255)
-        assert np.abs(samples.astype(int) - levels).max() <= 1
-        assert (samples != levels).mean() < 0.001
+    dataset = made(fleet, TINY, destination, "--count", "600", "--seed", "11", *arguments)
+    check_same(dataset, reference)
     assert fleet.run("verify", dataset.url).returncode == 0
 
 
 @pytest.fixture(scope="module")
 def reference(fleet: Fleet) -> Dataset:
-    return made(fleet, "same-reference", "--count", "600", "--seed", "11")
-
-
-def _labels(dataset: Dataset) -> NDArray[np.int32]:
-    labels = dataset.labels(0, len(dataset))
-    assert labels is not None
-    return labels
-
-
-def _manifest(dataset: Dataset) -> Manifest:
-    manifest = dataset.manifest()
-    assert manifest is not None
-    return manifest
+    return made(fleet, TINY, "same-reference", "--count", "600", "--seed", "11")
 
 
 def test_two_workers_share_a_job(fleet: Fleet) -> None:
-    dataset = made(fleet, "shared", "--count", "60k", "--shard-size", "100")
+    dataset = made(fleet, TINY, "shared", "--count", "60k", "--shard-size", "100")
     makers = {receipt.worker for receipt in dataset.receipts().values()}
     assert len(makers) == 2
 
@@ -179,7 +129,7 @@ def test_submit_without_a_worker_is_queued_with_the_command_that_starts_one(lone
 
 def test_resume_with_an_empty_redis_makes_only_what_is_missing(fleet: Fleet, valkey_of_its_own: Fleet) -> None:
     other = valkey_of_its_own
-    dataset = made(fleet, "moved", "--count", "1000", "--shard-size", "100")
+    dataset = made(fleet, TINY, "moved", "--count", "1000", "--shard-size", "100")
     for name in ("manifest.json", "receipts/00000003.json", "shards/00000007.npy"):
         (fleet.folder / "moved" / name).unlink()
     (fleet.folder / "moved/receipts/00000005.json").write_text("{")

@@ -24,6 +24,7 @@ from pipeline.jobs.worker_info import WorkerInfo
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.latents import latents, noise_keys
 from pipeline.spec.sampler import Sampler, parse_sampler
+from tests.generators.denoiser import SIDECAR, write_flow
 from tests.generators.suite import CPU, noisemill, save_keras
 from tests.making import make_dataset
 from workers.engine.engine import Engine
@@ -33,42 +34,14 @@ from workers.once.recompute import compare
 
 keras = pytest.importorskip("keras")
 
-#: Of the flow: no noise at time 1; labels 0 to 2, 3 is none.
-SIDECAR = """
-[output]
-range = [-1.0, 1.0]
-[sampler]
-predicts = "velocity"
-mean = 0.1
-scale = 0.5
-none = 3
-method = "euler"
-steps = 5
-guidance = 2.0
-[sampler.time]
-input = "time"
-as = "fraction"
-[sampler.schedule]
-kind = "flow"
-"""
 DIM = 16
 
 
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network of images of 4x4, a time and a label."""
-    keras.utils.set_random_seed(11)
-    image, time = keras.Input((4, 4, 1), name="image"), keras.Input((1,), name="time")
-    label = keras.Input((), dtype="int32", name="label")
-    hour, named = keras.layers.Dense(4, activation="tanh")(time), keras.layers.Embedding(4, 4)(label)
-    told = keras.layers.Reshape((1, 1, 8))(keras.layers.Concatenate()([hour, named]))
-    spread = keras.layers.UpSampling2D(4)(told)
-    x = keras.layers.Concatenate()([image, spread])
-    x = keras.layers.Conv2D(8, 3, padding="same", activation="swish")(x)
-    model = keras.Model([image, time, label], keras.layers.Conv2D(1, 3, padding="same")(x))
     folder = tmp_path_factory.mktemp("flow") / "model"
-    save_keras(folder / "model.keras", model)
-    (folder / "generator.toml").write_text(SIDECAR)
+    write_flow(folder)
     return folder
 
 
