@@ -20,15 +20,32 @@ hypothesis.settings.register_profile("noisemill", deadline=None)
 hypothesis.settings.load_profile("noisemill")
 
 
-#: Files that start many processes, and take most of the time: `make test` leaves them to `make test-all`.
-LONG = (
+#: Files, and single tests of others, that start many processes and take most of the time: `make test` leaves them to
+#: `make test-all`.
+LONG = {
     "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
     "deploy/test_compose_runs.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
-    "end_to_end/test_mixed_fleets.py", "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py",
-    "faults/test_redis.py", "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_denoisers.py",
+    "end_to_end/test_metrics.py", "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
+    "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py", "faults/test_redis.py",
+    "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_checkpoint.py", "generators/test_denoisers.py",
+    "generators/test_inputs.py", "generators/test_interpreted.py", "generators/test_jax_export.py",
     "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
-    "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
-)  # fmt: skip
+    "schedules/test_scheduler_metrics.py", "security/test_surroundings.py", "training/test_flow.py",
+    "training/test_recipe.py",
+    "end_to_end/test_generate.py::test_a_second_ctrl_c_does_not_wait_for_the_batch",
+    "end_to_end/test_generate.py::test_in_fewer_bits",
+    "end_to_end/test_generate.py::test_killed_it_leaves_no_process",
+    "end_to_end/test_generate.py::test_straight_to_s3",
+    "end_to_end/test_generate.py::test_two_at_once_make_one_dataset",
+    "end_to_end/test_generate.py::test_under_nohup_it_outlives_its_terminal",
+    "end_to_end/test_queued.py::test_a_job_begins_while_the_one_before_is_finished",
+    "end_to_end/test_queued.py::test_a_worker_leaves_no_temporary_file",
+    "end_to_end/test_queued.py::test_priorities_hold",
+    "end_to_end/test_queued.py::test_two_versions_under_one_name_do_not_mix",
+    "generators/test_keras.py::test_matrices_are_grey_images",
+    "generators/test_saved_model.py::test_a_fixed_batch",
+    "generators/test_saved_model.py::test_what_reaches_out_is_refused_wherever_it_is",
+}  # fmt: skip
 #: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.
 QUICK = ("common", "fleet", "formats", "jobs", "spec", "workers")
 NOT_QUICK = {"s3", "plain_s3", "fleet", "lone_fleet", "here", "s3_environment", "redis_server"}
@@ -42,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
-        if path.as_posix() in LONG:
+        if {path.as_posix(), f"{path.as_posix()}::{getattr(item, 'originalname', '')}"} & LONG:
             item.add_marker("long")
         fixtures = set(getattr(item, "fixturenames", ()))
         if path.parts[0] in QUICK and path.stem not in NOT_QUICK_FILES and not fixtures & NOT_QUICK:

@@ -318,7 +318,8 @@ def test_a_body_that_breaks_off_is_fetched_again(breaking: type[_BreakingOff]) -
     assert open_store("s3://bucket/prefix").read("a") == b"whole body"
 
 
-def test_bodies_that_always_break_off_fail(breaking: type[_BreakingOff]) -> None:
+def test_bodies_that_always_break_off_fail(breaking: type[_BreakingOff], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stores.s3_bucket._PATIENCE_S", 1)
     breaking.halves = 1000
     with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix/a at 127.0.0.1")):
         open_store("s3://bucket/prefix").read("a")
