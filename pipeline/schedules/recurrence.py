@@ -1,6 +1,6 @@
 """When a schedule is due: by a cron line such as `0 2 * * *` in a time zone, or at an interval.
 
-Celery's crontab does the arithmetic, as RedBeat and its users expect. All times are Unix times in seconds.
+Celery's crontab does the arithmetic, as its users expect. All times are Unix times in seconds.
 """
 
 from __future__ import annotations

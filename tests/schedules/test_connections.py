@@ -1,4 +1,4 @@
-"""The scheduler reaches Redis by each kind of URL: RedBeat has a connection of its own, made from the same one."""
+"""The scheduler reaches Redis by each kind of URL."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import redis
 
 from pipeline.datasets.dataset import Dataset
 from tests.end_to_end.fleet import TINY
@@ -144,19 +143,6 @@ def test_schedules_survive_a_restart_of_redis(scheduled_fleet: ScheduledFleet, o
     assert fleet.book.get("paused").paused
     assert "Redis is back" in scheduler.said()
     _assert_sound(fleet)
-
-
-@pytest.mark.faults
-def test_entries_that_redbeat_has_lost_are_made_again(scheduled_fleet: ScheduledFleet, own_valkey: Valkey) -> None:
-    fleet = scheduled_fleet
-    scheduler = fleet.start_scheduler()
-    fleet.schedule("often", "out/{run}", "-n", "20", "--every", "1s")
-    fleet.wait_for_runs("often", 1, "queued")
-    with redis.Redis.from_url(own_valkey.url, decode_responses=True) as raw:
-        assert raw.delete("test:redbeat::schedule", "test:redbeat:often") == 2
-        fleet.wait_until(lambda: bool(raw.exists("test:redbeat:often")), told=scheduler.said)
-    last = fleet.book.skipped("often")[-1].until
-    fleet.wait_until(lambda: fleet.book.skipped("often")[-1].until > last, told=scheduler.said)
 
 
 @pytest.mark.faults

@@ -14,10 +14,10 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import billiard
 from celery import signals
 from celery.exceptions import SecurityWarning
 
@@ -89,10 +89,7 @@ def _run_in(
         quiet=True,
     )
 
-    def children() -> list[int]:
-        return [process.pid for process in getattr(getattr(worker.pool, "_pool", None), "_pool", None) or []]
-
-    shutdown = _Shutdown(run_folder, children)
+    shutdown = _Shutdown(run_folder)
     signals.worker_shutting_down.connect(shutdown, weak=False)
     hangup = _Hangup()
     signals.worker_ready.connect(hangup, weak=False)
@@ -106,7 +103,7 @@ def _run_in(
                 sent=lambda: reconciler.sent,
                 refused=lambda: messages_refused(run_folder),
             )
-            serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(children()), None))
+            serve(collector, settings.metrics_host, config.metrics_port, lambda: next(iter(_children()), None))
         log.info("worker %s loads %s; TensorFlow takes some seconds to start", identity, generator.name)
         reconciler.start()
         webhooks.start()
@@ -127,13 +124,13 @@ def _run_in(
 class _Shutdown:
     """Stops the worker's child. Celery calls it for each signal to stop, and then waits for the child."""
 
-    def __init__(self, run_folder: Path, children: Callable[[], list[int]]) -> None:
-        self._run_folder, self._children, self._begun = run_folder, children, False
+    def __init__(self, run_folder: Path) -> None:
+        self._run_folder, self._begun = run_folder, False
 
     def __call__(self, **_: Any) -> None:
         """The first time, ends the child's slice after the current batch. The second time, kills it and exits."""
         hurry, self._begun = self._begun, True
-        for pid in self._children():
+        for pid in _children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if hurry else signal.SIGUSR2)
         if hurry:
@@ -152,6 +149,11 @@ class _Hangup:
 
     def __call__(self, **_: Any) -> None:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM) if self._stops else signal.SIG_IGN)
+
+
+def _children() -> list[int]:
+    """Process ids of the processes of Celery's pool: the worker's one child, while it lives."""
+    return [process.pid for process in billiard.active_children() if process.pid is not None]
 
 
 def _withdraw(ledger: Ledger, identity: str) -> None:

@@ -37,7 +37,6 @@ class CeleryWorker:
         self.while_up: Callable[[], None] = lambda: None
         self.options: dict[str, Any] = {}
         self.exitcode: int | None = None
-        self.pool = SimpleNamespace(_pool=SimpleNamespace(_pool=[SimpleNamespace(pid=4242)]))
 
     def __call__(self, **options: Any) -> CeleryWorker:
         self.options = options
@@ -52,6 +51,7 @@ class CeleryWorker:
 def celery(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[CeleryWorker]:
     worker = CeleryWorker()
     monkeypatch.setattr(main, "celery_app", lambda _: SimpleNamespace(Worker=worker, conf=SimpleNamespace()))
+    monkeypatch.setattr("billiard.active_children", lambda: [SimpleNamespace(pid=4242)])
     monkeypatch.setattr(main, "register_transport", lambda: None)
     monkeypatch.setattr(main, "set_up_logging", lambda *_, **__: None)
     for name in (WORKER_ID_VARIABLE, RUN_FOLDER_VARIABLE):
@@ -178,7 +178,8 @@ def test_a_child_that_has_gone_needs_no_signal(tmp_path: Path, monkeypatch: pyte
         raise ProcessLookupError
 
     monkeypatch.setattr("workers.worker.main.os.kill", kill)
-    main._Shutdown(tmp_path, lambda: [4242])()
+    monkeypatch.setattr("billiard.active_children", lambda: [SimpleNamespace(pid=4242)])
+    main._Shutdown(tmp_path)()
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["a terminal", "nohup"])
