@@ -5,7 +5,7 @@ RUN := $(BIN)/python -m
 PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test test-all coverage faults compat readers train bench lint fix types docs wheel clean
+.PHONY: help setup demo quick test test-all coverage slow faults compat readers train bench lint fix types docs wheel clean
 
 help:  ## this list
 	@echo 'make TARGET [PYTHON=python3.12]'; echo
@@ -46,6 +46,9 @@ test-all: setup  ## all tests but the suites below
 
 coverage: setup  ## which lines the tests run
 	$(PYTEST) -q --cov=pipeline --cov=workers --cov=noisemill --cov-report=term:skip-covered
+
+slow: setup  ## tests of minutes each, beside those of test-all
+	$(RUN) pytest -m slow
 
 faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 	$(RUN) pytest -m faults

@@ -24,16 +24,13 @@ hypothesis.settings.load_profile("noisemill")
 #: `make test-all`.
 LONG = {
     "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
-    "deploy/test_compose_runs.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
-    "end_to_end/test_metrics.py", "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
+    "end_to_end/test_extend.py", "end_to_end/test_kills.py", "end_to_end/test_metrics.py",
+    "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
     "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py", "faults/test_redis.py",
     "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_checkpoint.py", "generators/test_denoisers.py",
     "generators/test_inputs.py", "generators/test_interpreted.py", "generators/test_jax_export.py",
     "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
-    "schedules/test_scheduler_metrics.py", "security/test_surroundings.py", "training/test_flow.py",
-    "training/test_recipe.py",
-    "end_to_end/test_generate.py::test_a_second_ctrl_c_does_not_wait_for_the_batch",
-    "end_to_end/test_generate.py::test_in_fewer_bits",
+    "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
     "end_to_end/test_generate.py::test_killed_it_leaves_no_process",
     "end_to_end/test_generate.py::test_straight_to_s3",
     "end_to_end/test_generate.py::test_two_at_once_make_one_dataset",
@@ -45,6 +42,22 @@ LONG = {
     "generators/test_keras.py::test_matrices_are_grey_images",
     "generators/test_saved_model.py::test_a_fixed_batch",
     "generators/test_saved_model.py::test_what_reaches_out_is_refused_wherever_it_is",
+}  # fmt: skip
+#: The same for tests that CI leaves to `make slow`: others like them are in `make test-all`.
+SLOW = {
+    "deploy/test_compose_runs.py", "training/test_flow.py", "training/test_recipe.py",
+    "end_to_end/test_generate.py::test_a_second_ctrl_c_does_not_wait_for_the_batch",
+    "end_to_end/test_generate.py::test_in_fewer_bits",
+    "end_to_end/test_kills.py::test_a_lone_worker_is_killed_and_another_goes_on",
+    "end_to_end/test_kills.py::test_a_worker_that_slept_past_its_lease_does_no_harm",
+    "end_to_end/test_kills.py::test_the_child_is_killed_and_its_parent_starts_another",
+    "end_to_end/test_mixed_fleets.py::test_a_rolling_update_of_a_generator",
+    "end_to_end/test_mixed_fleets.py::test_a_worker_that_sees_the_destination_elsewhere_refuses_it",
+    "end_to_end/test_mixed_fleets.py::test_no_worker_s_clock_matters",
+    "examples/test_examples.py::test_augment_a_small_set", "examples/test_examples.py::test_diffusion",
+    "examples/test_examples.py::test_the_article",
+    "faults/test_poison.py::test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again",
+    "faults/test_poison.py::test_what_nobody_foresaw_fails_the_job_once",
 }  # fmt: skip
 #: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.
 QUICK = ("common", "fleet", "formats", "jobs", "spec", "workers")
@@ -59,8 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
-        if {path.as_posix(), f"{path.as_posix()}::{getattr(item, 'originalname', '')}"} & LONG:
+        names = {path.as_posix(), f"{path.as_posix()}::{getattr(item, 'originalname', '')}"}
+        if names & LONG:
             item.add_marker("long")
+        if names & SLOW:
+            item.add_marker("slow")
         fixtures = set(getattr(item, "fixturenames", ()))
         if path.parts[0] in QUICK and path.stem not in NOT_QUICK_FILES and not fixtures & NOT_QUICK:
             item.add_marker("quick")

@@ -11,8 +11,8 @@ from tests import conftest
 TESTS = Path(conftest.__file__).parent
 
 
-@pytest.mark.parametrize("entry", sorted(conftest.LONG))
-def test_what_is_long_exists(entry: str) -> None:
+@pytest.mark.parametrize("entry", sorted(conftest.LONG | conftest.SLOW))
+def test_what_is_long_or_slow_exists(entry: str) -> None:
     name, _, test = entry.partition("::")
     assert (TESTS / name).is_file()
     assert not test or f"\ndef {test}(" in (TESTS / name).read_text(encoding="utf-8")
