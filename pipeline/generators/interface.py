@@ -1,4 +1,4 @@
-"""What goes into a generator and what comes out: the model's own word, and `generator.toml` for the rest."""
+"""The inputs and the output of a generator: read from the model, and from `generator.toml` for what it leaves open."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from pipeline.generators.sidecar import SIDECAR, Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
 from pipeline.spec.sampler import KEY_DIM
 
-#: Words in the name of an input that takes labels.
+#: Words that occur in the names of inputs for labels.
 _LABEL_WORDS = ("label", "class", "cond")
-#: Names of inputs of numbers that no label is fed to.
+#: Names of inputs of floats that are not labels.
 _NOISE_NAME = re.compile(r"(^|[^a-z])(z|noise|latents?|variance|sigma|std|stddev|temperature)([^a-z]|$)", re.IGNORECASE)
-#: Names of inputs by which a network is told of time.
+#: Names of inputs for the time of a denoiser.
 _TIME_NAME = re.compile(
     r"(^|[^a-z])(t|times?|timesteps?|sigmas?|noise_(variance|level|rate)s?|log_?snr|lambda)([^a-z]|$)", re.IGNORECASE
 )
-#: Numbers as which latents are often chosen: powers of two, and whole fifties.
+#: Usual sizes of latents: powers of two, and multiples of fifty.
 _ROUND = {2**power for power in range(4, 13)} | set(range(50, 1001, 50))
-#: Classes that most labelled data have.
+#: The most usual number of classes.
 _USUAL_CLASSES = 10
 
 #: (name, shape) of an input.
 NamedShape = tuple[str, tuple[int, ...]]
-#: (name, numbers) of what an input is fed, the same for all samples: one number, or several in the shape's order.
+#: (name, values) of an input that is the same for all samples: one value, or all values in C order.
 Constant = tuple[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """What goes into a generator and what comes out."""
+    """The inputs and the output of a generator."""
 
     #: Name of the input that takes the latent.
     latent_input: str
-    #: Shape of one latent, (latent_dim,) mostly.
+    #: Shape of one latent, usually (latent_dim,).
     latent_shape: tuple[int, ...]
-    #: Name of the input that takes the label; None without classes or where it is concatenated.
+    #: Name of the input that takes the label; None without classes, or if the label is concatenated to the latent.
     label_input: str | None
     #: "integer", "one_hot" or "concatenated" (one-hot, after the latent); None without classes.
     label_encoding: str | None
@@ -49,49 +49,49 @@ class Interface:
     classes: tuple[str, ...] | None
     #: Name of the output that holds the samples.
     output: str
-    #: Whether the model puts the channels first; samples have them last all the same.
+    #: Whether the model's output has its channels first; samples always have them last.
     channels_first: bool
     #: Shape of one sample, channels last.
     sample_shape: tuple[int, ...]
-    #: Least and greatest value of the output; None where nothing declares them.
+    #: Least and greatest value of the output; None if unknown.
     value_range: tuple[float, float] | None
-    #: What other inputs are fed unless a job says otherwise (`--set`).
+    #: Values of further inputs, which a job may replace (`--set`).
     constants: tuple[Constant, ...] = ()
-    #: Where several inputs share the latent: how it is cut, the first one's part first. Empty where one takes it all.
+    #: The inputs that share the latent, in the order of their parts; empty if one input takes all of it.
     latent_parts: tuple[NamedShape, ...] = ()
-    #: Inputs that are fed numbers of a normal distribution, from a stream of each sample's own.
+    #: Inputs of normally distributed noise; each sample has its own stream.
     noise_inputs: tuple[NamedShape, ...] = ()
-    #: The input that is fed a vector a sample, from the user (`--attributes`); None where none is.
+    #: The input for the user's vector per sample (`--attributes`), if any.
     attributes_input: NamedShape | None = None
-    #: Name of the SavedModel's signature that is called; None for the usual one.
+    #: Name of the SavedModel's signature to call; None for the default.
     signature: str | None = None
-    #: What the network predicts where it is a denoiser, which makes a sample in many passes; None for a generator.
+    #: How a denoiser, which makes a sample in many passes, works; None for a generator.
     denoiser: Denoiser | None = None
 
     @property
     def latent_dim(self) -> int:
-        """Numbers per latent."""
+        """Values per latent."""
         return math.prod(self.latent_shape)
 
     @property
     def noise_sizes(self) -> tuple[int, ...]:
-        """Numbers per sample of each input of noise."""
+        """Values per sample of each noise input."""
         return tuple(math.prod(shape) for _, shape in self.noise_inputs)
 
     @property
     def attributes_dim(self) -> int:
-        """Numbers per sample of the attributes; 0 where there are none."""
+        """Values per sample of the attributes; 0 if there are none."""
         return math.prod(self.attributes_input[1]) if self.attributes_input else 0
 
     @property
     def row_dim(self) -> int:
-        """Numbers per sample of all that differs from sample to sample but the label."""
+        """Values per sample of everything that differs between samples, except the label."""
         key_dim = KEY_DIM if self.denoiser else 0
         return self.latent_dim + sum(self.noise_sizes) + self.attributes_dim + key_dim
 
     @property
     def label_width(self) -> int:
-        """Numbers of a one-hot label: as many as there are classes, and one more where a label means none."""
+        """Width of a one-hot label: the number of classes, plus one if a label means none."""
         classes = len(self.classes or ())
         return classes + (self.denoiser is not None and self.denoiser.none == classes)
 
@@ -99,10 +99,10 @@ class Interface:
 def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface:
     """The interface of a model; `what` names the generator in errors.
 
-    Raises GeneratorError where something is open, or the sidecar contradicts the model.
+    Raises GeneratorError if something is left open, or if the sidecar contradicts the model.
     """
     try:
-        told = _told_inputs(structure.inputs, sidecar.inputs)
+        declared = _declared_inputs(structure.inputs, sidecar.inputs)
         denoiser = sidecar.denoiser
         others = tuple(port for port in structure.inputs if port.name not in sidecar.inputs)
         if denoiser is not None:
@@ -110,12 +110,12 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
         elif time := time_of_denoiser(others, structure.outputs):
             raise ValueError(
                 f"it takes a noisy sample and its {time.name!r}, as a denoiser does: say in {SIDECAR}, [sampler], what "
-                "it predicts and how it is told of time (docs/generators.md)"
+                "it predicts and which input takes the time (docs/generators.md)"
             )
-        if told.latents:
-            latents, label = _several_latents(told.latents, others, sidecar)
+        if declared.latents:
+            latents, label = _several_latents(declared.latents, others, sidecar)
         else:
-            latent, label = tell_apart(others, sidecar)
+            latent, label = latent_and_label(others, sidecar)
             latents = [latent]
         encoding, classes = _classes(label, sidecar.label, denoiser.none if denoiser else None)
         if len(latents) > 1 and classes and label is None:
@@ -136,15 +136,15 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
             output=output.name,
             channels_first=channels_first,
             sample_shape=sample_shape,
-            # What a denoiser puts out is not a sample, and its range not that of samples.
+            # The output of a denoiser is not a sample, so its range is not that of samples.
             value_range=_value_range(
                 output if denoiser is None else replace(output, dtype="float32", value_range=None),
                 sidecar.output.get("range"),
             ),
-            constants=told.constants,
+            constants=declared.constants,
             latent_parts=tuple(map(_named_shape, latents)) if len(latents) > 1 else (),
-            noise_inputs=tuple(map(_named_shape, told.noise)),
-            attributes_input=_named_shape(told.attributes) if told.attributes else None,
+            noise_inputs=tuple(map(_named_shape, declared.noise)),
+            attributes_input=_named_shape(declared.attributes) if declared.attributes else None,
             signature=sidecar.signature,
             denoiser=denoiser,
         )
@@ -153,7 +153,7 @@ def interface_of(structure: Structure, sidecar: Sidecar, what: str) -> Interface
 
 
 def time_of_denoiser(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Port | None:
-    """The input that tells of time; None unless one of the others takes what the network puts out, as in a denoiser."""
+    """The input for the time; None unless another input has the shape of an output, as in a denoiser."""
     single = [port for port in inputs if math.prod(size or 1 for size in port.shape) == 1]
     times = [port for port in single if _TIME_NAME.search(port.name)]
     others = [port for port in inputs if port not in times]
@@ -162,25 +162,25 @@ def time_of_denoiser(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Por
 
 
 def _without_time(inputs: tuple[Port, ...], name: str) -> tuple[Port, ...]:
-    """The inputs but the one that a denoiser is told of time by. Raises ValueError where there is none of this name."""
+    """The inputs without the one for the time. Raises ValueError if there is none of this name."""
     if name not in [port.name for port in inputs]:
         names = ", ".join(port.name for port in inputs)
-        raise ValueError(f"{SIDECAR}, [sampler.time] speaks of the input {name!r}, the model has {names}")
+        raise ValueError(f"{SIDECAR}, [sampler.time] names the input {name!r}, but the model has {names}")
     return tuple(port for port in inputs if port.name != name)
 
 
 def _check_denoiser(
     denoiser: Denoiser, latents: list[Port], latent_shape: tuple[int, ...], output: Port, sample_shape: tuple[int, ...]
 ) -> None:
-    """Raises ValueError where a network cannot take its own output for a latent, as a denoiser does."""
+    """Raises ValueError if the network's output cannot be its next input."""
     if len(latents) > 1:
         raise ValueError("a denoiser has one latent, the noisy sample")
     if len(output.shape) != len(latent_shape) or any(
         size not in (None, wanted) for size, wanted in zip(output.shape, latent_shape, strict=True)
     ):
         raise ValueError(
-            f"a denoiser puts out what it takes: the latent is {_in_words(latent_shape)}, "
-            f"the output {output.name!r} {_in_words(output.shape)}"
+            f"the output of a denoiser has the shape of its input: the latent is {_shape_text(latent_shape)}, "
+            f"the output {output.name!r} {_shape_text(output.shape)}"
         )
     for name, values in (("mean", denoiser.mean), ("scale", denoiser.scale)):
         if len(values) not in (1, sample_shape[-1]):
@@ -188,8 +188,8 @@ def _check_denoiser(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ToldInputs:
-    """What the sidecar's `[inputs]` say."""
+class _DeclaredInputs:
+    """The inputs that the sidecar declares in `[inputs]`."""
 
     constants: tuple[Constant, ...]
     #: In the order of the file.
@@ -198,26 +198,26 @@ class _ToldInputs:
     attributes: Port | None
 
 
-def _told_inputs(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> _ToldInputs:
+def _declared_inputs(inputs: tuple[Port, ...], declared: dict[str, dict[str, Any]]) -> _DeclaredInputs:
     ports = {port.name: port for port in inputs}
-    for name, table in told.items():
+    for name, table in declared.items():
         if name not in ports:
-            raise ValueError(f"{SIDECAR} speaks of the input {name!r}, the model has {', '.join(ports)}")
+            raise ValueError(f"{SIDECAR} names the input {name!r}, but the model has {', '.join(ports)}")
         if "kind" in table and not ports[name].batched:
-            raise ValueError(f"[inputs.{name}] kind: it has no open batch, so it can only be fed a constant")
+            raise ValueError(f"[inputs.{name}] kind: it has no batch dimension, so it can only be a constant")
         if "kind" in table and "float" not in ports[name].dtype:
-            raise ValueError(f"[inputs.{name}] kind: it takes {ports[name].dtype}, and what it would be fed is float32")
+            raise ValueError(f"[inputs.{name}] kind: it takes {ports[name].dtype}, but this kind is float32")
 
     def of_kind(kind: str) -> tuple[Port, ...]:
-        return tuple(ports[name] for name, table in told.items() if table.get("kind") == kind)
+        return tuple(ports[name] for name, table in declared.items() if table.get("kind") == kind)
 
     attributes = of_kind("attributes")
     if len(attributes) > 1:
-        raise ValueError("of attributes there can be one input")
+        raise ValueError("only one input can be of kind attributes")
     constants = {
-        name: constant_of(ports[name], table["constant"]) for name, table in told.items() if "constant" in table
+        name: constant_of(ports[name], table["constant"]) for name, table in declared.items() if "constant" in table
     }
-    return _ToldInputs(
+    return _DeclaredInputs(
         constants=tuple(sorted(constants.items())),
         latents=of_kind("latent"),
         noise=of_kind("noise"),
@@ -226,7 +226,7 @@ def _told_inputs(inputs: tuple[Port, ...], told: dict[str, dict[str, Any]]) -> _
 
 
 def constant_of(port: Port, value: float | Sequence[float]) -> tuple[float, ...]:
-    """The numbers that an input is fed for all samples: one, or as many as it takes. Raises ValueError."""
+    """The values of an input for all samples: one, or as many as it takes. Raises ValueError for another number."""
     values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
     size = math.prod(size or 1 for size in port.shape)
     if len(values) not in (1, size):
@@ -235,16 +235,16 @@ def constant_of(port: Port, value: float | Sequence[float]) -> tuple[float, ...]
 
 
 def _several_latents(
-    told: tuple[Port, ...], others: tuple[Port, ...], sidecar: Sidecar
+    declared: tuple[Port, ...], others: tuple[Port, ...], sidecar: Sidecar
 ) -> tuple[list[Port], Port | None]:
-    """The latents, the main one first, and the label's input."""
+    """The inputs for latents, the main one first, and the one for labels."""
     if not others:
-        latents, label = list(told), None
+        latents, label = list(declared), None
     elif len(others) == 1 and (_is_label(others[0]) or sidecar.label.get("input") == others[0].name):
-        latents, label = list(told), _checked_label(others[0])
+        latents, label = list(declared), _checked_label(others[0])
     else:
-        latent, label = tell_apart(others, sidecar)
-        latents = [latent, *told]
+        latent, label = latent_and_label(others, sidecar)
+        latents = [latent, *declared]
     main = sidecar.latent.get("input")
     return sorted(latents, key=lambda port: port.name != main), label
 
@@ -263,60 +263,62 @@ def _has_label_name(port: Port) -> bool:
 
 
 def _checked_label(port: Port) -> Port:
-    """The input that takes labels. Raises ValueError where its name says that it takes something else."""
+    """The input, as one for labels. Raises ValueError if its name suggests something else."""
     if "float" in port.dtype and port.classes is None and _NOISE_NAME.search(port.name):
         raise ValueError(
-            f"the input {port.name!r} takes numbers and its name speaks of noise, so no label is fed to it: "
+            f"the input {port.name!r} takes floats and its name suggests noise, so it is not used for labels: "
             f'say in {SIDECAR}, [inputs.{port.name}], kind = "latent" or "noise", or constant = ...'
         )
     return port
 
 
-def tell_apart(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
-    """The latent's input and the label's: of two, the label's takes whole numbers, or is named so."""
+def latent_and_label(inputs: tuple[Port, ...], sidecar: Sidecar) -> tuple[Port, Port | None]:
+    """The inputs for the latent and for the label: of two, the label's takes integers or has such a name."""
     if not inputs:
         raise ValueError("none of its inputs is left for the latent")
     for port in inputs:
         if not port.batched:
             raise ValueError(
-                f"the input {port.name!r} of shape {port.shape} has no open batch: export the model with one, or say "
-                f"in {SIDECAR}, [inputs.{port.name}] constant = ..., what all samples are fed"
+                f"the input {port.name!r} of shape {port.shape} has no batch dimension: export the model with one, or "
+                f"say in {SIDECAR}, [inputs.{port.name}] constant = ..., for all samples"
             )
-    told = [sidecar.latent.get("input"), sidecar.label.get("input")]
+    declared = [sidecar.latent.get("input"), sidecar.label.get("input")]
     names = [port.name for port in inputs]
-    for name in told:
+    for name in declared:
         if name is not None and name not in names:
-            raise ValueError(f"{SIDECAR} speaks of the input {name!r}, the model has {', '.join(names)}")
+            raise ValueError(f"{SIDECAR} names the input {name!r}, but the model has {', '.join(names)}")
     if len(inputs) == 1:
         return inputs[0], None
     if len(inputs) == 2:
         for latent, label in (inputs, inputs[::-1]):
-            if told[0] == latent.name or told[1] == label.name:
+            if declared[0] == latent.name or declared[1] == label.name:
                 return latent, _checked_label(label)
             whole = "int" in label.dtype and "int" not in latent.dtype
             whole = whole or (label.classes is not None and latent.classes is None)
-            if told == [None, None] and (whole or _has_label_name(label)):
+            if declared == [None, None] and (whole or _has_label_name(label)):
                 return latent, label
         raise ValueError(
             f"it has the inputs {', '.join(names)}: say in {SIDECAR} which is latent and which label, "
             f'as in [latent] and below it input = "{names[0]}"; a second latent is [inputs.{names[1]}], kind = "latent"'
         )
     raise ValueError(
-        f"it has the inputs {', '.join(names)}: a latent and a label are told apart; say in {SIDECAR}, "
-        f'[inputs.{names[-1]}], what the others are fed: constant = ..., or kind = "latent", "noise" or "attributes"'
+        f"it has the inputs {', '.join(names)}: only a latent and a label are recognized; say in {SIDECAR}, "
+        f'[inputs.{names[-1]}], what the others take: constant = ..., or kind = "latent", "noise" or "attributes"'
     )
 
 
-def _classes(label: Port | None, told: dict[str, Any], none: int | None) -> tuple[str | None, tuple[str, ...] | None]:
+def _classes(
+    label: Port | None, declared: dict[str, Any], none: int | None
+) -> tuple[str | None, tuple[str, ...] | None]:
     """The encoding of labels and the names of the classes, without the label that means none."""
-    classes = told.get("classes")
+    classes = declared.get("classes")
     width = label.shape[-1] if label is not None and label.shape and label.shape[-1] != 1 else None
     if label is None:
-        if told and told.get("encoding") != "concatenated":
+        if declared and declared.get("encoding") != "concatenated":
             raise ValueError("no input is left for labels: they can only be concatenated to the latent")
-        if told and classes is None:
+        if declared and classes is None:
             raise ValueError(f"{SIDECAR}, [label]: classes are missing, a number or a list of names")
-    encoding = told.get("encoding") or ("one_hot" if width is not None else "integer")
+    encoding = declared.get("encoding") or ("one_hot" if width is not None else "integer")
     if label is not None and encoding == "concatenated":
         raise ValueError(f"label encoding 'concatenated' does not fit a model with the input {label.name!r} for labels")
     if classes is None:
@@ -341,7 +343,7 @@ def _classes(label: Port | None, told: dict[str, Any], none: int | None) -> tupl
 
 
 def _check_none(none: int, encoding: str, classes: int, label: Port | None) -> None:
-    """Raises ValueError for a label that cannot mean none."""
+    """Raises ValueError if this label cannot mean none."""
     if 0 <= none < classes:
         raise ValueError(f"[sampler] none is {none}, which is one of the {classes} classes: say the classes without it")
     if encoding == "integer":
@@ -352,22 +354,22 @@ def _check_none(none: int, encoding: str, classes: int, label: Port | None) -> N
         raise ValueError(f"[sampler] none is {none}: of one-hot labels it is {classes}, or -1 for a row of zeros")
 
 
-def _latent_shape(latents: list[Port], told: dict[str, Any], concatenated: int) -> tuple[int, ...]:
-    """Shape of one latent; of several, which are cut from one vector, that vector's."""
+def _latent_shape(latents: list[Port], declared: dict[str, Any], concatenated: int) -> tuple[int, ...]:
+    """Shape of one latent; of several latents, which are cut from one vector, that of the vector."""
     if len(latents) > 1:
         total = sum(math.prod(_named_shape(port)[1]) for port in latents)
-        return _settled("latent of all its inputs", (total,), told.get("shape"))
+        return _settled("latent of all its inputs", (total,), declared.get("shape"))
     latent = latents[0]
     shape: Shape = latent.shape
     if concatenated:
         if len(shape) != 1 or (shape[0] is not None and shape[0] <= concatenated):
             raise ValueError(f"the input {latent.name!r} of {shape} has no room for {concatenated} classes")
         shape = (None if shape[0] is None else shape[0] - concatenated,)
-    return _settled(f"latent of {latent.name!r}", shape, told.get("shape"))
+    return _settled(f"latent of {latent.name!r}", shape, declared.get("shape"))
 
 
 def hints(interface: Interface, sidecar: Sidecar) -> list[str]:
-    """What a user may have overlooked, one line each."""
+    """Hints at what the user may have overlooked, one line each."""
     width = interface.latent_dim
     is_vector = len(interface.latent_shape) == 1 and not interface.latent_parts
     if interface.classes or sidecar.latent.get("shape") or not is_vector or width - _USUAL_CLASSES not in _ROUND:
@@ -380,19 +382,21 @@ def hints(interface: Interface, sidecar: Sidecar) -> list[str]:
     return [hint]
 
 
-def _settled(what: str, shape: Shape, told: Any) -> tuple[int, ...]:
-    """A shape without open sizes: those that the sidecar tells, and it must agree about the rest."""
-    if told is not None:
-        given = tuple(told)
+def _settled(what: str, shape: Shape, declared: Any) -> tuple[int, ...]:
+    """The shape with its open sizes from the sidecar, which must agree with the rest."""
+    if declared is not None:
+        given = tuple(declared)
         if len(given) != len(shape) or any(b not in (None, a) for a, b in zip(given, shape, strict=True)):
-            raise ValueError(f"{SIDECAR} tells the shape {given} of the {what}, the model {_in_words(shape)}")
+            raise ValueError(
+                f"{SIDECAR} declares the shape {given} of the {what}, but the model has {_shape_text(shape)}"
+            )
         return given
     if None in shape:
-        raise ValueError(f"the {what} has the open shape {_in_words(shape)}: say in {SIDECAR} what it shall be")
+        raise ValueError(f"the {what} has the open shape {_shape_text(shape)}: declare its shape in {SIDECAR}")
     return tuple(size for size in shape if size is not None)
 
 
-def _in_words(shape: Shape) -> str:
+def _shape_text(shape: Shape) -> str:
     return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
 
 
@@ -403,24 +407,24 @@ def _output(outputs: tuple[Port, ...], name: str | None) -> Port:
             raise ValueError(f"it has the outputs {', '.join(names)}: say in {SIDECAR}, [output] name, which one")
         return outputs[0]
     if name not in names:
-        raise ValueError(f"{SIDECAR} speaks of the output {name!r}, the model has {', '.join(names)}")
+        raise ValueError(f"{SIDECAR} names the output {name!r}, but the model has {', '.join(names)}")
     return outputs[names.index(name)]
 
 
-def _sample_shape(output: Port, told: dict[str, Any]) -> tuple[bool, tuple[int, ...]]:
-    """Whether channels must be moved, and the shape after."""
-    channels = told.get("channels")
+def _sample_shape(output: Port, declared: dict[str, Any]) -> tuple[bool, tuple[int, ...]]:
+    """Whether the channels must be moved to the end, and the resulting shape."""
+    channels = declared.get("channels")
     if channels not in (None, "first", "last"):
         raise ValueError(f"{SIDECAR}, [output] channels: {channels!r} is neither 'first' nor 'last'")
     shape: Shape = output.shape
-    # An image beyond doubt: few channels before a square.
+    # Certainly an image: few channels before a square.
     square = len(shape) == 3 and shape[0] in (1, 3, 4) and shape[1] == shape[2] and (shape[1] or 0) > 4
     first = channels == "first" or (channels is None and len(shape) == 3 and (output.channels_first or square))
     if first and len(shape) != 3:
-        raise ValueError(f"channels cannot be moved in an output of {_in_words(shape)}")
+        raise ValueError(f"channels cannot be moved in an output of {_shape_text(shape)}")
     if first:
         shape = (*shape[1:], shape[0])
-    wanted = told.get("shape")
+    wanted = declared.get("shape")
     if wanted is not None and None not in shape and not first:
         given = tuple(wanted)
         if math.prod(given) == math.prod(size or 0 for size in shape):
@@ -428,7 +432,7 @@ def _sample_shape(output: Port, told: dict[str, Any]) -> tuple[bool, tuple[int, 
     return first, _settled(f"output {output.name!r}", shape, wanted)
 
 
-def _value_range(output: Port, told: Any) -> tuple[float, float] | None:
-    if told is None:
+def _value_range(output: Port, declared: Any) -> tuple[float, float] | None:
+    if declared is None:
         return (0.0, 255.0) if output.dtype == "uint8" else output.value_range
-    return float(told[0]), float(told[1])
+    return float(declared[0]), float(declared[1])

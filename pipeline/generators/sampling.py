@@ -73,10 +73,10 @@ def interpolate(
     steps: int,
     **options: Unpack[DrawOptions],
 ) -> Drawn:
-    """`steps` samples on the way from sample `first` to sample `last`, both among them.
+    """`steps` samples between sample `first` and sample `last`, both included.
 
-    The way is spherical, since latents lie on a shell. The class is one for all: the first sample's, unless told; so
-    is the noise beside the latent, and that of a sampler's steps.
+    Interpolation is spherical, since all latents have nearly the same norm. All steps share the class (by default that
+    of the first sample), the noise inputs, and the noise of a sampler's steps.
     """
     seed = options.get("seed", 0)
     way_of_sampling = generator.sampler_of(
@@ -87,9 +87,9 @@ def interpolate(
     noise_columns = [
         np.repeat(columns, steps, axis=0) for columns in noise_rows(seed, first, 1, generator.interface.noise_sizes)
     ]
-    told = np.tile(attribute_numbers(generator, options.get("attributes")), (steps, 1))
+    attributes = np.tile(attribute_numbers(generator, options.get("attributes")), (steps, 1))
     keys = [] if way_of_sampling is None else [np.repeat(noise_keys(seed, first, 1), steps, axis=0)]
-    rows = np.concatenate([way, *noise_columns, told, *keys], axis=1)
+    rows = np.concatenate([way, *noise_columns, attributes, *keys], axis=1)
     labels = _labels(generator, first, seed, options.get("label"), steps)
     return _predicted(generator, rows, labels, options.get("settings"), way_of_sampling)
 

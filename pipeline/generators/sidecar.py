@@ -1,11 +1,11 @@
-"""`generator.toml`: what its author says of a model that the model itself does not tell.
+"""`generator.toml`: declares what a model file does not contain.
 
     summary = "Hand-written digits"          # one line for people
     signature = "generate"                   # of a SavedModel with several
 
     [latent]
-    input = "z"                              # where the model has several inputs
-    shape = [100]                            # where the model leaves it open
+    input = "z"                              # if the model has several inputs
+    shape = [100]                            # if the model leaves it open
 
     [label]
     input = "digit"
@@ -13,24 +13,24 @@
     classes = ["zero", "one", "two"]         # or their number
 
     [output]
-    name = "image"                           # where the model has several outputs
+    name = "image"                           # if the model has several outputs
     shape = [28, 28, 1]                      # as many values, another shape: flat outputs of 784, say
     channels = "first"                       # or "last"
     range = [-1.0, 1.0]
 
-    [inputs.truncation]                      # any other input: what it is fed, the same for all samples,
-    constant = 0.5                           # unless a job says otherwise: --set truncation=0.7
+    [inputs.truncation]                      # any other input: its value for all samples, which a job
+    constant = 0.5                           # may replace: --set truncation=0.7
 
     [inputs.z2]
-    kind = "latent"                          # more of the latent; or "noise", numbers of a stream of each sample's
-                                             # own, or "attributes", a vector a sample: --attributes FILE.npy
+    kind = "latent"                          # a further latent; or "noise", from a stream per sample; or
+                                             # "attributes", the user's vector per sample: --attributes FILE.npy
 
     [sampler]                                # of a denoiser: see `pipeline.generators.denoiser`
 
     [code]                                   # Python files beside this one that define the model's own layers;
-    files = ["layers.py"]                    # run only for a user who says --trust
+    files = ["layers.py"]                    # run only with --trust
 
-Everything may be left out that the model itself tells, and what is there must agree with it.
+Everything that the model itself contains may be left out; what is there must agree with it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ SIDECAR = "generator.toml"
 
 #: How labels reach the model.
 ENCODINGS = ("integer", "one_hot", "concatenated")
-#: What an input of `[inputs]` may be fed, besides a constant.
+#: Kinds of `[inputs]`, besides constants.
 INPUT_KINDS = ("latent", "noise", "attributes")
-#: What may stand in which table.
+#: The keys of each table.
 _KEYS = {
     "latent": {"input", "shape"},
     "label": {"input", "encoding", "classes"},
@@ -64,10 +64,10 @@ _KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What `generator.toml` says."""
+    """The content of `generator.toml`."""
 
     summary: str = ""
-    #: Name of a SavedModel's signature; None takes the usual one.
+    #: Name of a SavedModel's signature; None for the default.
     signature: str | None = None
     latent: dict[str, Any] = field(default_factory=dict)
     label: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Sidecar:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Files with the code of the model's own layers.
     code: tuple[Path, ...] = ()
-    #: What `[sampler]` says of a denoiser, and how its jobs sample unless they say otherwise.
+    #: From `[sampler]`: how a denoiser works, and the default sampler of its jobs.
     denoiser: Denoiser | None = None
     sampler: Sampler | None = None
 
@@ -139,10 +139,10 @@ def _code(folder: Path, table: dict[str, Any]) -> tuple[Path, ...]:
     files = table.get("files", [])
     files = [files] if isinstance(files, str) else files
     if not isinstance(files, list) or not all(isinstance(file, str) and file.endswith(".py") for file in files):
-        raise ValueError(f'[code] files {shown(files)} are no Python files, as in files = ["layers.py"]')
+        raise ValueError(f'[code] files {shown(files)} are not Python files, as in files = ["layers.py"]')
     for file in files:
         if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise ValueError(f"[code] {shown(file)} leaves the folder of the model: code lies beside it")
+            raise ValueError(f"[code] {shown(file)} is outside the folder of the model")
     return tuple(folder.resolve() / file for file in files)
 
 
@@ -158,4 +158,6 @@ def _check_inputs(inputs: Any) -> None:
             continue
         values = table["constant"] if isinstance(table["constant"], list) else [table["constant"]]
         if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            raise ValueError(f"[inputs.{name}] constant {shown(table['constant'])} is no number and no list of numbers")
+            raise ValueError(
+                f"[inputs.{name}] constant {shown(table['constant'])} is neither a number nor a list of numbers"
+            )

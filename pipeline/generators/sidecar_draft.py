@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 from pipeline.generators.denoiser import SCHEDULES, TIMES
-from pipeline.generators.interface import tell_apart, time_of_denoiser
+from pipeline.generators.interface import latent_and_label, time_of_denoiser
 from pipeline.generators.sidecar import Sidecar
 from pipeline.generators.structure import Port, Shape, Structure
 
@@ -42,7 +42,7 @@ def _lines(structure: Structure, what: str) -> Iterator[str]:
         latent = fed[0] if len(fed) == 1 else latent
     if len(fed) > 1:
         with contextlib.suppress(ValueError):
-            latent, label = tell_apart(fed, _NOTHING)
+            latent, label = latent_and_label(fed, _NOTHING)
     yield from _latent(latent, fed)
     yield from _label(label, latent, fed)
     yield from _output(structure.outputs)

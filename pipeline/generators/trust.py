@@ -1,8 +1,8 @@
-"""Which generators may be loaded: those that the user named, never those that data alone names.
+"""Which generators may be loaded: those that the user names, not those that only data names.
 
-A generator is code. `job.json`, a recipe or a bucket that somebody else wrote may name any, so what they name is loaded
-only where it is built in, where this user has named the same content on this machine before, or where the user says so
-now: `--generator REF` or `--trust-generator`.
+A generator is code. `job.json`, a recipe or a bucket of another author may name any generator. It is loaded only if it
+is built in, if this user has named the same content on this machine before, or if the user allows it now with
+`--generator REF` or `--trust-generator`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.generators.remote import is_remote
 
 
 def remember(generator: Generator) -> Generator:
-    """Notes that the user has named a generator; answers it. A cache that cannot be written to remembers nothing."""
+    """Records that the user has named a generator; returns it. Does nothing if the cache is not writable."""
     if generator.reference not in builtin_names():
         for name in (_by_content(generator.content), _by_reference(generator.reference)):
             with contextlib.suppress(OSError):
@@ -32,8 +32,8 @@ def remember(generator: Generator) -> Generator:
 def find_named_by_data(reference: str, *, generator: str | None = None, trust: bool = False) -> Generator:
     """The generator that a dataset, a recipe or a job names; or `generator`, which the user gives in its place.
 
-    `trust` is the user's word that what the data names may be loaded. Raises GeneratorError where it may not,
-    UnknownGeneratorError where there is none.
+    `trust`: the user allows to load what the data names. Raises GeneratorError if it may not be loaded,
+    UnknownGeneratorError if there is none.
     """
     if generator is not None:
         return remember(find_generator(generator))
@@ -48,7 +48,7 @@ def find_named_by_data(reference: str, *, generator: str | None = None, trust: b
 
 
 def _is_known(reference: str) -> bool:
-    """Whether the user has named this content here before. Fetches nothing from where the user never named."""
+    """Whether the user has named this content here before. Downloads only from places that the user has named."""
     if is_remote(reference) and not _by_reference(reference).exists():
         return False
     kind, model = locate(reference)

@@ -1,7 +1,7 @@
 """Code of a model's author that the user trusts: `--trust FILE.py`, or `--trust` for what generator.toml names.
 
-What lies beside a model is never run because it lies there. Nothing is run here either: workers run it, after they have
-checked that it still has the hash that is part of the generator's digest.
+Code is never run because it is next to a model. Nothing is run here either: workers run it, after they have checked
+that it still has the hash that is part of the generator's digest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.common.errors import GeneratorError, UsageError, shown
 from pipeline.common.files import open_regular
 from pipeline.common.settings import TRUST_OWN, load_settings
 
-#: Carries what is trusted to the processes that load generators: paths with ":" between.
+#: Passes the trusted files to the processes that load generators: paths separated by ":".
 TRUST_VARIABLE = "NOISEMILL_TRUST"
 
 
@@ -35,12 +35,12 @@ Code = tuple[CodeFile, ...]
 def trust(files: Sequence[str]) -> None:
     """Has this process and its children trust the code in these files; `TRUST_OWN` stands for the model's own.
 
-    Raises UsageError for what is no Python file.
+    Raises UsageError for anything but Python files.
     """
     for file in files:
         if file != TRUST_OWN and (not file.endswith(".py") or not os.path.isfile(file) or os.pathsep in file):
             raise UsageError(
-                f"--trust {shown(file)} is no Python file: give FILE.py, "
+                f"--trust {shown(file)} is not a Python file: give FILE.py, "
                 f"or --trust alone, after all else, for the code that {TRUST_OWN} names"
             )
     if files:
@@ -50,7 +50,7 @@ def trust(files: Sequence[str]) -> None:
 
 
 def code_offers(model: Path, named: Sequence[Path]) -> list[Code]:
-    """What may be run to load a model, least first; `named` is what its generator.toml names. Raises GeneratorError."""
+    """The code that may be run to load a model, the least first; `named`: by its own file. Raises GeneratorError."""
     trusted = [each for each in load_settings().trust.split(os.pathsep) if each]
     files = [Path(each) for each in trusted if each != TRUST_OWN]
     if TRUST_OWN in trusted:

@@ -249,7 +249,7 @@ def test_other_generators_take_no_sampler() -> None:
             "",
             r"noisy sample and its 'time'.* in generator.toml, \[sampler\]",
         ),
-        ('input = "time"', 'input = "hour"', r"\[sampler.time\] speaks of the input 'hour', the model has image, time"),
+        ('input = "time"', 'input = "hour"', r"\[sampler.time\] names the input 'hour', but the model has image, time"),
         ("none = 3", "none = 4", "none is 4: labels are 0 to 3"),
         ("none = 3", "none = 1", "none is 1, which is one of the 4 classes"),
         ("none = 3", "none = -1", "none is -1: labels are"),
@@ -273,7 +273,7 @@ def test_a_network_that_puts_out_something_else_is_no_denoiser(tmp_path: Path) -
         find_generator(str(tmp_path))
     text = SIDECAR.replace('"time"', '"t"').replace("none = 3\n", "").replace("guidance = 2.0\n", "")
     (tmp_path / "generator.toml").write_text(text)
-    with pytest.raises(GeneratorError, match=r"puts out what it takes: the latent is \(8\), the output .* \(16\)"):
+    with pytest.raises(GeneratorError, match=r"has the shape of its input: the latent is \(8\), the output .* \(16\)"):
         find_generator(str(tmp_path))
 
 

@@ -186,8 +186,8 @@ def test_a_generator_without_takes_neither(tmp_path: Path) -> None:
         ('[inputs.z2]\nkind = "song"', "'song' is not one of latent, noise, attributes"),
         ('[inputs.z2]\nkind = "latent"\nconstant = 1', "takes constant or kind"),
         ('[inputs.label]\nkind = "noise"', "takes int32"),
-        ('[inputs.truncation]\nkind = "latent"', "no open batch"),
-        ('[inputs.z2]\nkind = "attributes"\n[inputs.face]\nkind = "attributes"', "can be one"),
+        ('[inputs.truncation]\nkind = "latent"', "no batch dimension"),
+        ('[inputs.z2]\nkind = "attributes"\n[inputs.face]\nkind = "attributes"', "only one input can be"),
         (
             "".join(f"[inputs.{name}]\nconstant = 1\n" for name in ("z", "z2", "grain", "face", "label", "truncation")),
             "left",
@@ -248,7 +248,7 @@ def test_no_label_is_fed_to_what_takes_noise(tmp_path: Path, name: str) -> None:
     (folder / "generator.toml").write_text(f'[label]\ninput = "{name}"\n')
     if name == "z2":  # Which a digit follows.
         (folder / "generator.toml").write_text('[label]\ninput = "z2"\n')
-    with pytest.raises(GeneratorError, match=rf"{name}.* no label is fed to it: .*\[inputs.{name}\]"):
+    with pytest.raises(GeneratorError, match=rf"{name}.* it is not used for labels: .*\[inputs.{name}\]"):
         find_generator(str(folder))
 
 

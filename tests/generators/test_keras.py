@@ -152,13 +152,13 @@ def test_interface_is_part_of_the_digest(with_sidecar):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[output]\nshape = [5]", "tells the shape"),
+        ("[output]\nshape = [5]", "declares the shape"),
         ("[output]\nrange = [1, 0]", "not a pair of numbers"),
         ("[output]\nrange = 7", "not a pair of numbers"),
         ('[output]\nname = "absent"', "the model has dense"),
         ('[output]\nchannels = "middle"', "neither 'first' nor 'last'"),
         ('[latent]\ninput = "w"', "the model has z"),
-        ("[latent]\nshape = [4]", "tells the shape"),
+        ("[latent]\nshape = [4]", "declares the shape"),
         ("[label]\nclasses = 3", "only be concatenated"),
         ('[label]\nclasses = 3\nencoding = "concatenated"', "no room for 3 classes"),
         ('[label]\nencoding = "concatenated"', "classes are missing"),

@@ -218,7 +218,7 @@ def test_no_code_in_the_name_of_an_installed_module(models: Path, tmp_path: Path
 
 @pytest.mark.parametrize("file", ["layers.txt", "nowhere.py", "fold:er/x.py"])
 def test_what_is_no_python_file(tmp_path: Path, file: str) -> None:
-    with pytest.raises(UsageError, match=r"is no Python file: give FILE.py, or --trust alone"):
+    with pytest.raises(UsageError, match=r"is not a Python file: give FILE.py, or --trust alone"):
         trust([str(tmp_path / file)])
 
 
