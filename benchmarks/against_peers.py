@@ -90,15 +90,15 @@ def _peer(peer: _Peer, model: Path, out: Path, samples: int) -> dict[str, float]
     out.mkdir()
     python = ray_python() if peer.module == "ray_data" else sys.executable
     module = f"benchmarks.peers.{peer.module}"
-    seconds, told = _run([str(python), "-m", module, str(model), str(out), str(samples), *peer.batch])
-    inner = json.loads(told.strip().splitlines()[-1])["seconds"]
+    seconds, printed = _run([str(python), "-m", module, str(model), str(out), str(samples), *peer.batch])
+    inner = json.loads(printed.strip().splitlines()[-1])["seconds"]
     return {"samples": samples, "seconds": seconds, "rate": samples / inner}
 
 
 def _noisemill(out: Path, samples: int, request: tuple[str, ...]) -> dict[str, float]:
     arguments = ["generate", GENERATOR, str(out), "--count", str(samples), *request, "--json"]
-    seconds, told = _run([sys.executable, "-m", "pipeline.cli", *arguments])
-    job = json.loads(told)["job"]
+    seconds, printed = _run([sys.executable, "-m", "pipeline.cli", *arguments])
+    job = json.loads(printed)["job"]
     return {"samples": samples, "seconds": seconds, "rate": samples / (job["ended_at"] - job["running_at"])}
 
 
@@ -112,5 +112,5 @@ def _run(command: list[str]) -> tuple[float, str]:
 
 
 def _in_all(run: dict[str, float], samples: int) -> float:
-    """Seconds of the whole command for so many samples."""
+    """Seconds of the whole command for this number of samples."""
     return run["seconds"] + (samples - run["samples"]) / run["rate"]

@@ -33,7 +33,7 @@ class Bare:
         self.engine.predict(self._latents, self._labels).samples()
 
     def rate(self, samples: int) -> float:
-        """Samples per second over so many samples, rounded up to whole batches."""
+        """Samples per second over this number of samples, rounded up to whole batches."""
         batches = -(-samples // self.engine.batch)
         start = time.perf_counter()
         for _ in range(batches):

@@ -38,7 +38,7 @@ class _Case:
     request: dict[str, Any]
     where: str
     samples: int
-    #: Samples per second that are possible at most, measured over so many samples.
+    #: The highest possible rate, samples per second, measured over this number of samples.
     limit: Callable[[NDArray[np.float32], int, Path], float]
     against: str
     reach: float | None
@@ -79,11 +79,11 @@ def run(effort: Effort) -> Result:
         )
         for case in cases
     ]  # fmt: skip
-    told = "; ".join(f"{case.name}: {case.against}" for case in cases)
+    limits = "; ".join(f"{case.name}: {case.against}" for case in cases)
     return Result(
         title="All but the forward pass, against the limit of disk or encoder",
         figures=figures,
-        notes=[f"Limits: {told}."],
+        notes=[f"Limits: {limits}."],
         details={"limits": limits, "cores": os.cpu_count()},
     )
 

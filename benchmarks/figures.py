@@ -14,7 +14,7 @@ class Figure:
 
     #: "npy float32, local disk".
     case: str
-    #: What each run is divided by, "bare forward pass"; empty where values stand for themselves.
+    #: What each run is divided by, "bare forward pass"; empty for absolute values.
     against: str = ""
     #: "x" for ratios; else the unit of the values, "s".
     unit: str = "x"

@@ -18,7 +18,7 @@ _READY = 4
 
 @dataclass(frozen=True)
 class Ready:
-    """Samples that are there already; stands in for `workers.engine.engine.Prediction`."""
+    """Samples that exist already; a stand-in for `workers.engine.engine.Prediction`."""
 
     values: NDArray[np.float32]
 

@@ -41,7 +41,7 @@ _CALLS = 3000
 _SAMPLES = 10**9
 _SHARDS = 10**6
 _RECEIPTS = 100_000
-#: In S3 they take minutes (docs/decisions/0063-scan-of-receipts.md): a part of them tells as much.
+#: In S3 they take minutes (docs/decisions/0063-scan-of-receipts.md): a part of them shows the same.
 _RECEIPTS_IN_S3 = 2_000
 #: Names that S3 lists with one request, at most.
 _PAGE = 1000
@@ -249,7 +249,7 @@ def _huge_spec() -> JobSpec:
 
 
 def _enter(ledger: Ledger, job_id: str, job_shards: int, done: Iterator[tuple[int, int]] | tuple[()] = ()) -> None:
-    """A job of so many shards of one sample, in the ledger alone."""
+    """A job of this number of shards of one sample, in the ledger alone."""
     spec = replace(_huge_spec(), count=job_shards, shard_size=1)
     assert ledger.enter(NewJob(job_id=job_id, spec=spec, destination="/nowhere", priority=5), done=done)
 

@@ -20,7 +20,7 @@ _SAMPLES = 10**10 // _SAMPLE_BYTES
 
 
 def run(effort: Effort) -> Result:
-    """MB by which the peak of memory lies above what a small shard took."""
+    """Peak memory above that of a small shard, MB."""
     samples = effort.samples(_SAMPLES)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", str(samples)], check=True, capture_output=True, text=True,

@@ -137,7 +137,7 @@ def _wait_for_worker(ledger: Ledger) -> None:
 
 
 def _jobs(ledger: Ledger, place: Path, effort: Effort) -> list[Job]:
-    """So many jobs, all queued at once, when they are done."""
+    """This number of jobs, all queued at once; returns when they are done."""
     generator = find_generator(GENERATOR)
     handles = []
     for number in range(effort.rounds + 1):

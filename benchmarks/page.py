@@ -15,7 +15,7 @@ BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -
 
 
 def read_results(folder: Path, names: Sequence[str]) -> list[tuple[str, Result]]:
-    """What lies there of these benchmarks: when it was measured (UTC), and the result."""
+    """The stored results of these benchmarks, each with the time of its measurement (UTC)."""
     found = []
     for name in names:
         path = folder / f"{name}.json"

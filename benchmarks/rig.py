@@ -1,7 +1,7 @@
 """A worker without its queue: all that happens to a job between submit and done, in this process.
 
 Real ledger on a private Valkey, real slices, mill, formats, stores, receipts, contact sheet and manifest.
-What lies at the destinations stays until the rig is left: files that are deleted between two runs make the
+The files at the destinations stay until the rig is closed: files that are deleted between two runs make the
 next ones slower on some file systems (docs/decisions/0051-many-files-are-flushed-and-placed-at-once.md).
 """
 
@@ -78,7 +78,7 @@ class Rig:
 
 @contextmanager
 def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[str]) -> Iterator[Rig]:
-    """A rig that may write below `roots`; `rooms` is an EngineRoom, or what stands in for it."""
+    """A rig that may write below `roots`; `rooms` is an EngineRoom, or a stand-in for it."""
     from workers.making.slices import SliceWorker  # TensorFlow comes with it, after the device is pinned.
 
     with private_server() as url:

@@ -30,7 +30,7 @@ as = "fraction"
 kind = "flow"
 """
 
-#: Makes so many samples.
+#: Makes this number of samples.
 _Make = Callable[[int], None]
 
 
@@ -86,8 +86,8 @@ def _save_network(place: Path) -> Any:
     keras.utils.set_random_seed(0)
     image, time_ = keras.Input((28, 28, 1), name="image"), keras.Input((1,), name="time")
     label = keras.Input((), dtype="int32", name="label")
-    told = keras.layers.Concatenate()([keras.layers.Dense(8)(time_), keras.layers.Embedding(11, 8)(label)])
-    spread = keras.layers.UpSampling2D(28)(keras.layers.Reshape((1, 1, 16))(told))
+    condition = keras.layers.Concatenate()([keras.layers.Dense(8)(time_), keras.layers.Embedding(11, 8)(label)])
+    spread = keras.layers.UpSampling2D(28)(keras.layers.Reshape((1, 1, 16))(condition))
     x = keras.layers.Concatenate()([image, spread])
     for width in (16, 16):
         x = keras.layers.Conv2D(width, 3, padding="same", activation="swish")(x)
@@ -103,8 +103,8 @@ def _by_hand(model: Any, batch: int, jit_compile: bool) -> _Make:
     import tensorflow as tf
 
     def guided(x: Any, at: Any, labels: Any) -> Any:
-        told, nobody = tf.fill((2 * batch, 1), at), tf.fill((batch,), 10)
-        both = model([tf.concat([x, x], 0), told, tf.concat([labels, nobody], 0)], training=False)
+        times, no_class = tf.fill((2 * batch, 1), at), tf.fill((batch,), 10)
+        both = model([tf.concat([x, x], 0), times, tf.concat([labels, no_class], 0)], training=False)
         with_label, without = tf.split(both, 2)
         return without + 2.0 * (with_label - without)
 
@@ -123,10 +123,10 @@ def _in_python(model: Any, batch: int) -> _Make:
     import tensorflow as tf
 
     def sample(noise: Any, labels: Any) -> Any:
-        x, nobody = tf.constant(noise), tf.fill((batch,), 10)
+        x, no_class = tf.constant(noise), tf.fill((batch,), 10)
         for number in range(_STEPS):
-            told = tf.fill((2 * batch, 1), number / _STEPS)
-            both = model([tf.concat([x, x], 0), told, tf.concat([labels, nobody], 0)], training=False)
+            times = tf.fill((2 * batch, 1), number / _STEPS)
+            both = model([tf.concat([x, x], 0), times, tf.concat([labels, no_class], 0)], training=False)
             with_label, without = tf.split(both, 2)
             x += (without + 2.0 * (with_label - without)) / _STEPS
         return x

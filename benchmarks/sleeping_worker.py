@@ -47,7 +47,7 @@ _LOOK_S = 0.02
 
 @dataclass
 class SleepingEngine(FreeEngine):
-    """Takes so many seconds a sample, as a device would: the processor is free meanwhile."""
+    """Takes this number of seconds per sample, as a device would: the processor is free meanwhile."""
 
     sample_s: float = 0.0
 

@@ -1,4 +1,4 @@
-"""What the stores cost beside what they stand on: boto3 and plain files, interleaved, on this machine alone.
+"""The cost of the stores, compared with boto3 and plain files; interleaved, on this machine alone.
 
 S3 is `rclone serve s3` on loopback, which shares the processors with its client: read ratios, and processor time.
 """
@@ -39,7 +39,7 @@ from pathlib import Path
 from pipeline.stores import open_store
 
 def peak_mb():
-    # Not getrusage: what it tells begins with the peak of the process that started this one.
+    # Not getrusage: its value begins with the peak of the process that started this one.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
@@ -78,7 +78,7 @@ def run(effort: Effort) -> Result:
 
 
 def peak_of_a_large_file(destination: str, mib: int) -> dict[str, float]:
-    """What a process that streams a file of so many MiB adds to its peak of resident memory, MB of 10^6 bytes."""
+    """By how much streaming a file of this size (MiB) raises the peak of resident memory, MB of 10^6 bytes."""
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, destination, str(mib)], check=True, capture_output=True, text=True,
         cwd=Path(__file__).parents[1],

@@ -64,14 +64,14 @@ for each in SIZES:
     alone = [accuracy(few(each, seed), seed) for seed in SEEDS]
     both = [accuracy(together(few(each, seed), synthetic), seed) for seed in SEEDS]
     gain = np.mean(both) - np.mean(alone)
-    told = (f"{np.mean(found):.3f} ± {np.std(found):.3f}" for found in (alone, both))
-    print(f"{each * len(classes):>12} {'  '.join(f'{text:>13}' for text in told)} {gain:>+8.3f}")
+    accuracies = (f"{np.mean(found):.3f} ± {np.std(found):.3f}" for found in (alone, both))
+    print(f"{each * len(classes):>12} {'  '.join(f'{text:>13}' for text in accuracies)} {gain:>+8.3f}")
 print(f"samples alone ({SAMPLES:,}): {accuracy(synthetic, 0):.3f}")
 
 # %% [markdown]
-# What this shows, and what not: `fashion` was trained on all 60,000 training images, so its samples carry what was
-# learnt from them. That is the case of one who has a generator and few images of their own. It says nothing about a
-# generator that was trained on the few images alone, which has no more to tell than they have.
+# What this shows, and what not: `fashion` was trained on all 60,000 training images, so its samples contain what it
+# learned from them. This is the case of a user who has a generator and few images. It does not show that a generator
+# trained on the few images alone would help.
 #
 #      real images     real alone           both     gain
 #               50 0.646 ± 0.005  0.856 ± 0.001   +0.210

@@ -49,8 +49,8 @@ def build_network(size: int, widths: tuple[int, ...] = (16, 32, 48)) -> keras.Mo
     """A U-Net: down to a quarter of the size, and up again beside what was seen on the way down."""
     noisy_images = keras.Input((size, size, 1), name="noisy_images")
     noise_variances = keras.Input((1, 1, 1), name="noise_variances")
-    told = layers.UpSampling2D(size)(sinusoidal_embedding(noise_variances))
-    x, skips = layers.Concatenate()([layers.Conv2D(widths[0], 1)(noisy_images), told]), []
+    embedded = layers.UpSampling2D(size)(sinusoidal_embedding(noise_variances))
+    x, skips = layers.Concatenate()([layers.Conv2D(widths[0], 1)(noisy_images), embedded]), []
     for width in widths[:-1]:
         skips.append(residual_block(x, width))
         x = layers.AveragePooling2D(2)(skips[-1])

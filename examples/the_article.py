@@ -3,7 +3,7 @@
     python examples/the_article.py
 
 Writes article.html (as the article shows it: one sample of the untrained network), and fashion.html (a trained one). It
-takes half a minute. What the article has wrong is told in docs/article.md. Cells (`# %%`) are those of an editor that
+takes half a minute. docs/article.md lists the errors of the article. Cells (`# %%`) are those of an editor that
 runs Python by the cell.
 """
 

@@ -1,6 +1,6 @@
 """Judge a generator, as `noisemill evaluate` judges a dataset: `python -m training.evaluate MODEL.keras`.
 
-What the figures mean is said in `pipeline/datasets/evaluation/evaluation.py`.
+`pipeline/datasets/evaluation/evaluation.py` defines the figures.
 """
 
 import argparse

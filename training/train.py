@@ -1,6 +1,6 @@
 """Train the built-in generator `fashion`: `python -m training.train --minutes 83 --seed 1 --run training/runs/NAME`.
 
-The learning rates follow the share of the minutes that is over, so a run ends when it was told to, however fast the
+The learning rates follow the share of the minutes that is over, so a run takes the given time, however fast the
 machine is. Ctrl-C ends it early; the same command again goes on from the latest checkpoint.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def main(path: str, out: str, count: int, batch: int | None = None) -> float:
-    """Makes `out`/samples.npy; answers the seconds it took."""
+    """Makes `out`/samples.npy; returns the seconds it took."""
     model = keras.models.load_model(path, compile=False)
     start = time.perf_counter()
     latents = np.random.default_rng(0).standard_normal((count, 100)).astype(np.float32)

@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def main(path: str, out: str, count: int, batch: int | None = None) -> float:
-    """Makes `out`/0.png and so on; answers the seconds it took."""
+    """Makes `out`/0.png and so on; returns the seconds it took."""
     model = keras.models.load_model(path, compile=False)
     start = time.perf_counter()
     latents = np.random.default_rng(0).standard_normal((count, 100)).astype(np.float32)

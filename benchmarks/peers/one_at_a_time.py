@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def main(path: str, out: str, count: int) -> float:
-    """Makes `out`/seed0000.png and so on; answers the seconds it took."""
+    """Makes `out`/seed0000.png and so on; returns the seconds it took."""
     model = keras.models.load_model(path, compile=False)
     start = time.perf_counter()
     for seed in range(count):

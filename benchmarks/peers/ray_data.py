@@ -28,7 +28,7 @@ class Predict:
 
 
 def main(path: str, out: str, count: int, batch: int) -> float:
-    """Makes `out`/*.npy; answers the seconds it took, without Ray's own start but with that of its actors."""
+    """Makes `out`/*.npy; returns the seconds it took, without Ray's own start but with that of its actors."""
     ray.init(include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     start = time.perf_counter()

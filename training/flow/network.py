@@ -38,7 +38,7 @@ def build_network() -> keras.Model:
 def _condition(time: keras.KerasTensor, label: keras.KerasTensor) -> keras.KerasTensor:
     """One vector of time and label. Time enters as random Fourier features (Tancik et al., 2020), which are learned.
 
-    In float32, since bfloat16 can't tell times near one apart.
+    In float32, since bfloat16 cannot represent times near one accurately.
     """
     waves = layers.Dense(
         64,
@@ -55,7 +55,7 @@ def _condition(time: keras.KerasTensor, label: keras.KerasTensor) -> keras.Keras
 
 
 def _block(x: keras.KerasTensor, condition: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Add two convolutions of the normalised input; the condition shifts what lies between them."""
+    """Add two convolutions of the normalised input; the condition is added between them."""
     width = x.shape[-1]
     shift = layers.Dense(width, name=f"{name}_condition")(condition)
     shift = layers.Reshape((1, 1, width), name=f"{name}_shift")(shift)

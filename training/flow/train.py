@@ -1,6 +1,6 @@
 """Train the built-in generator `fashion-flow`: `python -m training.flow.train --minutes 92 --seed 1 --run RUN`.
 
-The learning rate follows the share of the minutes that is over, so a run ends when it was told to, however fast the
+The learning rate follows the share of the minutes that is over, so a run takes the given time, however fast the
 machine is. Ctrl-C ends it early; the same command again goes on from the latest checkpoint.
 """
 
