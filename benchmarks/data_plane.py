@@ -79,11 +79,11 @@ def run(effort: Effort) -> Result:
         )
         for case in cases
     ]  # fmt: skip
-    limits = "; ".join(f"{case.name}: {case.against}" for case in cases)
+    against = "; ".join(f"{case.name}: {case.against}" for case in cases)
     return Result(
         title="All but the forward pass, against the limit of disk or encoder",
         figures=figures,
-        notes=[f"Limits: {limits}."],
+        notes=[f"Limits: {against}."],
         details={"limits": limits, "cores": os.cpu_count()},
     )
 
