@@ -130,7 +130,7 @@ class _OwnedFiles:
             return False
         index, size = int(match[2]), self._spec.shard_size
         labels = self._labels(index // size)
-        return bool(shards.class_folders(self._spec.classes or ())[labels[index % size]] == match[1])
+        return bool(self._spec.sample_type.class_folders[labels[index % size]] == match[1])
 
     def _files_of(self, index: int) -> frozenset[str]:
         return frozenset(self._dataset.file_names(index)) if index < len(self._dataset.plan) else frozenset()

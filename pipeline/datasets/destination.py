@@ -66,15 +66,18 @@ def check_free(spec: JobSpec, store: Store) -> JobSpec | None:
 
 
 def spec_as_begun(spec: JobSpec, store: Store) -> JobSpec:
-    """The spec with blocks of latents as the destination's job has them, if that is the same job otherwise.
+    """The spec with blocks of latents and names of folders as the destination's job has them, if otherwise the same.
 
-    Large latents were drawn in larger blocks before (docs/decisions/0097-blocks-of-large-latents.md).
+    Large latents were drawn in larger blocks before (docs/decisions/0097-blocks-of-large-latents.md), and class names
+    lost letters that are not ASCII (docs/decisions/0110-folders-and-metadata.md).
     """
-    before = replace(spec, latent_block=LATENT_BLOCK)
-    if spec == before:
+    blocks = dict.fromkeys((spec.latent_block, LATENT_BLOCK))
+    styles = dict.fromkeys((spec.folder_names, shards.ASCII_FOLDERS))
+    choices = [replace(spec, latent_block=block, folder_names=style) for block in blocks for style in styles]
+    if len(choices) == 1:
         return spec
     present = read_spec(store)
-    return before if present is not None and present.sha256 == before.sha256 else spec
+    return next((each for each in choices if present is not None and present.sha256 == each.sha256), spec)
 
 
 def read_spec(store: Store) -> JobSpec | None:
@@ -118,6 +121,7 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "format",
         "dtype",
         "layout",
+        "folder_names",
         "labels",
         "noise",
         "latent_block",

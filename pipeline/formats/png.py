@@ -14,7 +14,7 @@ from pipeline.common.errors import UsageError
 from pipeline.formats.format import BatchChecker, Labels, check_image, check_listed, labels_of, malformed, row_range
 from pipeline.formats.image import decode_image, encode_pngs
 from pipeline.spec.job_spec import SampleType
-from pipeline.spec.plan import Shard, class_folders, sample_stem, shard_name
+from pipeline.spec.plan import Shard, sample_stem, shard_name
 from pipeline.stores.store import Draft, Store
 
 _METADATA = "metadata.jsonl"
@@ -125,7 +125,7 @@ def _image_names(shard: Shard, sample: SampleType, labels: Labels | None, rows: 
         return [f"{folder}/{stem}.png" for stem in stems]
     if labels is None or sample.class_names is None:
         raise ValueError("the layout 'class' needs labels")
-    folders = class_folders(sample.class_names)
+    folders = sample.class_folders
     return [f"{folders[label]}/{stem}.png" for label, stem in zip(labels, stems, strict=True)]
 
 

@@ -79,6 +79,7 @@ class JobRequest:
         sampler = generator.sampler_of(self.sampler, self.steps, self.guidance, self.eta)
         chosen = format_named(self.format)
         dtype = chosen.default_dtype if self.dtype is None else self.dtype
+        layout = chosen.layouts[0] if self.layout is None else self.layout
         spec = JobSpec(
             generator=generator.reference,
             digest=generator.digest,
@@ -87,7 +88,8 @@ class JobRequest:
             shard_size=self.shard_size or shards.default_shard_size(_sample_bytes(interface.sample_shape, dtype)),
             format=chosen.name,
             dtype=dtype,
-            layout=chosen.layouts[0] if self.layout is None else self.layout,
+            layout=layout,
+            folder_names=shards.folder_style(interface.classes, layout),
             labels=labels,
             noise=str(parse_noise(self.noise)),
             latent_block=BLOCK if latents_sha256 else block_rows(interface.latent_dim),

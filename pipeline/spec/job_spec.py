@@ -26,7 +26,16 @@ from pipeline.spec.field_checks import (
     is_whole,
     matches,
 )
-from pipeline.spec.plan import ATTRIBUTES, LABELS, LATENTS, MAX_SHARDS, Plan
+from pipeline.spec.plan import (
+    ASCII_FOLDERS,
+    ATTRIBUTES,
+    LABELS,
+    LATENTS,
+    MAX_SHARDS,
+    UNICODE_FOLDERS,
+    Plan,
+    class_folders,
+)
 from pipeline.spec.sampler import KEY_DIM, Sampler, parse_sampler
 from pipeline.stores.records import parse_record
 
@@ -59,6 +68,13 @@ class SampleType:
     class_names: tuple[str, ...] | None
     #: "flat", or "class": a folder per class.
     layout: str = "flat"
+    #: "ascii" or "unicode": how the folders of classes are named.
+    folder_names: str = ASCII_FOLDERS
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """Folders of the classes' images, in the order of the labels; empty without classes."""
+        return class_folders(self.class_names or (), self.folder_names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +99,8 @@ class JobSpec:
     dtype: str
     #: "flat" or "class".
     layout: str
+    #: How the folders of layout "class" are named: "ascii" in older datasets, or "unicode".
+    folder_names: str = ASCII_FOLDERS
     #: Canonical label plan; None for a generator without classes.
     labels: str | None
     #: Distribution of the latents, canonical.
@@ -139,7 +157,13 @@ class JobSpec:
     @property
     def sample_type(self) -> SampleType:
         """The type of a stored sample."""
-        return SampleType(shape=self.sample_shape, dtype=self.dtype, class_names=self.classes, layout=self.layout)
+        return SampleType(
+            shape=self.sample_shape,
+            dtype=self.dtype,
+            class_names=self.classes,
+            layout=self.layout,
+            folder_names=self.folder_names,
+        )
 
     @property
     def generator_name(self) -> str:
@@ -273,6 +297,7 @@ class JobSpec:
             ("format", self.format in ("npy", "png", "tar", "null"), "npy, png, tar or null"),
             ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
             ("layout", self.layout in ("flat", "class"), "flat or class"),
+            ("folder_names", self.folder_names in (ASCII_FOLDERS, UNICODE_FOLDERS), "ascii or unicode"),
             ("labels", (self.labels is None) == (self.classes is None) and is_label_plan(self.labels), "a label plan"),
             ("noise", is_noise(self.noise), "a distribution"),
             (
@@ -302,6 +327,7 @@ def format_settings(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
 #: Fields that older datasets lack, and their default values.
 _YOUNGER: dict[str, Any] = {
     "precision": PRECISIONS[0],
+    "folder_names": ASCII_FOLDERS,
     "latent_block": LATENT_BLOCK,
     "noise_sizes": (),
     "attributes": None,

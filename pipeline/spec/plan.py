@@ -32,6 +32,9 @@ SHARDS = "shards"
 RECEIPTS = "receipts"
 IMAGES = "images"
 
+#: How folders of classes are named, see `class_folders`.
+ASCII_FOLDERS, UNICODE_FOLDERS = "ascii", "unicode"
+
 #: Target size of a shard by default, bytes.
 _DEFAULT_SHARD_BYTES = 64 * 2**20
 _DEFAULT_SHARD_SAMPLES = 8192
@@ -106,18 +109,22 @@ def sample_stem(index: int) -> str:
 
 
 @lru_cache(64)
-def class_folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
+def class_folders(class_names: tuple[str, ...], style: str = ASCII_FOLDERS) -> tuple[str, ...]:
     """Folders of the classes' images, in the order of the names; all different, even ignoring case.
 
-    Each is that of `class_folder`, as in older datasets. Classes for which it would be the same keep the letters of
-    their script, and if that is not enough, get the number of their class: `c-2` and `c-3` for "C++" and "C".
+    "unicode" keeps the letters of any script, as NFC: `images/été`, `images/हिन्दी`. "ascii" is the style of older
+    datasets: each folder is that of `class_folder`, and only classes for which it would be the same keep their letters.
+    Classes that still share a folder get the number of their class: `c-2` and `c-3` for "C++" and "C".
     """
-    folders = [class_folder(name) for name in class_names]
-    shared = Counter(folders)
-    folders = [
-        folder if shared[folder] == 1 else _script_folder(name)
-        for folder, name in zip(folders, class_names, strict=True)
-    ]
+    if style == UNICODE_FOLDERS:
+        folders = [_unicode_folder(name) for name in class_names]
+    else:
+        folders = [class_folder(name) for name in class_names]
+        shared = Counter(folders)
+        folders = [
+            folder if shared[folder] == 1 else _script_folder(name)
+            for folder, name in zip(folders, class_names, strict=True)
+        ]
     shared = Counter(folder.casefold() for folder in folders)
     taken = {folder for folder, count in shared.items() if count == 1}
     for label, folder in enumerate(folders):
@@ -127,6 +134,26 @@ def class_folders(class_names: tuple[str, ...]) -> tuple[str, ...]:
                 folders[label] += "_"
             taken.add(folders[label].casefold())
     return tuple(folders)
+
+
+def folder_style(class_names: tuple[str, ...] | None, layout: str) -> str:
+    """The style of a new dataset's folders: "unicode" if that gives other names than "ascii", which is the default."""
+    if layout != "class" or class_names is None:
+        return ASCII_FOLDERS
+    same = class_folders(class_names, UNICODE_FOLDERS) == class_folders(class_names)
+    return ASCII_FOLDERS if same else UNICODE_FOLDERS
+
+
+def _unicode_folder(class_name: str) -> str:
+    # Letters, marks (vowels of many scripts) and digits; format characters, such as joiners, are invisible.
+    folded = unicodedata.normalize("NFC", class_name.lower())
+    kept = "".join(
+        character if character in "-._" or unicodedata.category(character)[0] in "LMN" else " "
+        for character in folded
+        if unicodedata.category(character) != "Cf"
+    )
+    safe = re.sub(r"[ _]+", "_", kept).strip("._")[:_FOLDER_LETTERS].strip("._")
+    return f"{IMAGES}/{safe or 'class'}"
 
 
 def _script_folder(class_name: str) -> str:

@@ -28,3 +28,12 @@ def test_a_job_that_was_begun_with_larger_blocks_of_latents_is_the_same(tmp_path
     assert PlannedJob(NOBODY, now, []).at(tmp_path / "new").spec == now
     with pytest.raises(DestinationOccupiedError, match="holds another job"):
         PlannedJob(NOBODY, replace(now, seed=8), []).at(tmp_path / "old")
+
+
+def test_a_job_that_was_begun_with_folders_of_ascii_is_the_same(tmp_path: Path) -> None:
+    before = make_spec(classes=("dog", "猫"), format="png", dtype="uint8", layout="class")
+    now = replace(before, folder_names="unicode")
+    assert "folder_names" not in before.to_json()
+    open_store(tmp_path / "old").write(shards.JOB, before.to_json().encode())
+    assert PlannedJob(NOBODY, now, []).at(tmp_path / "old").spec.sample_type.class_folders[1] == "images/class"
+    assert PlannedJob(NOBODY, now, []).at(tmp_path / "new").spec.sample_type.class_folders[1] == "images/猫"

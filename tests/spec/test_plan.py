@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.spec.plan import (
+    UNICODE_FOLDERS,
     Plan,
     Shard,
     class_folder,
     class_folders,
     default_shard_size,
+    folder_style,
     receipt_index,
     receipt_name,
     sample_stem,
@@ -87,3 +91,22 @@ def test_class_folders_are_safe_names(name: str, folder: str) -> None:
 ])  # fmt: skip
 def test_classes_have_folders_of_their_own(names: tuple[str, ...], folders: tuple[str, ...]) -> None:
     assert class_folders(names) == tuple(f"images/{folder}" for folder in folders)
+
+
+@pytest.mark.parametrize(("names", "folders"), [
+    (("dog", "猫"), ("dog", "猫")), (("T-shirt/top", "été"), ("t-shirt_top", "été")),
+    (("हिन्दी", "Ελλάς", "عربي"), ("हिन्दी", "ελλάς", "عربي")), (("e\u0301", "Ä"), ("\u00e9", "ä")),
+    (("Straße", "STRASSE"), ("straße-0", "strasse-1")), (("İ", "i̇"), ("i̇-0", "i̇-1")),
+    (("می\u200cخواهم", "a\u202eb"), ("میخواهم", "ab")), (("🎉", "../..", "猫 犬"), ("class-0", "class-1", "猫_犬")),
+    (("猫" * 60,), ("猫" * 50,)), (("x" * 49 + "._y",), ("x" * 49,)),
+])  # fmt: skip
+def test_new_folders_keep_the_letters_of_every_script(names: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    found = class_folders(names, UNICODE_FOLDERS)
+    assert found == tuple(f"images/{folder}" for folder in folders)
+    assert all(len(folder.encode()) < 240 and unicodedata.is_normalized("NFC", folder) for folder in found)
+
+
+def test_names_of_ascii_have_the_folders_that_they_always_had() -> None:
+    assert folder_style(("T-shirt/top", "C++", "C"), "class") == "ascii"
+    assert folder_style(("dog", "猫"), "class") == "unicode"
+    assert folder_style(("dog", "猫"), "flat") == folder_style(None, "class") == "ascii"

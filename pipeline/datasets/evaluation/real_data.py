@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.common.errors import UsageError, shown
 from pipeline.common.files import open_regular, read_regular
 from pipeline.spec.job_spec import JobSpec
-from pipeline.spec.plan import IMAGES, class_folder, class_folders
+from pipeline.spec.plan import ASCII_FOLDERS, IMAGES, UNICODE_FOLDERS, class_folder, class_folders
 
 #: Where Debian's package dataset-fashion-mnist puts its four idx files.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -133,14 +133,16 @@ def _read_npz(path: Path) -> Labelled:
     return Labelled(images, labels.astype(np.int32))
 
 
-def _folder_names(name: str) -> tuple[str, str]:
-    return f"{IMAGES}/{name}", class_folder(name)
+def _folder_names(name: str) -> tuple[str, ...]:
+    return f"{IMAGES}/{name}", *class_folders((name,), UNICODE_FOLDERS), class_folder(name)
 
 
 def _read_folders(folder: Path, spec: JobSpec) -> Labelled:
     """Images of folders named by the classes' names or numbers."""
     classes = spec.classes or ()
-    known = {folder: label for label, folder in enumerate(class_folders(classes))}
+    known: dict[str, int] = {}
+    for style in (ASCII_FOLDERS, UNICODE_FOLDERS):  # As in any dataset of noisemill.
+        known |= {folder: label for label, folder in enumerate(class_folders(classes, style))}
     known |= {class_folder(str(label)): label for label in range(len(classes))}
     paths: list[Path] = []
     labels: list[int] = []

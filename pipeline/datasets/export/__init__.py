@@ -19,7 +19,7 @@ from pipeline.common.errors import UsageError
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import prepare
+from pipeline.datasets.destination import prepare, spec_as_begun
 from pipeline.datasets.export.conversion import FORMS, check_form, check_precision, converted, exported_spec
 from pipeline.datasets.export.npz import NpzFile, write_npz
 from pipeline.datasets.export.source import Source
@@ -32,7 +32,7 @@ from pipeline.formats.image import encoder_versions
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import Shard
-from pipeline.stores import normalise
+from pipeline.stores import normalise, open_store
 from pipeline.stores.lease import Lease
 from pipeline.stores.store import Store
 
@@ -86,6 +86,7 @@ def export(
     if to == "npz":
         return _to_npz(opened, out, dtype, layout, shard_size, progress)
     spec = exported_spec(opened.spec, to, dtype=dtype, layout=layout, shard_size=shard_size)
+    spec = spec_as_begun(spec, open_store(out))
     store = prepare(spec, out, [])
     with Lease(store, what=f"export of {opened.dataset.url}", ttl_s=load_settings().lease_s).held():
         return _Conversion(opened, spec, store, progress).run()

@@ -18,6 +18,7 @@ from pipeline.datasets.shard_statistics import check_finite
 from pipeline.formats import FORMATS
 from pipeline.formats.values import to_stored
 from pipeline.spec.job_spec import JobSpec
+from pipeline.spec.plan import folder_style
 
 #: Choices of `export --to`; npz is one file for other programs, the others are datasets.
 FORMS = ("npy", "png", "tar", "npz")
@@ -41,11 +42,13 @@ def exported_spec(
     format_ = FORMATS[form]
     if dtype is None:
         dtype = spec.dtype if spec.dtype in format_.dtypes else format_.default_dtype
+    layout = format_.layouts[0] if layout is None else layout
     exported = replace(
         spec,
         format=form,
         dtype=dtype,
-        layout=format_.layouts[0] if layout is None else layout,
+        layout=layout,
+        folder_names=folder_style(spec.classes, layout),
         shard_size=shard_size or spec.shard_size,
     )
     exported.check()
