@@ -35,6 +35,7 @@ _COMMANDS = {
     "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
     "preview": ("datasets", "Draw a dataset's contact sheet."),
     "report": ("report", "Write one HTML page about a dataset."),
+    "card": ("report", "Write a dataset's card and metadata again."),
     "export": ("exports", "Convert a dataset to another format."),
     "evaluate": ("evaluate", "Compare samples with real images."),
     "rm": ("removal", "Remove a dataset or a job, after a question."),

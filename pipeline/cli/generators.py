@@ -65,6 +65,7 @@ def inspect_command(reference: str, as_json: bool) -> None:
         ("range", found["value_range"] or "unknown: only floats can be stored"),
         ("weights", _number(found["parameters"])),
         ("FLOP", _flop(found)),
+        *((name, ", ".join(value) if name == "authors" else value) for name, value in found["about"].items()),
         *(("code", f"{path} (sha256:{sha256[:12]})") for path, sha256 in found["code"].items()),
         *(("note", note) for note in found["notes"]),
     ]

@@ -25,7 +25,7 @@ from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 
 #: Files that contain the old count, in the order in which they are deleted: the manifest first.
-_OUTDATED = (shards.MANIFEST, shards.SHARD_INDEX, shards.CARD, shards.PREVIEW)
+_OUTDATED = (shards.MANIFEST, shards.SHARD_INDEX, shards.CARD, shards.CROISSANT, shards.PREVIEW)
 
 
 @dataclass(frozen=True, kw_only=True)

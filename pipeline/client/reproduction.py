@@ -139,7 +139,7 @@ def reproduce(
             prepare()
             handle = job.enqueue(ledger, parallel=run.workers, only=chosen, made_by=made_by, lease=lease)
         raise_unless_done(wait_for(ledger, handle.id, run.watcher))
-    return _compared(recipe, store.url, chosen)
+    return _compared(recipe, store.url, chosen, found)
 
 
 def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
@@ -200,11 +200,16 @@ def _record_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> No
         dataset.store.write(shards.SELECTION, wanted.to_json().encode())
 
 
-def _compared(recipe: Recipe, destination: str, chosen: Selection | None) -> Reproduction:
+def _compared(recipe: Recipe, destination: str, chosen: Selection | None, generator: Generator) -> Reproduction:
     dataset = Dataset(destination)
     finished = dataset.finished()
     if len(finished) == len(dataset.plan) and not dataset.whole:
-        finish_dataset(destination, dataset.spec.job_id(destination))
+        finish_dataset(
+            destination,
+            dataset.spec.job_id(destination),
+            reproducible=recipe.reproducible,
+            about=generator.about,
+        )
     compared = []
     for index in chosen or range(len(dataset.plan)):
         receipt = finished.get(index)

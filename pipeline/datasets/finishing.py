@@ -1,4 +1,4 @@
-"""The last step of a job: contact sheet, card, index of shards and, last of all, the manifest.
+"""The last step of a job: contact sheet, card, Croissant metadata, index of shards and, last of all, the manifest.
 
 Every part is made from the files at the destination, so that it can be made again at any time.
 """
@@ -6,22 +6,25 @@ Every part is made from the files at the destination, so that it can be made aga
 from __future__ import annotations
 
 import hashlib
+import json
 import time
+from collections.abc import Iterable
 
 from pipeline.common.errors import DatasetError
 from pipeline.common.version import VERSION
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import Manifest, distinct_engines, merged_statistics
+from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics
 from pipeline.datasets.report.card import dataset_card
+from pipeline.datasets.report.croissant import croissant_metadata, lists_archives
 from pipeline.datasets.report.preview import contact_sheet
 from pipeline.spec import plan as shards
+from pipeline.spec.about import About
 
 
-def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True) -> Manifest:
-    """Writes preview, card, index and manifest of a dataset whose shards are all done.
+def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True, about: About | None = None) -> Manifest:
+    """Writes preview, card, metadata, index and manifest of a dataset whose shards are all done.
 
-    `reproducible`: whether its samples depend on their latents and labels only.
-
+    `reproducible`: whether its samples depend on their latents and labels only. `about`: of its generator.
     Raises DatasetError if a shard is missing or damaged.
     """
     dataset = Dataset(destination)
@@ -47,17 +50,32 @@ def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True) 
         made_by=distinct_engines(ordered),
         finished_at=time.time(),
         reproducible=reproducible,
+        about=about or About(),
     )
     # All shards are in place: remaining drafts belong to workers that have lost their leases.
     dataset.store.sweep(older_than_s=0)
     sheet = contact_sheet(dataset)
     if sheet is not None:
         dataset.store.write(shards.PREVIEW, sheet)
-    card = dataset_card(dataset.spec, manifest, has_preview=sheet is not None, exported_from=dataset.exported_from)
-    dataset.store.write(shards.CARD, card.encode())
+    write_card(dataset, manifest, ordered, has_preview=sheet is not None)
     dataset.store.write(shards.SHARD_INDEX, index_text)
     if Dataset(destination).spec != dataset.spec:
         raise DatasetError(f"{dataset.url} has become another job's")
     dataset.store.delete([shards.SELECTION])
     dataset.store.write(shards.MANIFEST, manifest.to_json().encode())
     return manifest
+
+
+def write_card(
+    dataset: Dataset, manifest: Manifest, receipts: Iterable[Receipt], *, has_preview: bool, url: str | None = None
+) -> None:
+    """Writes the card and the Croissant metadata of a complete dataset, with all its receipts.
+
+    `url` is its web page, if it has one.
+    """
+    card = dataset_card(dataset.spec, manifest, has_preview=has_preview, exported_from=dataset.exported_from)
+    dataset.store.write(shards.CARD, card.encode())
+    archives = [file for receipt in receipts for file in receipt.files] if lists_archives(dataset.spec) else []
+    metadata = croissant_metadata(dataset.spec, manifest, archives=archives, url=url)
+    text = json.dumps(metadata, ensure_ascii=False, indent=1) + "\n"
+    dataset.store.write(shards.CROISSANT, text.encode())

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.common.errors import DatasetError
 from pipeline.datasets.sketch import WIDTH
+from pipeline.spec.about import About, read_about
 from pipeline.spec.plan import Shard
 from pipeline.stores.records import parse_record
 from pipeline.stores.store import StoredFile
@@ -168,6 +169,8 @@ class Manifest:
     #: Whether a sample depends on its latent and label alone. It does not if the network draws random numbers or takes
     #: statistics over its batch. Written to the file only if false.
     reproducible: bool = True
+    #: License and provenance of the generator. Written to the file only if known.
+    about: About = field(default_factory=About)
 
     @property
     def sha256(self) -> str:
@@ -179,15 +182,19 @@ class Manifest:
         fields = asdict(self)
         if self.reproducible:
             del fields["reproducible"]
+        fields["about"] = self.about.as_json()
+        if not self.about:
+            del fields["about"]
         return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION, optional="reproducible")
+        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION, optional=("reproducible", "about"))
         try:
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
+            data["about"] = read_about(data.get("about", {}))
             manifest = cls(**data)
             _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
             _check(manifest, int, "version", "count", "shards", "size_bytes")
@@ -269,15 +276,17 @@ _FIELDS_OF_RECEIPT = frozenset(field.name for field in fields(Receipt))
 _FIELDS_OF_MANIFEST = frozenset(field.name for field in fields(Manifest))
 
 
-def _object(text: bytes, source: str, names: frozenset[str], newest: int, optional: str = "") -> dict[str, Any]:
-    """The fields of a record: exactly `names`, of which one may be optional."""
+def _object(
+    text: bytes, source: str, names: frozenset[str], newest: int, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The fields of a record: exactly `names`, of which `optional` may be missing."""
     data = parse_record(text, source)
     if not isinstance(data, dict):
         raise DatasetError(f"{source} is damaged: an object is expected")
     version = data.get("version")
     if isinstance(version, int) and version > newest:
         raise DatasetError(f"{source} was written by a newer noisemill (version {version}): upgrade")
-    if data.keys() | {optional} - {""} != names:
-        odd = ", ".join(sorted((data.keys() | {optional} - {""}) ^ names))
+    if odd_names := (data.keys() | set(optional)) ^ names:
+        odd = ", ".join(sorted(odd_names))
         raise DatasetError(f"{source} is damaged: fields missing or unknown: {odd}")
     return data

@@ -65,6 +65,7 @@ def find_generator(reference: str) -> Generator:
         interface=interface,
         code=code,
         sampler=sidecar.sampler,
+        about=sidecar.about,
     )
 
 

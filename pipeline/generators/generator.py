@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pipeline.common.errors import UsageError, shown
 from pipeline.generators.interface import Constant, Interface, constant_of
 from pipeline.generators.structure import Structure
 from pipeline.generators.trusted_code import Code
+from pipeline.spec.about import About
 from pipeline.spec.sampler import Sampler
 
 
@@ -41,6 +42,8 @@ class Generator:
     code: Code = ()
     #: The default sampler of a denoiser; None for a generator that takes one pass.
     sampler: Sampler | None = None
+    #: License and provenance; not part of the digest.
+    about: About = field(default_factory=About)
 
     def settings(self, values: Mapping[str, float | Sequence[float]]) -> tuple[Constant, ...]:
         """Constants that replace the generator's own, by input name. Raises UsageError.
@@ -120,6 +123,7 @@ class Generator:
             "flop_per_sample": self.flop_per_sample,
             "sampler": str(self.sampler) if self.sampler else None,
             "notes": list(self.structure.notes),
+            "about": self.about.as_json(),
             "code": {str(file.path): file.sha256 for file in self.code},
             **asdict(self.interface),
             "latent_dim": self.interface.latent_dim,

@@ -27,6 +27,11 @@
 
     [sampler]                                # of a denoiser: see `pipeline.generators.denoiser`
 
+    [about]                                  # recorded with each dataset, part of no digest
+    license = "MIT"                          # of the weights: an SPDX identifier, or a URL
+    data = "Fashion-MNIST (Zalando, MIT)"    # what it was trained on
+    authors = ["Ann Author"]
+
     [code]                                   # Python files beside this one that define the model's own layers;
     files = ["layers.py"]                    # run only with --trust
 
@@ -45,6 +50,7 @@ from typing import Any
 from pipeline.common.errors import GeneratorError, shown
 from pipeline.common.files import read_regular
 from pipeline.generators.denoiser import Denoiser, read_denoiser
+from pipeline.spec.about import About, read_about
 from pipeline.spec.sampler import Sampler
 
 SIDECAR = "generator.toml"
@@ -79,6 +85,8 @@ class Sidecar:
     #: From `[sampler]`: how a denoiser works, and the default sampler of its jobs.
     denoiser: Denoiser | None = None
     sampler: Sampler | None = None
+    #: License and provenance.
+    about: About = field(default_factory=About)
 
 
 def read_sidecar(paths: Sequence[Path]) -> Sidecar:
@@ -92,6 +100,7 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
         raise GeneratorError(f"{path} cannot be read: {error}") from None
     tables = {name: data.pop(name, {}) for name in _KEYS}
     inputs, sampler = data.pop("inputs", {}), data.pop("sampler", None)
+    about_table = data.pop("about", {})
     summary, signature = data.pop("summary", ""), data.pop("signature", None)
     wrong = list(data)
     for name, table in tables.items():
@@ -106,11 +115,19 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
         _check_types(tables)
         _check_inputs(inputs)
         code = _code(path.parent, tables.pop("code"))
+        about = read_about(about_table)
         denoiser, usual = (None, None) if sampler is None else read_denoiser(sampler)
     except ValueError as error:
         raise GeneratorError(f"{path}: {error}") from None
     return Sidecar(
-        summary=str(summary), signature=signature, inputs=inputs, code=code, denoiser=denoiser, sampler=usual, **tables
+        summary=str(summary),
+        signature=signature,
+        inputs=inputs,
+        code=code,
+        denoiser=denoiser,
+        sampler=usual,
+        about=about,
+        **tables,
     )
 
 

@@ -34,6 +34,11 @@ def _lines(structure: Structure, what: str) -> Iterator[str]:
     yield ""
     yield '# summary = "one line for people"'
     yield ""
+    yield "# [about]  # recorded with each dataset"
+    yield '# license = "MIT"  # of the weights'
+    yield '# data = "what it was trained on, and its license"'
+    yield '# authors = ["who trained it"]'
+    yield ""
     latent, label = structure.inputs[0] if len(structure.inputs) == 1 else None, None
     fed = tuple(port for port in structure.inputs if port.batched)
     time = time_of_denoiser(fed, structure.outputs)

@@ -20,6 +20,8 @@ JOB = "job.json"
 MANIFEST = "manifest.json"
 SHARD_INDEX = "shards.jsonl"
 CARD = "README.md"
+#: Metadata for dataset searches, as JSON-LD; older datasets lack it.
+CROISSANT = "croissant.json"
 PREVIEW = "preview.png"
 REPORT = "report.html"
 SELECTION = "selection.json"

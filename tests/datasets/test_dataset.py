@@ -238,7 +238,7 @@ def test_the_manifest_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(LocalStore, "write", write)
     finish_dataset(str(folder), "j")
-    assert written == ["preview.png", "README.md", "shards.jsonl", "manifest.json"]
+    assert written == ["preview.png", "README.md", "croissant.json", "shards.jsonl", "manifest.json"]
 
 
 def test_the_index_has_a_line_per_shard_in_order(folder: Path) -> None:

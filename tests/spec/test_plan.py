@@ -97,7 +97,7 @@ def test_classes_have_folders_of_their_own(names: tuple[str, ...], folders: tupl
     (("dog", "猫"), ("dog", "猫")), (("T-shirt/top", "été"), ("t-shirt_top", "été")),
     (("हिन्दी", "Ελλάς", "عربي"), ("हिन्दी", "ελλάς", "عربي")), (("e\u0301", "Ä"), ("\u00e9", "ä")),
     (("Straße", "STRASSE"), ("straße-0", "strasse-1")), (("İ", "i̇"), ("i̇-0", "i̇-1")),
-    (("می\u200cخواهم", "a\u202eb"), ("میخواهم", "ab")), (("🎉", "../..", "猫 犬"), ("class-0", "class-1", "猫_犬")),
+    (("क\u200dष", "a\u202eb"), ("कष", "ab")), (("🎉", "../..", "猫 犬"), ("class-0", "class-1", "猫_犬")),
     (("猫" * 60,), ("猫" * 50,)), (("x" * 49 + "._y",), ("x" * 49,)),
 ])  # fmt: skip
 def test_new_folders_keep_the_letters_of_every_script(names: tuple[str, ...], folders: tuple[str, ...]) -> None:

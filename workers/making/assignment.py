@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.common.errors import NoisemillError, StoreError, one_line
 from pipeline.common.settings import Settings
 from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.spec.about import About
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores.lease import Lease
 from workers.telemetry.logs import about
@@ -51,6 +52,8 @@ class Assignment:
     is_busy: Callable[[], bool]
     #: Whether the generator makes the same sample whatever its batch is.
     is_reproducible: Callable[[], bool]
+    #: License and provenance of the generator.
+    about_generator: About
     clock: Clock = field(default_factory=Clock)
 
     def about(self, shard: int | None = None, attempt: int | None = None) -> dict[str, Any]:

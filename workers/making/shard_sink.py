@@ -96,7 +96,7 @@ class ShardSink:
         try:
             of.lease.check()
             if not state.failed and state.selection is None:
-                finish_dataset(of.destination, of.job, reproducible=of.is_reproducible())
+                finish_dataset(of.destination, of.job, reproducible=of.is_reproducible(), about=of.about_generator)
             answer = self._leases.patiently(lambda: of.ledger.finish(of.job, claim))
             self._leases.ended = True
             log.info("job %s is %s", of.job, answer, extra=of.about())

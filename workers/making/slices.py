@@ -157,6 +157,7 @@ class SliceWorker:
             count=self.count,
             is_busy=lambda: self.background.busy,
             is_reproducible=self.rooms.is_reproducible,
+            about_generator=self.rooms.generator.about,
             clock=self.clock,
         )
         piece = JobSlice(assignment, engine)

@@ -147,6 +147,7 @@ def _origin(source: Source) -> dict[str, Any]:
         "source_form": f"{source.spec.format}, {source.spec.dtype}",
         "generator": source.spec.generator_name,
         "digest": source.spec.digest,
+        **({"about": source.manifest.about.as_json()} if source.manifest.about else {}),
     }
 
 
@@ -176,7 +177,13 @@ class _Conversion:
             origin = json.dumps(_origin(self._source), sort_keys=True, indent=1) + "\n"
             self._store.write(shards.ORIGIN, origin.encode())
             self._make(missing)
-            finish_dataset(self._store.url, self._spec.job_id(self._store.url))
+            source = self._source.manifest
+            finish_dataset(
+                self._store.url,
+                self._spec.job_id(self._store.url),
+                reproducible=source.reproducible,
+                about=source.about,
+            )
         manifest = Dataset(self._store.url).manifest()
         assert manifest is not None
         return Exported(

@@ -7,6 +7,7 @@ import time
 
 from pipeline.datasets.receipts import Manifest
 from pipeline.datasets.report.code_examples import Snippet, checking, making, reading
+from pipeline.spec.about import About
 from pipeline.spec.job_spec import JobSpec, format_settings
 
 _PROVENANCE = (
@@ -15,6 +16,11 @@ _PROVENANCE = (
 )
 #: The files for loaders of dataset hubs, which cannot read .npy.
 _DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
+#: Licenses that hubs know by these identifiers.
+_HUB_LICENSES = frozenset(
+    ("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "cc0-1.0", "cc-by-4.0",
+     "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "odc-by", "pddl", "openrail", "unlicense")
+)  # fmt: skip
 #: Notes beside the code.
 _NOTES = {
     "npy": "Loaders of dataset hubs read png and tar: `noisemill export . OUT --to tar` writes those.\n",
@@ -30,7 +36,7 @@ def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool, export
     `exported_from` is the source of an export.
     """
     paragraphs = [
-        _metadata(spec),
+        _metadata(spec, manifest.about),
         f"# {spec.count:,} samples of `{spec.generator_name}`\n",
         "Synthetic data: every sample is the output of a generator; none is a photograph or a real record.\n",
         "![Contact sheet](preview.png)\n" if has_preview else "",
@@ -40,17 +46,29 @@ def dataset_card(spec: JobSpec, manifest: Manifest, *, has_preview: bool, export
         "## How to check it and make it again\n",
         *(_code(snippet) for snippet in (checking("."), making(spec, "."))),
         _PROVENANCE,
-        "The license of the samples depends on the generator and its training data.\n",
+        _license(manifest.about),
     ]
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def _metadata(spec: JobSpec) -> str:
+def _license(about: About) -> str:
+    lines = ["## License and provenance", ""]
+    for name, value in (("License", about.license), ("Data", about.data), ("Authors", ", ".join(about.authors))):
+        lines += [f"- {name} of the generator: {_cell(value)}"] if value else []
+    lines += [""] if about else []
+    return "\n".join([*lines, "The license of the samples depends on the generator and its training data.", ""])
+
+
+def _metadata(spec: JobSpec, about: About) -> str:
     # A JSON string is valid YAML: file names may contain anything.
     name = json.dumps(f"{spec.generator_name}-{spec.count}", ensure_ascii=False)
     lines = ["---", f"pretty_name: {name}", "tags:", "- synthetic", "- noisemill"]
     if spec.classes:
         lines += ["task_categories:", "- image-classification"]
+    if license_ := about.license:
+        hub_license = license_.lower()
+        named = [f"license_name: {json.dumps(license_, ensure_ascii=False)}"]
+        lines += [f"license: {hub_license}"] if hub_license in _HUB_LICENSES else ["license: other", *named]
     lines += ["size_categories:", f"- {_size_category(spec.count)}"]
     if (spec.format, spec.layout) in _DATA_FILES:
         files = _DATA_FILES[spec.format, spec.layout]

@@ -60,7 +60,7 @@ def pixels(folder: Path) -> list[float]:
 
 
 def test_every_piece_of_the_page_is_run() -> None:
-    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset", 'row["cls"]')
+    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset", 'row["cls"]', "mlcroissant")
     assert {code for word in words for code in blocks_of("readers") if word in code} == set(blocks_of("readers"))
 
 
@@ -118,3 +118,23 @@ def test_hugging_face_by_the_card(folder: Path, tmp_path: Path, pixels: list[flo
 def test_webdataset(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
     [told] = answers(PYTHON, folder, [(block("readers", "webdataset"), TARS)], tmp_path)
     assert (told["labels"], told["sums"]) == (LABELS, pixels)
+
+
+def test_mlcroissant(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    """It accepts the metadata of every format, and reads images with it. It makes them RGB."""
+    reading = block("readers", "mlcroissant").replace(
+        "    image, label =", "    rows = globals().setdefault('rows', [])\n    rows.append(record)\n    image, label ="
+    )
+    rows = """{
+        "labels": [row["samples/label"] for row in rows],
+        "sums": [float(sum(row["samples/image"].convert("L").getdata())) for row in rows],
+    }"""
+    valid = "import mlcroissant\nfor name in ('out', 'pictures', 'flat', 'tars'):\n"
+    valid += (
+        "    errors = mlcroissant.Dataset(f'{name}/croissant.json').metadata.ctx.issues.errors\n    assert not errors\n"
+    )
+    by_class = "import mlcroissant\nrows = list(mlcroissant.Dataset('pictures/croissant.json').records('samples'))\n"
+    pairs = "sorted([row['samples/index'], row['samples/class'].decode()] for row in rows)"
+    told, _, classes = answers(PYTHON, folder, [(reading, rows), (valid, "None"), (by_class, pairs)], tmp_path)
+    assert sorted(zip(told["labels"], told["sums"], strict=True)) == sorted(zip(LABELS, pixels, strict=True))
+    assert classes == [[index, CLASSES[label]] for index, label in enumerate(LABELS)]

@@ -22,6 +22,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.ledger import Claim, Ledger, NewJob
 from pipeline.spec import plan as shards
+from pipeline.spec.about import About
 from pipeline.spec.job_spec import JobSpec
 from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
@@ -368,7 +369,8 @@ def assignment(settings: Settings, ledger: Any, passing: Time) -> Assignment:
     return Assignment(
         job=JOB, spec=make_spec(), destination="/x", worker_id="w", token=0, holder="w/1", lease=nothing,
         ledger=ledger, settings=settings, stop=threading.Event(), hold=nothing, count=nothing,
-        is_busy=lambda: False, is_reproducible=lambda: True, clock=Clock(now=passing.now, sleep=passing.sleep),
+        is_busy=lambda: False, is_reproducible=lambda: True, about_generator=About(),
+        clock=Clock(now=passing.now, sleep=passing.sleep),
     )  # fmt: skip
 
 
