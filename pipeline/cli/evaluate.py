@@ -15,7 +15,7 @@ from pipeline.cli.output import duration, is_terminal, print_json
 from pipeline.common.quantities import MAX_SEED
 
 if TYPE_CHECKING:
-    from pipeline.datasets.evaluation.evaluation import ClassFigures, Evaluation
+    from pipeline.datasets.evaluation.evaluation import ClassFigures, Evaluation, NearCopies
 
 
 @click.command(
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @click.option("--real", metavar="DIR", help="Real images: a folder per class, idx files, or an .npz.")
 @click.option("--limit", type=Count(), default=20_000, show_default=True, help="Most samples, and most real images.")
 @click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Seed of the classifiers.")
+@click.option("--save", is_flag=True, help="Keep the result at DEST; then 'report' shows it.")
 @json_option
-def evaluate_command(destination: str, real: str | None, limit: int, seed: int, as_json: bool) -> None:
+def evaluate_command(destination: str, real: str | None, limit: int, seed: int, save: bool, as_json: bool) -> None:
     """Compare samples with real images, by a small classifier.
 
     The metrics: how many samples it recognizes; its accuracy on real images after training on samples only (TSTR); the
-    diversity of samples; how much of the real data they cover; their distance from it. For `fashion`, the default real
-    data is Debian's dataset-fashion-mnist.
+    diversity of samples; how much of the real data they cover; their distance from it; how many are near copies of a
+    training image. For `fashion`, the default real data is Debian's dataset-fashion-mnist.
     """
 
     from rich.console import Console
@@ -42,10 +43,15 @@ def evaluate_command(destination: str, real: str | None, limit: int, seed: int, 
     console = Console(stderr=True)
     if is_terminal():
         with console.status("reading") as status:
-            found = evaluate(destination, real=real, limit=limit, seed=seed, progress=status.update)
+            found = evaluate(destination, real=real, limit=limit, seed=seed, save=save, progress=status.update)
     else:
         found = evaluate(
-            destination, real=real, limit=limit, seed=seed, progress=lambda words: click.echo(words, err=True)
+            destination,
+            real=real,
+            limit=limit,
+            seed=seed,
+            save=save,
+            progress=lambda words: click.echo(words, err=True),
         )
     if as_json:
         print_json(found.as_json())
@@ -77,6 +83,14 @@ def print_evaluation(found: Evaluation) -> None:
         ),
         ("coverage", f"{found.coverage:.3f} (real images {found.coverage_of_real:.3f})"),
         ("novelty", f"{found.novelty:.3f}"),
+        ("near copies", found.near_copies.describe()),
+        ("nearest to real images", _pairs(found.near_copies)),
         ("distinct samples", f"{found.distinct_samples:,} of {found.samples:,}"),
     ):
         click.echo(f"{name:<25}{text}")
+
+
+def _pairs(found: NearCopies) -> str:
+    """The closest pairs, as text."""
+    named = (f"sample {pair.sample:,} (image {pair.real:,}, {pair.distance:.3f})" for pair in found.pairs[:3])
+    return ", ".join(named)

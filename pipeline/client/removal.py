@@ -21,8 +21,8 @@ from pipeline.stores.store import Store
 
 #: Files besides shards and receipts. The manifest is deleted first, `job.json` last.
 _RECORDS = (
-    shards.SHARD_INDEX, shards.CARD, shards.CROISSANT, shards.PREVIEW, shards.REPORT, shards.SELECTION, shards.LATENTS,
-    shards.ATTRIBUTES, shards.LABELS, shards.ORIGIN,
+    shards.SHARD_INDEX, shards.CARD, shards.CROISSANT, shards.PREVIEW, shards.REPORT, shards.EVALUATION,
+    shards.NEAR_COPIES, shards.SELECTION, shards.LATENTS, shards.ATTRIBUTES, shards.LABELS, shards.ORIGIN,
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_it_asks(run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch):
         answer(monkeypatch, no)
         outcome = run("rm", dataset)
         assert (outcome.code, outcome.out) == (1, "")
-        assert f"Remove {os.path.realpath(dataset)}, 17 files, " in outcome.err
+        assert f"Remove {os.path.realpath(dataset)}, 18 files, " in outcome.err
         assert outcome.err.endswith("noisemill: nothing is removed\n")
     assert tree(dataset) == before
     answer(monkeypatch, "y")
@@ -171,7 +171,7 @@ def test_a_jobs_entry_goes_and_its_data_stays(run: Run, redis: Settings, dataset
 def test_with_data(run: Run, redis: Settings, dataset: Path):
     job = submit(run, dataset)
     document = json.loads(run("rm", job[:8], "--data", "--yes", "--json").out)
-    assert (document["job"], document["files"], document["forgotten"]) == (job, 17, True)
+    assert (document["job"], document["files"], document["forgotten"]) == (job, 18, True)
     assert not dataset.exists()
     assert Ledger(redis).jobs() == []
 

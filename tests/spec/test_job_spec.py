@@ -85,9 +85,9 @@ def test_identity_ignores_how_the_generator_was_asked_for() -> None:
 @pytest.mark.parametrize(("field", "value"), [
     ("digest", "sha256:" + SHA), ("count", 101), ("seed", 8), ("shard_size", 31), ("format", "tar"),
     ("dtype", "float16"), ("layout", "class"), ("labels", "random"), ("noise", "uniform"), ("latents", SHA),
-    ("folder_names", "unicode"), ("batch", 64), ("precision", "tf32"), ("latent_shape", (4, 2)), ("sample_shape", (16,)),
+    ("batch", 64), ("precision", "tf32"), ("latent_shape", (4, 2)), ("sample_shape", (16,)),
     ("noise_sizes", (4,)), ("attributes", "all:0"), ("attributes_dim", 1), ("settings", (("psi", (0.7,)),)),
-    ("sampler", "heun:steps=9"), ("latent_block", 4),
+    ("folder_names", "unicode"), ("sampler", "heun:steps=9"), ("latent_block", 4),
     ("value_range", (0.0, 1.0)), ("classes", ("a", "b", "c", "d")),
 ])  # fmt: skip
 def test_identity_depends_on_every_other_field(field: str, value: Any) -> None:

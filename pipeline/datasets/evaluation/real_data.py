@@ -56,6 +56,8 @@ class RealData:
 
     training: Labelled
     test: Labelled
+    #: Position of each training image among all real images, int64 (n,); None if it is that among training images.
+    training_rows: NDArray[np.int64] | None = None
 
     def limited(self, most: int) -> RealData:
         """With at most `most` images for training, drawn at random, the same at each call."""
@@ -63,6 +65,10 @@ class RealData:
             return self
         chosen = np.random.default_rng(0).permutation(len(self.training.labels))[:most]
         return RealData(self.training.only(np.sort(chosen)), self.test)
+
+    def position(self, row: int) -> int:
+        """Position of a training image in the order of the files."""
+        return row if self.training_rows is None else int(self.training_rows[row])
 
     @property
     def training_sha256(self) -> str:
@@ -81,9 +87,9 @@ def load_real(place: Path, spec: JobSpec) -> RealData:
     if place.is_file():
         data = _hold_out(_read_npz(place))
     elif any(place.glob("*-idx3-ubyte*")):
-        data = RealData(*(read_idx_pair(place, split) for split in _IDX_NAMES))
+        data = RealData(read_idx_pair(place, "train"), read_idx_pair(place, "test"))
     elif (place / "train").is_dir() and (place / "test").is_dir():
-        data = RealData(*(_read_folders(place / split, spec) for split in ("train", "test")))
+        data = RealData(_read_folders(place / "train", spec), _read_folders(place / "test", spec))
     else:
         data = _hold_out(_read_folders(place, spec))
     _check(data, place, spec)
@@ -180,7 +186,8 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def _hold_out(data: Labelled) -> RealData:
     rows = np.random.default_rng(0).permutation(len(data.labels))
     held = len(rows) // _HOLD_OUT
-    return RealData(data.only(np.sort(rows[held:])), data.only(np.sort(rows[:held])))
+    training = np.sort(rows[held:])
+    return RealData(data.only(training), data.only(np.sort(rows[:held])), training)
 
 
 def _check(data: RealData, place: Path, spec: JobSpec) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.evaluation.evaluation import Evaluation, saved_evaluation
 from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics, merged_statistics
 from pipeline.datasets.report.pictures import is_large, shrunk
 from pipeline.datasets.report.preview import class_members
@@ -87,6 +88,8 @@ class Findings:
     #: Median distance of a sample to its nearest among those read; None for fewer than two.
     nearest_median: float | None
     full_scale: tuple[float, float]
+    #: What `evaluate --save` found, and its picture; None if there is none.
+    evaluation: tuple[Evaluation, bytes] | None
 
 
 def gather_findings(dataset: Dataset) -> Findings:
@@ -121,6 +124,7 @@ def gather_findings(dataset: Dataset) -> Findings:
         nearest=nearest,
         nearest_median=median,
         full_scale=(low, high),
+        evaluation=saved_evaluation(dataset),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterable
 from html import escape
@@ -36,6 +37,7 @@ def page(findings: Findings) -> str:
         _classes(findings),
         _values(findings),
         _likeness(findings),
+        _compared(findings),
         _speed(findings),
         _provenance(findings),
         _reading(findings),
@@ -191,6 +193,40 @@ def _likeness(findings: Findings) -> str:
         )
         parts += [f'<div class="pairs">{"".join(pairs)}</div>', f'<p class="dim">{note}</p>']
     return _section("Nearest and repeated samples", *parts)
+
+
+def _compared(findings: Findings) -> str:
+    """The saved result of `evaluate`."""
+    if findings.evaluation is None:
+        return ""
+    found, picture = findings.evaluation
+    near = found.near_copies
+    rows = [
+        (
+            "Compared",
+            f"{found.samples:,} samples with {found.real_training:,} real images, {found.real_test:,} for testing",
+        ),
+        ("Consistency", f"{found.consistency:.3f}"),
+        ("TSTR", f"{found.tstr:.3f}, as a share of real {found.tstr_of_real:.3f}"),
+        ("Coverage", f"{found.coverage:.3f} (real images {found.coverage_of_real:.3f})"),
+        ("Novelty", f"{found.novelty:.3f}"),
+        ("Near copies", near.describe()),
+    ]
+    note = (
+        f"The samples nearest to a training image, each above that image. A near copy is no farther from it than "
+        f"{near.percentile:g} % of the training images of its class are from their nearest other. A share well above "
+        "that of real test images would mean that the generator repeats its training data."
+    )
+    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    pairs = "; ".join(
+        f"{pair.sample:,} and real {pair.real:,}: {pair.distance:.3f} (limit {pair.limit:.3f})" for pair in near.pairs
+    )
+    return _section(
+        "Compared with real images",
+        _table(rows),
+        f'<img class="sheet" src="{url}" alt="Samples above the training images that they are nearest to">',
+        f'<p class="dim">{escape(note)}</p><p class="dim">{escape(pairs)}</p>',
+    )
 
 
 def _speed(findings: Findings) -> str:

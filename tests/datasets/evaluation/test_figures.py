@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.common.errors import DatasetError
+from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.evaluation.real_data import Labelled, load_real
+from pipeline.datasets.report import gather_findings
+from pipeline.datasets.report import page as page_of
 from tests.cli.running import Run
 from tests.datasets.evaluation.conftest import dataset_of, pictures, write_npz
 from tests.making import CLASSES, make_spec
@@ -68,7 +73,7 @@ def test_the_command(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
     images, _ = pictures(400, seed=2)
     folder = dataset_of(tmp_path / "d", images, dtype="uint8", format="tar")
     real = write_npz(tmp_path / "real.npz")
-    done = run("evaluate", folder, "--real", real, "--limit", "300", "--json")
+    done = run("evaluate", folder, "--real", real, "--limit", "300", "--save", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert (found["samples"], found["real_training"], found["real_test"]) == (300, 300, 100)
@@ -78,3 +83,17 @@ def test_the_command(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) 
     told = done.err.splitlines()
     assert told[0] == "TensorFlow is starting"
     assert all(len(line) < 80 for line in told)
+    near = found["near_copies"]
+    # Compared with all training images, whatever the limit is.
+    assert (near["examined"], near["training"]) == (300, 500)
+    assert near["share"] < 0.1
+    page = page_of(gather_findings(Dataset(folder)))
+    assert f"{near['near']} of 300 samples" in page
+    assert base64.b64encode((folder / "near_copies.png").read_bytes()).decode() in page
+    (folder / "evaluation.json").write_text((folder / "evaluation.json").read_text().replace('"near": ', '"near": "x'))
+    with pytest.raises(DatasetError, match=r"evaluation\.json"):
+        gather_findings(Dataset(folder))
+    (folder / "evaluation.json").write_text('{"spec_sha256": "of another job"}')
+    assert "Near copies" not in page_of(gather_findings(Dataset(folder)))
+    assert run("rm", folder, "--yes").code == 0
+    assert not folder.exists()

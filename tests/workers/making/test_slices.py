@@ -62,7 +62,10 @@ class Rooms:
         self.one = one
         interface = SimpleNamespace(noise_sizes=(), attributes_dim=0)
         self.generator = SimpleNamespace(
-            interface=interface, settings=lambda told: tuple(told.items()), check_sampler=lambda sampler: None
+            about=About(),
+            interface=interface,
+            settings=lambda told: tuple(told.items()),
+            check_sampler=lambda sampler: None,
         )
 
     def engine(self, *_: object) -> StandIn:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.evaluation.evaluation import ClassFigures, Evaluation
 from pipeline.datasets.evaluation.real_data import Labelled, RealData
 from workers.once.evaluation.classifier import classify, kept_classifier, train_classifier
+from workers.once.evaluation.near_copies import find_near_copies
 from workers.once.evaluation.neighbours import coverage, novelty
 
 _NOVELTY_IMAGES = 2000
@@ -26,9 +27,14 @@ def compute_metrics(
     *,
     seed: int,
     cache_dir: Path,
+    all_training: Labelled | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Metrics of samples, which must be in random order."""
+    """Metrics of samples, which must be in random order.
+
+    Copies are looked for in `all_training`, if classifiers train on a part of the real images only. The pairs of
+    `near_copies` have the rows of `samples` and of the training images.
+    """
     started = time.monotonic()
     training, test = real.training, real.test
     progress(f"a classifier of {len(training.labels):,} real images")
@@ -52,6 +58,9 @@ def compute_metrics(
     tstr, accuracy = float(np.mean(pupil_classes == test.labels)), float(np.mean(real_classes == test.labels))
     # These two metrics need the same number of both.
     count = min(len(test.labels), len(samples.labels), len(training.labels))
+    near_copies = find_near_copies(
+        samples.images, test.images, training if all_training is None else all_training, progress=progress
+    )
     progress("distances")
     return Evaluation(
         samples=len(samples.labels),
@@ -68,6 +77,7 @@ def compute_metrics(
         coverage=coverage(real_features[:count], sample_features[:count]),
         coverage_of_real=coverage(real_features[:count], training_features[:count]),
         novelty=novelty(training.images, test.images[:_NOVELTY_IMAGES], samples.images[:_NOVELTY_IMAGES]),
+        near_copies=near_copies,
         classes=classes,
         seconds=round(time.monotonic() - started, 3),
     )
