@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
 
 import boto3
 import pytest
+import redis
 from botocore.config import Config
 
 if TYPE_CHECKING:
@@ -159,11 +162,109 @@ class Valkey:
         password = f":{self.options['requirepass']}@" if "requirepass" in self.options else ""
         self.url = f"redis://{password}127.0.0.1:{port}/0" if port else f"unix://{password}{socket_path}?db=0"
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to its process."""
+        assert self._process is not None
+        self._process.send(number)
+
     def stop(self, *, kill: bool = False) -> None:
         """Stops it; with `kill` as a power cut would."""
         process, self._process = self._process, None
         if process is not None:
             process.stop(kill=kill)
+
+
+class Replicated:
+    """A primary with a replica, and three sentinels that put the replica in its place: what a URL of sentinels means.
+
+    All ask for passwords, of their own. A primary counts as lost after two seconds.
+    """
+
+    PASSWORD, SENTINELS_PASSWORD = "geheim;1", "wache"
+
+    def __init__(self) -> None:
+        options = {"requirepass": self.PASSWORD, "masterauth": self.PASSWORD}
+        self.primary, self.replica = Valkey(port=0, **options), Valkey(port=0, **options)
+        self.folder = Path()
+        self._ports = [free_port() for _ in range(3)]
+        self._sentinels: list[_Process] = []
+
+    @property
+    def url(self) -> str:
+        """For noisemill."""
+        places = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        password = quote(self.PASSWORD, safe="")
+        return f"redis+sentinel://:{password}@{places}/main/0?sentinel_password={self.SENTINELS_PASSWORD}"
+
+    def __enter__(self) -> Self:
+        self.folder = Path(tempfile.mkdtemp(prefix="nm-sentinels-", dir="/tmp"))
+        try:
+            self.primary.__enter__()
+            self.replica.__enter__()
+            with self.client(self.replica) as replica:
+                replica.replicaof("127.0.0.1", self.primary.port)
+                _wait_until(lambda: replica.info("replication").get("master_link_status") == "up")
+            for port in self._ports:
+                self._start_sentinel(port)
+            _wait_until(lambda: all(self._knows_all(port) for port in self._ports))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sentinel in self._sentinels:
+            sentinel.stop(kill=True)
+        for server in (self.primary, self.replica):
+            server.__exit__(None, None, None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def client(self, server: Valkey) -> Iterator[redis.Redis]:
+        """A raw client of one of the two servers."""
+        with redis.Redis(port=server.port or 0, password=self.PASSWORD, decode_responses=True) as client:
+            yield client
+
+    def part(self) -> None:
+        """From now on, what the primary is told does not reach the replica."""
+        self.replica.send(signal.SIGSTOP)
+        with self.client(self.primary) as primary:
+            primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
+
+    def fail_over(self) -> None:
+        """Kills the primary; the sentinels notice within seconds, and the replica takes its place."""
+        self.primary.stop(kill=True)
+        self.replica.send(signal.SIGCONT)
+
+    def _start_sentinel(self, port: int) -> None:
+        folder = self.folder / str(port)
+        folder.mkdir()
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\nrequirepass {self.SENTINELS_PASSWORD}\n"
+            f"sentinel monitor main 127.0.0.1 {self.primary.port} 2\n"
+            f'sentinel auth-pass main "{self.PASSWORD}"\n'
+            f"sentinel sentinel-pass {self.SENTINELS_PASSWORD}\n"
+            "sentinel down-after-milliseconds main 2000\nsentinel failover-timeout main 6000\n"
+        )
+        sentinel = _Process([str(valkey_binary()), str(configuration), "--sentinel"], dict(os.environ))
+        self._sentinels.append(sentinel)
+        sentinel.wait_until(lambda: _answers(port))
+
+    def _knows_all(self, port: int) -> bool:
+        with redis.Redis(port=port, password=self.SENTINELS_PASSWORD) as client:
+            known = client.sentinel_masters().get("main", {})
+        return bool(known.get("num-other-sentinels") == 2 and known.get("num-slaves") == 1)
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the servers did not find each other")
+        time.sleep(0.05)
 
 
 class _Process:
@@ -186,6 +287,9 @@ class _Process:
                 self.stop(kill=True)
                 raise RuntimeError(f"{self._name} did not start: {said}")
             time.sleep(0.02)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def stop(self, *, kill: bool = False) -> None:
         if kill:

@@ -82,7 +82,10 @@ def status_command(job: str, redis_url: str | None, as_json: bool) -> None:
 @redis_option
 @json_option
 def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -> None:
-    """Follow jobs until they end. Exit code 1 if one failed or was cancelled; Ctrl-C leaves them running."""
+    """Follow jobs until they end. Exit code 1 if one failed or was cancelled; Ctrl-C leaves them running.
+
+    A job that Redis loses meanwhile is added again from its destination.
+    """
 
     from pipeline.cli.progress import job_progress
     from pipeline.jobs.following import Follower, raise_unless_done
@@ -91,9 +94,9 @@ def watch_command(jobs: tuple[str, ...], redis_url: str | None, as_json: bool) -
     ledger = Ledger(load_settings(redis_url=redis_url))
     # Two arguments may name one job.
     ids = list(dict.fromkeys(ledger.find_job(job) for job in jobs))
-    followers = {job_id: Follower(ledger, job_id) for job_id in ids}
     ended: dict[str, Job] = {}
     with job_progress() as progress:
+        followers = {job_id: Follower(ledger, job_id, enters_again=True, notice=progress.notify) for job_id in ids}
         while True:
             for job_id in [job_id for job_id in ids if job_id not in ended]:
                 state = followers[job_id].poll()

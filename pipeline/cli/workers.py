@@ -198,8 +198,8 @@ def scheduler_command(redis_url: str | None, **options: Any) -> None:
 def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:
     """Checks what can be checked without TensorFlow, so that mistakes are reported at once."""
 
-    from pipeline.jobs.connection import has_password
     from pipeline.jobs.ledger import Ledger
+    from pipeline.jobs.redis_url import has_password
 
     if redis_url is not None and has_password(redis_url):
         warn("the password in --redis is visible in the process list and the shell's history: use NOISEMILL_REDIS_URL")

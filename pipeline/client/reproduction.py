@@ -138,7 +138,7 @@ def reproduce(
         with lease.held():
             prepare()
             handle = job.enqueue(ledger, parallel=run.workers, only=chosen, made_by=made_by, lease=lease)
-        raise_unless_done(wait_for(ledger, handle.id, run.watcher))
+        raise_unless_done(wait_for(ledger, handle.id, run.watcher, enters_again=True))
     return _compared(recipe, store.url, chosen, found)
 
 

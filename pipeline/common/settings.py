@@ -22,7 +22,7 @@ TRUST_OWN = "generator.toml"
 class Settings:
     """Settings from the environment. A variable's name is NOISEMILL_ and the field's name in capitals."""
 
-    #: The Redis of the ledger and the queues: redis://, rediss:// or unix:// (a socket's path).
+    #: The Redis of the ledger and the queues: redis://, rediss://, unix:// (a socket's path), or redis+sentinel://.
     redis_url: str = DEFAULT_REDIS_URL
     #: Prefix of every key in Redis.
     key_prefix: str = "noisemill"

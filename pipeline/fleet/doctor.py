@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.common.errors import LedgerError, NoisemillError, WorkerError, one_line
 from pipeline.common.formatting import size
+from pipeline.common.limits import memory_limit, usable_cores, usable_memory, visible_cores
 from pipeline.common.settings import Settings
 from pipeline.common.version import VERSION
 from pipeline.generators import builtin_names, find_generator
@@ -39,6 +40,8 @@ _LATE_S = 60.0
 _LATEST_JOBS = 50
 _RECENTLY_S = 24 * 3600.0
 _DEVICES_TIMEOUT_S = 10.0
+#: TensorFlow, a small generator and its batches.
+_LEAST_MEMORY_BYTES = 1.5e9
 #: The most warnings of one kind to list.
 _MOST_WARNINGS = 5
 
@@ -80,6 +83,7 @@ def run_checks(settings: Settings, destination: str | None = None) -> Iterator[F
             yield _finding(name, partial(check, settings))
         else:
             yield Finding(check=name, works=False, says="unknown while Redis does not work")
+    yield _finding("limits", _limits)
     yield _finding("devices", _devices)
     yield _finding("generators", _generators)
     if destination is not None:
@@ -96,8 +100,8 @@ def _finding(name: str, check: Callable[[], _CheckResult]) -> Finding:
 
 def _redis(settings: Settings) -> _CheckResult:
     from pipeline.fleet.server_advice import advice
-    from pipeline.jobs.connection import redacted
     from pipeline.jobs.ledger import Ledger  # redis takes a while to import.
+    from pipeline.jobs.redis_url import redacted
 
     ledger = Ledger(settings)
     try:
@@ -213,6 +217,20 @@ def _schedules(settings: Settings) -> _CheckResult:
     paused = sum(schedule.paused for schedule in schedules)
     summary = f"{len(schedules)}, carried out by {scheduler}" + (f"; {paused} paused" if paused else "")
     return summary, _some(warnings)
+
+
+def _limits() -> _CheckResult:
+    """The cores and the memory that a worker here may use: those of the container, if it has fewer than the machine."""
+    cores, visible, limit = usable_cores(), visible_cores(), memory_limit()
+    quota = f" of {visible}, by the container's quota" if cores < visible else ""
+    says = f"{cores} core{'s' if cores > 1 else ''}{quota}; {usable_memory() / 1e9:.1f} GB of memory"
+    warnings = []
+    if limit is not None and limit < _LEAST_MEMORY_BYTES:
+        warnings.append(
+            f"the container is limited to {limit / 1e9:.1f} GB of memory, and TensorFlow alone takes 1 GB: a worker "
+            "may be killed; raise the limit"
+        )
+    return says + (", by the container's limit" if limit is not None else ""), warnings
 
 
 def _devices() -> _CheckResult:

@@ -27,8 +27,11 @@ def _about_access(url: str) -> list[str]:
                 "change jobs; set 'requirepass' or an ACL user, and put both into NOISEMILL_REDIS_URL"
             )
         ]
-    if parts.scheme == "redis":
-        return [f"the password is sent to {parts.hostname} unencrypted: use rediss:// with a server that supports TLS"]
+    if not parts.scheme.startswith("rediss"):
+        secure = parts.scheme.replace("redis", "rediss", 1)
+        return [
+            f"the password is sent to {parts.hostname} unencrypted: use {secure}:// with a server that supports TLS"
+        ]
     return []
 
 

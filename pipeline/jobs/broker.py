@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError
 from pipeline.common.errors import shown
 from pipeline.common.quantities import MAX_EXACT
 from pipeline.common.settings import Settings
-from pipeline.jobs.connection import celery_tls, celery_url, redis_errors
+from pipeline.jobs.connection import celery_sentinels, celery_tls, celery_url, redis_errors
 from pipeline.jobs.ledger import Ledger
 
 #: Version of the message, and the oldest version that is read: at least the previous one, if any
@@ -179,6 +179,7 @@ def celery_app(settings: Settings) -> Celery:
             "socket_connect_timeout": 5,
             "socket_timeout": 30,
             "health_check_interval": 25,
+            **celery_sentinels(settings.redis_url),
         },
     )
     return app

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from pipeline.common.errors import LedgerError, UsageError
+from pipeline.jobs.redis_url import SentinelAddress, check_url, redacted, sentinel_address
 
-_SCHEMES = ("redis", "rediss", "unix")
-_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS_CHECKS = ("required", "optional", "none")
-_UNREADABLE = "(unreadable URL)"
+#: How long a client waits for a server; it gives up on a dead connection after seconds.
+_PATIENCE: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
+#: The same for a sentinel: of several, the next one is asked.
+_SENTINEL_PATIENCE: dict[str, Any] = {"socket_timeout": 3, "socket_connect_timeout": 2}
 
 
 def connect(url: str) -> redis.Redis:
@@ -26,33 +26,42 @@ def connect(url: str) -> redis.Redis:
 
     Raises UsageError if redis-py does not understand the URL. Does not connect yet.
     """
-    if redacted(url) == _UNREADABLE:
-        raise UsageError(
-            "the Redis URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/DATABASE, "
-            "and special characters of the password as %2F (/), %40 (@), %23 (#), %3F (?)"
-        )
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise UsageError(f"Redis URL {redacted(url)!r} must start with redis://, rediss:// or unix://")
-    for name, value in parse_qsl(parts.query):
-        if name in _TLS_FILES and not os.access(value, os.R_OK):
-            raise UsageError(f"Redis URL {redacted(url)!r}: {name} {value} cannot be read")
-        if name == "ssl_cert_reqs" and value not in _TLS_CHECKS:
-            raise UsageError(f"Redis URL {redacted(url)!r}: ssl_cert_reqs is required, optional or none, not {value}")
-    if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]+/?", parts.path):
-        raise UsageError(f"Redis URL {redacted(url)!r}: the database is a number, as in redis://host:6379/0")
+    check_url(url)
+    # One immediate retry, for a connection that the server has closed. Longer waiting is up to the caller.
+    retry = Retry(ExponentialBackoff(cap=0.1, base=0.05), 1, supported_errors=(redis.ConnectionError,))
     try:
-        return redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=10,
-            socket_connect_timeout=5,
-            health_check_interval=25,
-            # One immediate retry, for a connection that the server has closed. Longer waiting is up to the caller.
-            retry=Retry(ExponentialBackoff(cap=0.1, base=0.05), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        address = sentinel_address(url)
+        if address is not None:
+            client = _behind_sentinels(address, retry)
+        else:
+            client = redis.Redis.from_url(url, decode_responses=True, retry=retry, **_PATIENCE)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # Does not connect, but knows all options.
     except (ValueError, redis.exceptions.RedisError) as error:
         raise UsageError(f"Redis URL {redacted(url)!r} cannot be used: {error}") from None
+    except TypeError as error:
+        option = str(error).rpartition("keyword argument ")[2]
+        raise UsageError(
+            f"Redis URL {redacted(url)!r} cannot be used: {option} is unknown, or for TLS alone (rediss)"
+        ) from None
+    return client
+
+
+def _behind_sentinels(address: SentinelAddress, retry: Retry) -> redis.Redis:
+    """A client of the server that takes writes, which is asked of the sentinels for each new connection."""
+    manager: Any = Sentinel(  # type: ignore[no-untyped-call]
+        list(address.sentinels), sentinel_kwargs=_sentinel_options(address), **_PATIENCE
+    )
+    client: redis.Redis = manager.master_for(
+        address.master, **address.server_options, ssl=address.tls, decode_responses=True, retry=retry
+    )
+    return client
+
+
+def _sentinel_options(address: SentinelAddress) -> dict[str, Any]:
+    """redis-py's options for the sentinels themselves."""
+    retry = Retry(NoBackoff(), 0)
+    return {**_SENTINEL_PATIENCE, **address.sentinel_options, "ssl": address.tls, "retry": retry}
 
 
 def celery_url(url: str) -> str:
@@ -61,47 +70,32 @@ def celery_url(url: str) -> str:
         socket, _, query = url.removeprefix("unix://").partition("?")
         options = [("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(query)]
         return f"redis+socket://{socket}" + (f"?{urlencode(options)}" if options else "")
+    address = sentinel_address(url)
     # Parsed by redis-py, so that both use the same server; quoted, since Celery splits servers at semicolons.
     parts = connect(url).connection_pool.connection_kwargs
     user, password = (quote(str(parts.get(name) or ""), safe="") for name in ("username", "password"))
-    host = parts.get("host", "localhost")
-    place = f"[{host}]" if ":" in host else host
     at = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    return f"{urlsplit(url).scheme}://{at}{place}:{parts.get('port', 6379)}/{parts.get('db', 0)}"
+    hosts = address.sentinels if address else [(str(parts.get("host", "localhost")), int(parts.get("port", 6379)))]
+    scheme = "sentinel" if address else urlsplit(url).scheme
+    places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+    return ";".join(f"{scheme}://{at}{place}/{parts.get('db', 0)}" for place in places)
+
+
+def celery_sentinels(url: str) -> dict[str, Any]:
+    """What Celery's transport has to know of sentinels besides the URL; empty without sentinels."""
+    address = sentinel_address(url)
+    return {"master_name": address.master, "sentinel_kwargs": _sentinel_options(address)} if address else {}
 
 
 def celery_tls(url: str) -> dict[str, Any] | bool:
-    """How Celery checks a rediss:// server: as redis-py does for this URL; False for a URL without TLS.
+    """How Celery checks a server by TLS: as redis-py does for this URL; False for a URL without TLS.
 
     By default, Celery checks no certificate unless the URL demands it.
     """
-    if not url.startswith("rediss://"):
+    if not url.startswith(("rediss://", "rediss+sentinel://")):
         return False
     options = connect(url).connection_pool.connection_kwargs
     return {"ssl_cert_reqs": "required", **{name: value for name, value in options.items() if name.startswith("ssl_")}}
-
-
-def has_password(url: str) -> bool:
-    """Whether a URL holds a password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return bool(parts.password or dict(parse_qsl(parts.query)).get("password"))
-
-
-def redacted(url: str) -> str:
-    """The URL without its password, for messages."""
-    try:
-        parts = urlsplit(url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return _UNREADABLE
-    if parts.netloc and "@" not in parts.netloc and "@" in url:
-        return _UNREADABLE  # The password contains a slash, so its rest was parsed as the path.
-    user = f"{parts.username or ''}:***@" if parts.password else ""
-    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
 
 #: Errors of a server that cannot carry out a command for now -> message.
@@ -150,6 +144,13 @@ def redis_errors(url: str) -> Iterator[None]:
 
 def _unreachable(shown: str, error: str) -> str:
     """Why there is no connection, and what to do."""
+    if "No master found" in error:
+        if any(word in error for word in ("Authentication", "NOAUTH", "WRONGPASS")):
+            return f"The sentinels of {shown} ask for a password: add ?sentinel_password=PASSWORD to the URL."
+        return (
+            f"No sentinel of {shown} knows a server that takes writes: check that they are up, and the master's name."
+            f"\n({error})"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in error:
         reason = error.partition("CERTIFICATE_VERIFY_FAILED]")[2].strip(" .") or "it cannot be verified"
         return (

@@ -15,7 +15,7 @@ from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger, NewJob
+from pipeline.jobs.ledger import Ledger, NewJob, Order
 from pipeline.jobs.worker_info import WorkerInfo, describe_roots
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -46,9 +46,10 @@ class JobHandle:
     def wait(self, watcher: Watcher | None = None, timeout_s: float | None = None) -> Job:
         """Waits until it has ended; returns its last state.
 
-        Raises JobFailedError if it failed or was cancelled, TimeoutError after `timeout_s` seconds.
+        If Redis loses it meanwhile, it is added again. Raises JobFailedError if it failed or was cancelled,
+        TimeoutError after `timeout_s` seconds.
         """
-        job = wait_for(self._ledger, self.id, watcher, timeout_s=timeout_s)
+        job = wait_for(self._ledger, self.id, watcher, timeout_s=timeout_s, enters_again=True)
         raise_unless_done(job)
         return job
 
@@ -102,6 +103,24 @@ def enqueue(
         ledger.enter(new, done=((index, receipt.count) for index, receipt in finished.items()), whole=whole)
     _wake(handle, spec, priority)
     return handle
+
+
+def enter_again(ledger: Ledger, job_id: str, order: Order) -> None:
+    """Adds a job that Redis has lost, as it was ordered, with what is at its destination as done.
+
+    Raises DestinationBusyError while workers, or another maker, are still there.
+    """
+    new = order.new_job(job_id)
+    enqueue(
+        new.spec,
+        new.destination,
+        ledger,
+        priority=new.priority,
+        parallel=new.parallel,
+        schedule=new.schedule,
+        webhook=new.webhook,
+        only=new.only,
+    )
 
 
 def destination_lease(destination: str, what: str, ledger: Ledger, *, process: str = "") -> Lease:

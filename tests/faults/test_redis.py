@@ -63,26 +63,16 @@ def test_a_redis_that_lost_everything(
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(SHARDS))
     watching = watch(fleet, job)
     fleet.wait_until(lambda: fleet.json("status", job)["shards_done"] > 3)
+    kept = {path: path.stat().st_mtime_ns for path in (fleet.folder / "out/receipts").iterdir()}
     lose(forgetful_valkey)
     start = time.monotonic()
-    said = watching.communicate(timeout=60)[1].splitlines()
-    noticed_s = time.monotonic() - start
-    assert watching.returncode == 1
-    assert said[-2:] == [
-        f"noisemill: Redis no longer has job {job}: it was emptied, or came back without its data",
-        f"'noisemill resume {fleet.folder}/out' makes what is missing",
-    ]
-    assert noticed_s < 30
-    # The worker stays, says so in one line, and announces itself again.
-    announced_s = fleet.wait_until(lambda: fleet.is_up(worker), timeout_s=30)
+    # The worker stays, says so in one line, and announces itself again; the client enters the job again.
+    said = watching.communicate(timeout=600)[1]
+    assert watching.returncode == 0, said
+    assert said.count(f"Redis no longer had job {job}: it was added again from {fleet.folder}/out") == 1
     fleet.wait_until(lambda: "no longer listed in Redis" in worker.said(), timeout_s=30)
     assert worker.said().count("no longer listed in Redis") == 1
-    figure(f"the client knew after {noticed_s:.1f} s, the worker was listed again {announced_s:.1f} s later")
-    # And takes up what is resumed from the destination alone.
-    kept = {path: path.stat().st_mtime_ns for path in (fleet.folder / "out/receipts").iterdir()}
-    again = fleet.run("resume", "out")
-    assert again.returncode == 0, again.stderr
-    assert fleet.watch(again.stdout.strip()).returncode == 0
+    figure(f"the job ended {time.monotonic() - start:.1f} s after Redis had lost it, {SHARDS * PACE_S:.0f} s of work")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same(fleet, make_quietly(fleet, SHARDS), fleet.folder / "out")
     assert "Traceback" not in worker.said()

@@ -12,8 +12,9 @@ import redis
 from pipeline.common.errors import LedgerError, UsageError
 from pipeline.common.settings import Settings
 from pipeline.jobs.broker import Wakeups, queue_name
-from pipeline.jobs.connection import celery_url, connect, redacted, redis_errors
+from pipeline.jobs.connection import celery_sentinels, celery_tls, celery_url, connect, redis_errors
 from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.redis_url import redacted, sentinel_address
 from tests.servers import Valkey, free_port
 
 PASSWORD = "hunter2/x@y#z?"
@@ -150,6 +151,9 @@ def test_a_full_server_is_called_full() -> None:
     ("redis://:hunter2/x@h", "(unreadable URL)"), ("redis://:12/hunter2@h:1", "(unreadable URL)"),
     ("redis://:hunter2#x@h", "(unreadable URL)"), ("redis://[", "(unreadable URL)"),
     ("redis://h:x/0", "(unreadable URL)"),
+    ("redis+sentinel://:hunter2@h:1,i:2/m/0", "redis+sentinel://:***@h:1,i:2/m/0"),
+    ("rediss+sentinel://me:hunter2@[::1]:1,[::2]:2/m?sentinel_password=x", "rediss+sentinel://me:***@[::1]:1,[::2]:2/m"),
+    ("redis+sentinel://:hunter2/x@h:1,i:2/m/0", "(unreadable URL)"),
 ])  # fmt: skip
 def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
     assert redacted(url) == shown
@@ -158,7 +162,10 @@ def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
 @pytest.mark.parametrize("url", [
     "", "localhost", "http://u:hunter2@h", "redis://[", "redis://:hunter2/x@h", "redis://:1/hunter2@h", "redis://h:x",
     "redis://h:99999/0", "redis://:hunter2#@h", "redis://h/x", "redis://h/0/1", "redis://h/0?socket_timeout=x", "amqp://h",
-    "redis+socket:///tmp/x",
+    "redis+socket:///tmp/x", "redis+sentinel://h", "redis+sentinel://h/0/0/0", "redis+sentinel://h:x/m",
+    "redis+sentinel://h:70000/m/0", "redis+sentinel:///m/0", "redis+sentinel://h,/m/0", "redis+sentinel://h/m/x",
+    "redis://h/0?color=red", "redis://h/0?ssl_ca_certs=/dev/null", "redis+sentinel://h/m/0?ssl_ca_certs=/dev/null",
+    "redis+sentinel://:hunter2@h/m/0?sentinel_color=red", "rediss+sentinel://h/m/0?ssl_ca_certs=/nowhere",
 ])  # fmt: skip
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(UsageError, match="Redis URL") as caught:
@@ -170,6 +177,29 @@ def test_celery_gets_the_same_server_in_its_own_words() -> None:
     assert celery_url("rediss://:p@h:1/2") == "rediss://:p@h:1/2"
     assert celery_url("unix:///tmp/s") == "redis+socket:///tmp/s"
     assert celery_url("unix://:p%2F@/tmp/s?db=3") == "redis+socket://:p%2F@/tmp/s?virtual_host=3"
+
+
+def test_a_url_of_sentinels_names_them_their_master_and_what_each_asks_for() -> None:
+    url = f"rediss+sentinel://me:{QUOTED}@h:1,[::1],i/main/3?ssl_check_hostname=false&sentinel_password=wache"
+    address = sentinel_address(url)
+    assert address is not None
+    assert address.sentinels == (("h", 1), ("::1", 26379), ("i", 26379))
+    assert (address.master, address.tls) == ("main", True)
+    assert address.server_options == {"username": "me", "password": PASSWORD, "db": 3, "ssl_check_hostname": False}
+    assert address.sentinel_options == {"password": "wache", "ssl_check_hostname": False}
+    assert sentinel_address("redis://h/0") is None
+    at = f"sentinel://me:{QUOTED}@"
+    assert celery_url(url) == f"{at}h:1/3;{at}[::1]:26379/3;{at}i:26379/3"
+    told = celery_sentinels(url)
+    assert (told["master_name"], told["sentinel_kwargs"]["password"]) == ("main", "wache")
+    assert celery_tls(url) == {"ssl_cert_reqs": "required", "ssl_check_hostname": False}
+    assert celery_tls("redis+sentinel://h/main/0") is False
+    assert celery_sentinels("redis://h/0") == {}
+
+
+def test_sentinels_that_are_away_and_masters_that_they_do_not_know() -> None:
+    text = complaint(f"redis+sentinel://:hunter2@127.0.0.1:{free_port()},127.0.0.1:{free_port()}/main/0")
+    assert "knows a server that takes writes: check that they are up, and the master's name" in text
 
 
 @pytest.mark.parametrize("place", ["unix", "unix with a password", "tcp with a password"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
@@ -179,14 +180,31 @@ def test_a_store_that_fails_for_an_hour_fails_the_run(
     assert only(book).state == "failed"
 
 
-def test_a_job_that_redis_has_lost_is_a_failed_run(
+def test_a_job_that_redis_has_lost_is_submitted_again(
+    book: ScheduleBook, steward: Steward, ledger: Ledger, raw: redis.Redis, tmp_path: Path
+) -> None:
+    schedule = add(book, tmp_path)
+    fire(book)
+    steward.advance(schedule)
+    job = only(book).job
+    assert job is not None
+    raw.delete(f"{book.settings.key_prefix}:job:{job}", f"{book.settings.key_prefix}:live")
+    steward.advance(schedule)
+    assert (only(book).state, only(book).job, ledger.job(job).state) == ("queued", job, "queued")
+
+
+def test_a_job_that_was_removed_is_a_failed_run(
     book: ScheduleBook, steward: Steward, ledger: Ledger, tmp_path: Path
 ) -> None:
     schedule = add(book, tmp_path)
     fire(book)
-    book.update("nightly", 1, state="running", job="tiny-gone")
     steward.advance(schedule)
-    assert (only(book).state, only(book).error) == ("failed", "Redis has lost its job")
+    job = only(book).job
+    assert job is not None
+    ledger.cancel(job)
+    assert ledger.forget(job) == "forgotten"
+    steward.advance(schedule)
+    assert (only(book).state, only(book).error) == ("failed", "its job was removed")
 
 
 # -- what is kept ------------------------------------------------------------------------------------------

@@ -94,8 +94,12 @@ class Steward:
         try:
             job = self._ledger.job(run.job)
         except UnknownJobError:
-            if run.going:
-                self._end(schedule, run, "failed", "Redis has lost its job")
+            if run.going and self._ledger.was_forgotten(run.job):
+                self._end(schedule, run, "failed", "its job was removed")
+            elif run.going and self._is_time_for(schedule, run):
+                log.warning("schedule %s: Redis has lost job %s of run %d: it is submitted again",
+                            schedule.name, run.job, run.number)  # fmt: skip
+                self._try_submit(schedule, run)
             return
         if job.state in ("done", "failed", "cancelled"):
             if job.state != run.state:

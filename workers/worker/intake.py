@@ -31,6 +31,7 @@ def register_transport() -> None:
     """Makes this process receive messages through this transport. Call it before Celery connects."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"
 
 
 def messages_refused(run_folder: Path) -> int:
@@ -39,11 +40,11 @@ def messages_refused(run_folder: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-class Channel(redis.Channel):
-    """Reads messages from the lists of a queue."""
+class _WakeupsOnly:
+    """Of a channel: reads messages from the lists of a queue, and drops what is not a wake-up."""
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Reads one message; kombu parses it and passes it to `Transport._deliver`."""
+        """Reads one message; kombu parses it and passes it to the transport's `_deliver`."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc] # unknown to kombu's stubs
         except RefusedMessage as refused:
@@ -53,14 +54,32 @@ class Channel(redis.Channel):
         return True
 
 
-class Transport(redis.Transport):
-    """Delivers wake-ups only."""
-
-    Channel = Channel
+class _DeliversWakeups:
+    """Of a transport: delivers wake-ups only."""
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         """Delivers a wake-up as a new message. Raises RefusedMessage for any other."""
-        super()._deliver(_rebuilt(message, read_wakeup(message), queue), queue)
+        super()._deliver(_rebuilt(message, read_wakeup(message), queue), queue)  # type: ignore[misc]
+
+
+class Channel(_WakeupsOnly, redis.Channel):
+    """A channel to one server."""
+
+
+class Transport(_DeliversWakeups, redis.Transport):
+    """The transport of one server."""
+
+    Channel = Channel
+
+
+class SentinelChannel(_WakeupsOnly, redis.SentinelChannel):
+    """A channel to the server that takes writes, as sentinels know it."""
+
+
+class SentinelTransport(_DeliversWakeups, redis.SentinelTransport):
+    """The transport of servers behind sentinels."""
+
+    Channel = SentinelChannel
 
 
 def _rebuilt(message: dict[str, Any], wakeup: Wakeup, queue: str | None) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pipeline.spec.job_spec import JobSpec
 
 _Item = TypeVar("_Item")
+
+#: The fields of a job's hash that make an `Order`.
+_ORDER = ("spec", "destination", "priority", "parallel", "schedule", "webhook", "selection")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,33 @@ class NewJob:
         only = self.only
         selected = {"count": only.samples(self.spec.plan), "shards": len(only), "cursor": len(only)}
         return {**fields, **selected, "selection": str(only)}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was ordered with a job, as text: with it a job that Redis has lost is added again."""
+
+    _texts: Mapping[str, str] = field(repr=False)
+
+    def new_job(self, job_id: str) -> NewJob:
+        """The job to add. Raises UsageError if an entry is damaged."""
+        from pipeline.spec.job_spec import JobSpec  # Imports numpy, which 'watch' seldom needs.
+        from pipeline.spec.selection import parse_selection
+
+        texts = self._texts
+        spec = JobSpec.from_json(texts["spec"], source=f"the ledger's entry of job {job_id}")
+        entry = Fields(job_id, [part for pair in texts.items() for part in pair])
+        only = texts.get("selection")
+        return NewJob(
+            job_id=job_id,
+            spec=spec,
+            destination=texts["destination"],
+            priority=entry.whole("priority", most=9),
+            parallel=entry.whole("parallel", 0),
+            schedule=texts.get("schedule"),
+            webhook=texts.get("webhook"),
+            only=parse_selection(only, spec.plan) if only else None,
+        )
 
 
 class Jobs(Call):
@@ -127,6 +157,20 @@ class Jobs(Call):
         if text is None or destination is None:
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
         return JobSpec.from_json(text, source=f"the ledger's entry of job {job_id}"), str(destination)
+
+    def order(self, job_id: str) -> Order:
+        """What was ordered with a job. Raises UnknownJobError."""
+        with self._talk():
+            found = self._redis.hmget(self._job_key(job_id), *_ORDER)
+        texts = {name: str(text) for name, text in zip(_ORDER, found, strict=True) if text is not None}
+        if not {"spec", "destination"} <= texts.keys():
+            raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
+        return Order(texts)
+
+    def was_forgotten(self, job_id: str) -> bool:
+        """Whether somebody has deleted a job's entry on purpose within the last minute."""
+        with self._talk():
+            return bool(self._redis.exists(f"{self._job_key(job_id)}:forgotten"))
 
     def jobs(self, latest: int = 0) -> list[Job]:
         """All jobs in the ledger, the latest first; at most `latest` of them, if that is not 0."""

@@ -18,6 +18,7 @@
 --   <job>:failed     hash: shard -> error of a shard that was given up
 --   <job>:progress   hash: shard -> samples made under its lease
 --   <job>:wakeups    hash: token -> sent|taken|sent_at|held_until|holder
+--   <job>:forgotten  for a minute after `forget`: the job was deleted on purpose, not lost
 --
 -- Redis does not roll back a script when one of its commands is refused (an ACL, a full disk), and keys can be lost (an
 -- eviction policy, a failover). So writes are ordered such that stopping after any of them is harmless: a shard is
@@ -43,6 +44,7 @@ local TOLD = {
 }
 local RETENTION_S = 30 * 24 * 3600
 local PREPARATION_S = 3600
+local REMEMBERED_S = 60
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -241,7 +243,7 @@ function operations.begin(arguments)
   if state and is_live(state) then return state end
   local kept = {}
   for _, name in ipairs(KEPT) do kept[name] = field(name) or nil end
-  redis.call('DEL', job)
+  redis.call('DEL', job, job .. ':forgotten')
   for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
   for name, value in pairs(kept) do redis.call('HSET', job, name, value) end
   redis.call('HSET', job, 'state', 'preparing', 'cursor', '0', 'shards_done', '0', 'samples_done', '0', unpack(arguments))
@@ -340,7 +342,17 @@ function operations.renew(arguments)
   return answer
 end
 
--- commit(shard, fence, samples, bytes, counter, amount, ...): 'done' | 'already' | 'stale' | 'stop'
+-- Whether the shards of a pack of receipts (PACK in a row), to which this one belongs, are all done.
+local PACK = 1024
+local function fills_pack(shard)
+  local first = math.floor(tonumber(shard) / PACK) * PACK / 8
+  local last = first + PACK / 8 - 1
+  if redis.call('STRLEN', job .. ':done') <= last then return false end
+  return redis.pcall('BITCOUNT', job .. ':done', first, last) == PACK
+end
+
+-- commit(shard, fence, samples, bytes, counter, amount, ...): 'done' | 'filled' | 'already' | 'stale' | 'stop'
+-- 'filled' is 'done', and with it all shards of a pack.
 function operations.commit(arguments)
   local shard, fence, samples, size = arguments[1], arguments[2], arguments[3], arguments[4]
   local state = field('state')
@@ -362,7 +374,7 @@ function operations.commit(arguments)
   for position = 5, #arguments, 2 do
     redis.call('HINCRBYFLOAT', job, arguments[position], arguments[position + 1])
   end
-  return 'done'
+  return fills_pack(shard) and 'filled' or 'done'
 end
 
 -- fail(shard, fence, message, delay_ms): 'retry' | 'failed' | 'stale'
@@ -433,6 +445,7 @@ end
 function operations.forget()
   local state = field('state')
   if not state or is_live(state) then return state or 'unknown' end
+  redis.call('SET', job .. ':forgotten', '1', 'EX', REMEMBERED_S)
   redis.call('DEL', job)
   for _, suffix in ipairs(SUFFIXES) do redis.call('DEL', job .. suffix) end
   return 'forgotten'

@@ -83,7 +83,11 @@ class Shards(Call):
     def commit(
         self, job_id: str, claim: Claim, *, samples: int, size_bytes: int, stage_seconds: Mapping[str, float]
     ) -> str:
-        """Records that a shard is at the destination with its receipt. Returns "done", "already", "stale" or "stop"."""
+        """Records that a shard is at the destination with its receipt.
+
+        Returns "done", "filled" (done, and with it all of the shards whose receipts share a pack), "already", "stale"
+        or "stop".
+        """
         counters: list[str | float] = []
         for stage, seconds in stage_seconds.items():
             counters += [f"seconds_{stage}", round(seconds, 6)]
