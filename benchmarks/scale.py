@@ -1,4 +1,4 @@
-"""Two hundred simulated workers on a job of a million shards: what the ledger can take, and what it costs.
+"""Hundreds of simulated workers on a job of a million shards: what the ledger can take, and what it costs.
 
 `python -m benchmarks scale`, some three minutes; not among those that run by default. A simulated worker is a thread
 that says to a real Valkey, by the real `Ledger`, what a worker says: wake-up taken, leases renewed twice a second and
@@ -34,6 +34,8 @@ from pipeline.jobs.request import JobRequest
 from workers.worker.reconciler import Reconciler
 
 _WORKERS, _PROCESSES = 200, 4
+#: Fleets whose efficiency is compared, as parts of so many workers.
+_FLEETS, _LARGEST = (1 / 8, 1 / 4, 1 / 2, 1.0), 800
 _SHARDS = 10**6
 #: A measured part: after so many seconds in which all get going, so many that count.
 _START_S, _COUNT_S = 5.0, 25.0
@@ -70,6 +72,8 @@ def run(effort: Effort) -> Result:
     paced = {shard_s: _loaded(workers, shard_s, seconds) for shard_s in (10.0, 1.0)}
     alone = _loaded(workers, 1.0, seconds, reconcile_s=_NEVER_S)
     flat_out = _loaded(workers, 0.0, seconds)
+    largest = max(8, round(_LARGEST * min(1.0, effort.share or 0.01)))
+    fleets = {round(largest * part): _loaded(round(largest * part), 1.0, seconds) for part in _FLEETS}
     died = _deaths(workers, max(200, round(_SMALL_JOB * effort.share)))
     per_shard = flat_out.busy / flat_out.shards
     limit = 1 / per_shard
@@ -95,6 +99,7 @@ def run(effort: Effort) -> Result:
         Figure(case="the same: a million shards (extrapolated)", unit="min", values=[_SHARDS / flat_out.shards / 60]),
         Figure(case="Valkey's time for a shard", unit="us", values=[per_shard * 1e6]),
         Figure(case="one core of Valkey: shards per second (extrapolated)", unit="/s", values=[limit]),
+        *_compared(fleets),
         *died,
     ]
     return Result(
@@ -109,8 +114,22 @@ def run(effort: Effort) -> Result:
         details={
             "loads": {str(key): vars(load) for key, load in {**paced, 0.0: flat_out}.items()},
             "without reconcilers": vars(alone),
+            "fleets": {str(size): vars(load) for size, load in fleets.items()},
         },
     )
+
+
+def _compared(fleets: dict[int, _Load]) -> list[Figure]:
+    """What fleets of several sizes make of shards of 1 s, and what a worker of each costs the server."""
+    figures = []
+    for workers, load in fleets.items():
+        name = f"a fleet of {workers}, shards of 1 s"
+        figures += [
+            Figure(case=f"{name}: efficiency", unit="%", values=[100 * load.shards / workers]),
+            Figure(case=f"{name}: Valkey's share of a core", unit="%", values=[100 * load.busy]),
+            Figure(case=f"{name}: Valkey's share for a worker", unit="%", values=[100 * load.busy / workers]),
+        ]
+    return figures
 
 
 def _loaded(workers: int, shard_s: float, seconds: float, reconcile_s: float | None = None) -> _Load:

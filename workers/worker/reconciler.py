@@ -2,6 +2,9 @@
 
 A killed child, a killed worker, a lost message, an emptied queue and a worker that joins late are all the same case: a
 job with fewer wake-ups than workers.
+
+In each interval, one worker of a generator looks for all of them: if each did, each would read what all announce, and
+Redis would be asked for the square of their number.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ log = logging.getLogger("noisemill")
 
 #: The number of damaged entries that a worker remembers to have logged.
 _REMEMBERED = 100
+#: Part of the interval for which a turn lasts: shorter than the shortest pause, so that a lone worker has every turn.
+_TURN = 0.75
 
 
 class Reconciler:
@@ -48,11 +53,20 @@ class Reconciler:
         if self._thread.ident is not None:
             self._thread.join(timeout=15)
 
+    def take_turn(self) -> int:
+        """One round, unless another worker of this generator has just made one; returns the number of wake-ups sent."""
+        mine = self._ledger.worker(self._worker_id)
+        if mine is None:  # The child is not up yet and could not take a wake-up.
+            return 0
+        if not self._ledger.takes_turn(f"reconciling:{mine.digest}", _TURN * self._interval_s):
+            return 0
+        return self.reconcile()
+
     def reconcile(self) -> int:
         """One round over the live jobs of this worker's generator; returns the number of wake-ups sent."""
         workers = self._ledger.workers()
         mine = next((worker for worker in workers if worker.id == self._worker_id), None)
-        if mine is None:  # The child is not up yet and could not take a wake-up.
+        if mine is None:
             return 0
         sent = 0
         mends = self._ledger.takes_turn("mending", self._interval_s)
@@ -86,7 +100,7 @@ class Reconciler:
         repeated = Repeated(log)
         while not self._stop.is_set():
             try:
-                sent = self.reconcile()
+                sent = self.take_turn()
                 repeated.clear()
                 if sent:
                     log.info("sent %d missing wake-ups", sent)

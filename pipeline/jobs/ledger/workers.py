@@ -29,6 +29,12 @@ class Workers(Call):
             self._redis.delete(self._key(f"worker:{worker_id}"))
             self._redis.zrem(self._key("workers"), worker_id)
 
+    def worker(self, worker_id: str) -> WorkerInfo | None:
+        """One worker; None if it is not up."""
+        with self._talk():
+            text = self._redis.get(self._key(f"worker:{worker_id}"))
+        return None if text is None else read_worker(str(text))
+
     def workers(self, digest: str | None = None) -> list[WorkerInfo]:
         """Workers that are up, the oldest first; with `digest`, those that hold that generator."""
         with self._talk():

@@ -92,6 +92,32 @@ def test_of_a_killed_worker_the_token_comes_back_when_its_lease_lapses(
     assert reconciler.reconcile() == 1
 
 
+def test_in_an_interval_one_worker_of_a_generator_looks_for_all(settings: Settings, ledger: Ledger) -> None:
+    def reconciler(name: str, interval_s: float = 60) -> Reconciler:
+        return Reconciler(ledger, Wakeups(settings, ledger), name, interval_s)
+
+    enter(ledger)
+    assert reconciler("me").take_turn() == 0  # Not up: it has no turn to take from others.
+    ledger.announce(ME)
+    ledger.announce(replace(ME, id="second"))
+    ledger.announce(replace(ME, id="stranger", digest="sha256:other"))
+    assert reconciler("stranger").take_turn() == 0
+    assert reconciler("second").take_turn() == 2
+    ledger.announce(replace(ME, id="third"))
+    assert reconciler("me").take_turn() == reconciler("third").take_turn() == 0
+    assert reconciler("me").reconcile() == 1
+
+
+def test_a_lone_worker_has_every_turn(settings: Settings, ledger: Ledger) -> None:
+    enter(ledger)
+    ledger.announce(ME)
+    lone = Reconciler(ledger, Wakeups(settings, ledger), "me", 0.2)
+    assert lone.take_turn() == 1
+    ledger.announce(replace(ME, id="late"))
+    time.sleep(0.8 * 0.2)  # The shortest pause between two rounds.
+    assert lone.take_turn() == 1
+
+
 @pytest.mark.parametrize("case", ["not up", "other generator", "other folder", "cancelled"])
 def test_no_wakeup_that_nobody_here_could_use(ledger: Ledger, reconciler: Reconciler, case: str) -> None:
     enter(ledger)
