@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.client.making import resume, submit
 from pipeline.common.settings import Settings, load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare
+from pipeline.datasets.packs import pack_of
 from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
 from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
@@ -41,13 +43,16 @@ _CALLS = 3000
 _SAMPLES = 10**9
 _SHARDS = 10**6
 _RECEIPTS = 100_000
-#: In S3 they take minutes (docs/decisions/0063-scan-of-receipts.md): a part of them shows the same.
-_RECEIPTS_IN_S3 = 2_000
+#: One by one they take minutes in S3 (docs/decisions/0063-scan-of-receipts.md): a part of them shows the same.
+_RECEIPTS_ALONE = 2_000
 #: Names that S3 lists with one request, at most.
 _PAGE = 1000
 #: Samples of a shard whose receipt is written; the file beside it is real, if small.
 _SHARD_SAMPLES = 1
 _WRITERS = 8
+#: For a server that asks for none, but whose client wants some.
+_KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
+_BUCKET = "bench"
 
 
 def run(effort: Effort) -> Result:
@@ -70,8 +75,9 @@ def run(effort: Effort) -> Result:
             ),
             (
                 "The scan is all of `resume DEST` with a Redis: listing, reading and judging every receipt, entering "
-                "the job; one shard is missing. S3 is `rclone serve s3` on the same cores; it reads the whole "
-                "folder for each page of a listing, so that listing 100,000 receipts takes it minutes."
+                "the job; one shard is missing. rclone, on the same cores, reads the whole folder for each page of a "
+                "listing, so that listing 100,000 receipts takes it minutes; the server of packs is "
+                "`benchmarks/sorted_s3.py`, in memory, which reads the page."
             ),
         ],
     )
@@ -142,9 +148,9 @@ def _status(settings: Settings, effort: Effort) -> Figure:
 
 
 def _scans(effort: Effort) -> list[Figure]:
-    """`resume` of a job of 100,000 receipts on disk, and of a part of them in S3, one receipt short of whole."""
+    """`resume` of a job of 100,000 receipts on disk and in S3, one receipt short of whole."""
     count = max(64, round(_RECEIPTS * effort.share))
-    part = max(64, round(_RECEIPTS_IN_S3 * effort.share))
+    part = max(64, round(_RECEIPTS_ALONE * effort.share))
     # rclone hashes an object whenever it is asked about one; servers that keep an ETag do not.
     no_hash = {"RCLONE_ETAG_HASH": "none"}
     with mock.patch.dict(os.environ, no_hash), RcloneS3() as server:
@@ -153,21 +159,41 @@ def _scans(effort: Effort) -> list[Figure]:
         make_records(folder / "part", part)
         local = _resumes(str(folder / "many"), min(effort.rounds, 2))
         with mock.patch.dict(os.environ, server.environment):
-            s3 = _resumes(f"s3://{server.bucket}/part", 1)
+            alone = _resumes(f"s3://{server.bucket}/part", 1)
             pages = _pages(f"s3://{server.bucket}/many", effort.rounds)
+        _pack(folder / "many", count)
+        with sorted_server(folder) as endpoint, mock.patch.dict(os.environ, AWS_ENDPOINT_URL=endpoint, **_KEYS):
+            packed = _resumes(f"s3://{_BUCKET}/many", min(effort.rounds, 2))
     return [
         Figure(
             case=f"`resume` of {count:,} receipts, local", unit="s", values=local, reach=10.0, smaller_is_better=True
         ),
         Figure(
-            case=f"`resume` of {part:,} receipts, S3 (reach: 10 s for 100,000)",
-            unit="s",
-            values=s3,
-            reach=10.0 * _RECEIPTS_IN_S3 / _RECEIPTS,
+            case=f"`resume` of {count:,} receipts in packs, S3", unit="s", values=packed, reach=10.0,
             smaller_is_better=True,
         ),
-        Figure(case=f"a listing of {_PAGE:,} of {count:,} receipts, S3", unit="s", values=pages),
-    ]
+        Figure(case=f"`resume` of {part:,} receipts without packs, S3 (rclone)", unit="s", values=alone),
+        Figure(case=f"a listing of {_PAGE:,} of {count:,} receipts, S3 (rclone)", unit="s", values=pages),
+    ]  # fmt: skip
+
+
+@contextmanager
+def sorted_server(folder: Path) -> Iterator[str]:
+    """The endpoint of a server that has a folder's files in one bucket, and lists them quickly."""
+    command = [sys.executable, "-m", "benchmarks.sorted_s3", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.kill()
+
+
+def _pack(place: Path, count: int) -> None:
+    """Writes the packs that workers would have written meanwhile."""
+    for number in range(count // shards.PACK_SHARDS):
+        indices = range(number * shards.PACK_SHARDS, (number + 1) * shards.PACK_SHARDS)
+        path = place / shards.pack_name(number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pack_of([(place / shards.receipt_name(index)).read_text() for index in indices]))
 
 
 def _pages(destination: str, rounds: int) -> list[float]:

@@ -119,6 +119,8 @@ class _OwnedFiles:
         receipt = shards.receipt_index(name)
         if receipt is not None:
             return receipt < len(self._dataset.plan)
+        if shards.pack_number(name) is not None:
+            return True
         if self._spec.layout == "class":
             return self._is_image(name)
         match = re.match(rf"{shards.SHARDS}/(\d{{8}})\b", name)

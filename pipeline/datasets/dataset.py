@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
 import os
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.datasets.inputs import Inputs
+from pipeline.datasets.packs import are_packed, packed_receipts
 from pipeline.datasets.reading import RowReader
 from pipeline.datasets.receipts import Manifest, Receipt
 from pipeline.formats import FORMATS
@@ -207,7 +209,9 @@ class Dataset:
 
     def file_names(self, index: int) -> list[str]:
         """The files of a shard, in the order in which they are written."""
-        shard = self.plan[index]
+        return self._file_names(self.plan[index])
+
+    def _file_names(self, shard: Shard) -> list[str]:
         labels = self._inputs.labels(shard.first, shard.count) if self.spec.layout == "class" else None
         return self._format.names(shard, self.spec.sample_type, labels)
 
@@ -216,19 +220,23 @@ class Dataset:
 
         A receipt from before an extension, for a shard with fewer samples, counts as none.
         """
-        name = shards.receipt_name(index)
         try:
-            receipt = Receipt.from_json(read_record(self.store, name), source=f"{self.store.url}/{name}")
+            text = read_record(self.store, shards.receipt_name(index))
         except FileNotFoundError:
             return None
-        if not receipt.belongs_to(self.spec.samples_sha256, self.plan[index]):
+        return self._parsed_receipt(index, text)
+
+    def _parsed_receipt(self, index: int, text: bytes) -> Receipt | None:
+        name, shard = shards.receipt_name(index), self.plan[index]
+        receipt = Receipt.from_json(text, source=f"{self.store.url}/{name}")
+        if not receipt.belongs_to(self.spec.samples_sha256, shard):
             raise DatasetError(f"{self.store.url}/{name} belongs to another job")
-        if receipt.count < self.plan[index].count:
+        if receipt.count < shard.count:
             return None
         counted, classes = receipt.statistics.classes, self.spec.classes
         if (counted is None) != (classes is None) or len(counted or ()) != len(classes or ()):
             raise DatasetError(f"{self.store.url}/{name} counts other classes than {shards.JOB} has")
-        expected = self.file_names(index)
+        expected = self._file_names(shard)
         if [file.name for file in receipt.files] != expected:
             raise DatasetError(f"{self.store.url}/{name} names other files than the {len(expected)} that it must have")
         return receipt
@@ -293,20 +301,40 @@ class Dataset:
 
     def receipts(self) -> dict[int, Receipt]:
         """All valid receipts of this job, by shard index."""
-        found = (shards.receipt_index(entry.name) for entry in self.store.list(shards.RECEIPTS + "/"))
-        indices = [index for index in found if index is not None and index < len(self.plan)]
+        listed, packs = self._listed_receipts()
+        receipts: dict[int, Receipt] = {}
+        packed = set()
+        for index, text in packed_receipts(self.store, packs, listed):
+            packed.add(index)
+            with contextlib.suppress(DatasetError):
+                receipt = self._parsed_receipt(index, text)
+                if receipt is not None:
+                    receipts[index] = receipt
+        indices = [index for index in listed if index not in packed]
         # Several per task: passing one to a thread and back takes as long as reading it from disk.
         size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
         parts = [indices[start : start + size] for start in range(0, len(indices), size)]
         start, worked = time.perf_counter(), time.thread_time()
-        receipts = dict(self._valid_receipts(parts[0])) if parts else {}
+        receipts.update(self._valid_receipts(parts[0]) if parts else ())
         elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
         with ThreadPoolExecutor(_READERS) as readers:
             # If reading is mostly waiting, threads wait in parallel; if it is mostly work, they slow each other down.
             apply = readers.map if elapsed > 2 * worked else map
             for sound in apply(self._valid_receipts, parts[1:]):
                 receipts.update(sound)
-        return receipts
+        return dict(sorted(receipts.items())) if packed else receipts
+
+    def _listed_receipts(self) -> tuple[dict[int, str], list[int]]:
+        """ETags of the receipts that lie there by shard index, and the numbers of the packs."""
+        listed: dict[int, str] = {}
+        packs = []
+        for entry in self.store.list(shards.RECEIPTS + "/"):
+            if (index := shards.receipt_index(entry.name)) is not None:
+                if index < len(self.plan):
+                    listed[index] = entry.etag
+            elif (number := shards.pack_number(entry.name)) is not None:
+                packs.append(number)
+        return listed, packs if are_packed(self.store) else []
 
     def _valid_receipts(self, indices: list[int]) -> list[tuple[int, Receipt]]:
         found = ((index, self._valid_receipt(index)) for index in indices)

@@ -36,6 +36,8 @@ ORIGIN = "export.json"
 SHARDS = "shards"
 RECEIPTS = "receipts"
 IMAGES = "images"
+#: Receipts that a pack copies. The ledger (`commit` in ledger.lua) has the same number.
+PACK_SHARDS = 1024
 
 #: How folders of classes are named, see `class_folders`.
 ASCII_FOLDERS, UNICODE_FOLDERS = "ascii", "unicode"
@@ -105,6 +107,17 @@ def receipt_name(index: int) -> str:
 def receipt_index(name: str) -> int | None:
     """Shard index of a receipt's name, or None if it is not the name of a receipt."""
     match = re.fullmatch(rf"{RECEIPTS}/(\d{{8}})\.json", name)
+    return int(match[1]) if match else None
+
+
+def pack_name(number: int) -> str:
+    """Name of the pack with the receipts of shards number * PACK_SHARDS and following: `receipts/packs/000007`."""
+    return f"{RECEIPTS}/packs/{number:06d}"
+
+
+def pack_number(name: str) -> int | None:
+    """Number of a pack, or None if it is not the name of one."""
+    match = re.fullmatch(rf"{RECEIPTS}/packs/(\d{{6}})", name)
     return int(match[1]) if match else None
 
 

@@ -63,10 +63,10 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """The objects, without probes and without the empty objects that some tools make for folders."""
-        for key, size_bytes in self._bucket.objects(self._prefix + prefix):
+        for key, size_bytes, etag in self._bucket.objects(self._prefix + prefix):
             name = key.removeprefix(self._prefix)
             if not name.startswith(TEMPORARY) and not name.endswith("/"):
-                yield Entry(name, size_bytes)
+                yield Entry(name, size_bytes, etag)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes objects, 1,000 per request."""

@@ -199,15 +199,15 @@ class Bucket:
             return False
         return hashed.hexdigest() == sha256
 
-    def objects(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Keys that begin with `prefix` and the lengths of their objects, sorted by key."""
+    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Keys that begin with `prefix`, lengths and ETags of their objects, sorted by key."""
         following: dict[str, Any] = {}
         while True:
             page = self._request(
                 prefix,
                 lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **following),  # noqa: B023
             )
-            yield from ((each["Key"], each["Size"]) for each in page.get("Contents", []))
+            yield from ((each["Key"], each["Size"], each.get("ETag", "")) for each in page.get("Contents", []))
             if not page.get("IsTruncated"):
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}

@@ -42,6 +42,8 @@ class Entry(NamedTuple):
     name: str
     #: Length in bytes.
     size_bytes: int
+    #: In S3, what changes with the content: its MD5, unless the server encrypts with its own keys. Empty on disk.
+    etag: str = ""
 
 
 class Access(NamedTuple):

@@ -451,6 +451,13 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_those_that_run_go_on() -> None
         assert ledger.enter(NewJob(job_id="other", spec=make_spec(), destination="/y", priority=5), done=[(0, 10)])
 
 
+def test_the_commit_that_fills_a_pack_of_receipts_says_so(ledger: Ledger) -> None:
+    """1,024 shards in a row, whoever made them; here all but four were there before."""
+    made = [(index, 10) for index in range(2048) if index not in (3, 1023, 1024, 2047)]
+    enter(ledger, shards=2100, done=made)
+    assert [commit(ledger, claim(ledger)) for _ in range(5)] == ["done", "filled", "done", "filled", "done"]
+
+
 def test_a_failed_attempt_waits_its_delay(ledger: Ledger) -> None:
     enter(ledger, shards=1)
     assert ledger.fail(JOB, claim(ledger), "x", delay_s=0.3) == "retry"

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.common.errors import LedgerError, NoisemillError, StoreError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.finishing import finish_dataset
+from pipeline.datasets.packs import are_packed, write_pack
 from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
 from pipeline.jobs.ledger import Claim
 from pipeline.spec import plan as shards
@@ -139,12 +140,21 @@ class ShardSink:
             )
         )
         metrics.spent(receipt.seconds)
-        if answer == "done":
+        if answer in ("done", "filled"):
             metrics.committed(receipt.count, receipt.size_bytes)
         log.info(
             "job %s shard %d attempt %d: %s", of.job, work.shard.index, work.claim.attempt, answer,
             extra=self._about(work),
         )  # fmt: skip
+        if answer == "filled" and are_packed(self._dataset.store, len(receipt.files)):
+            self._pack(work)
+
+    def _pack(self, work: Work) -> None:
+        """Copies the receipts of many shards into one object, for the job's last step and for `resume`."""
+        try:
+            write_pack(self._dataset.store, work.shard.index // shards.PACK_SHARDS)
+        except StoreError as error:  # The receipts are there; reading each takes longer.
+            log.info("job %s: a pack of receipts could not be written: %s", self._assignment.job, in_words(error))
 
     def _give_back(self, work: Work) -> None:
         of = self._assignment

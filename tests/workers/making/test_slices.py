@@ -137,6 +137,18 @@ def bench(settings: Settings, ledger: Ledger, tmp_path: Path) -> Iterator[Bench]
     assert set(threading.enumerate()) <= before
 
 
+def test_who_fills_a_pack_of_receipts_writes_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    monkeypatch.setattr("workers.making.shard_sink.are_packed", lambda store, files: files == 2)
+    monkeypatch.setattr("workers.making.shard_sink.write_pack", lambda store, number: packed.append(number))
+    spec = make_spec(count=2100, shard_size=1)
+    open_store(bench.folder).write(shards.JOB, spec.to_json().encode())
+    new = NewJob(job_id=JOB, spec=spec, destination=str(bench.folder), priority=5)
+    assert bench.ledger.enter(new, done=[(index, 1) for index in range(2100) if index not in (1500, 2099)])
+    bench.run()
+    assert packed == [1]
+
+
 def test_a_job_in_one_slice(bench: Bench, tmp_path: Path) -> None:
     bench.enter()
     bench.run()
