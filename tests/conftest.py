@@ -24,8 +24,8 @@ hypothesis.settings.load_profile("noisemill")
 #: `make test-all`.
 LONG = {
     "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
-    "end_to_end/test_extend.py", "end_to_end/test_kills.py", "end_to_end/test_metrics.py",
-    "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
+    "end_to_end/test_containers.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
+    "end_to_end/test_metrics.py", "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
     "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py", "faults/test_redis.py",
     "faults/test_stores_s3.py", "frame/test_wheel.py", "generators/test_checkpoint.py", "generators/test_denoisers.py",
     "generators/test_inputs.py", "generators/test_interpreted.py", "generators/test_jax_export.py",

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from pipeline.common.limits import usable_cores
 from pipeline.common.processes import python_command
 
 _WORKER, _SCHEDULER, _GROUPS = "NOISEMILL_WORKER", "NOISEMILL_SCHEDULER", "NOISEMILL_GROUPS"
@@ -146,10 +147,15 @@ def divide_cores(configs: Sequence[WorkerConfig]) -> list[WorkerConfig]:
     """The same workers with the cores of this process divided among them, and a thread for each core.
 
     A single worker keeps TensorFlow's default. If there are more workers than cores, each has one thread on any core.
+    In a container whose quota is less than its cores, only threads are divided: it may use any core, each for a part
+    of the time.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    usable = usable_cores()
     if len(configs) < 2:
         return list(configs)
+    if usable < len(cores):
+        return [replace(config, threads=config.threads or max(1, usable // len(configs))) for config in configs]
     if len(cores) < len(configs):
         return [replace(config, threads=config.threads or 1) for config in configs]
     bounds = [len(cores) * number // len(configs) for number in range(len(configs) + 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.common.limits import usable_cores
 from pipeline.formats.png_file import MOST_STORED_BYTES, CompressedPng, StoredPng
 
 #: Bytes of pixels per task of a compression thread: smaller tasks would cost as much to hand over as to compress.
@@ -65,7 +65,7 @@ def _encoders(shape: tuple[int, int, int]) -> tuple[StoredPng, CompressedPng]:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="png")
+    return ThreadPoolExecutor(usable_cores(), thread_name_prefix="png")
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:

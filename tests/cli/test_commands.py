@@ -468,7 +468,7 @@ def test_doctor(run: Run, redis: Settings, tmp_path: Path):
     checks = [line for line in outcome.out.splitlines() if not line.startswith(" ")]
     assert [line.split()[:2] for line in checks] == [
         ["warning" if name == "redis" else "ok", f"{name}:"]
-        for name in ("redis", "workers", "jobs", "schedules", "devices", "generators", "storage")
+        for name in ("redis", "workers", "jobs", "schedules", "limits", "devices", "generators", "storage")
     ]
     assert "1 up, tiny on cpu" in outcome.out
     assert "WARNING: it keeps no append-only file" in outcome.out

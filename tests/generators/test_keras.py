@@ -307,7 +307,7 @@ def test_a_batch_too_large_for_this_machine(flat: Path, tmp_path: Path, monkeypa
     found = find_generator(str(flat))
     room = EngineRoom(found, CPU, tmp_path)
     one = 4 * (found.interface.row_dim + int(np.prod(found.interface.sample_shape)))
-    monkeypatch.setattr("workers.engine.engines.memory_bytes", lambda: 6 * 10 * one)
+    monkeypatch.setattr("workers.engine.engines.usable_memory", lambda: 6 * 10 * one)
     with pytest.raises(GeneratorError, match=r"batches of 11 samples take .*: use --batch 10 or less"):
         room.engine("tf", 11)
     assert room.engine("tf", 10).batch == 10

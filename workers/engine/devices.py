@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import math
 import os
 import platform
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import UsageError, WorkerError
+from pipeline.common.limits import usable_cores, visible_cores
 from pipeline.fleet.launch import DEVICE, WorkerConfig
 
 log = logging.getLogger("noisemill")
@@ -183,24 +183,12 @@ def _pin_cpu(threads: int, cores: Sequence[int] = ()) -> Device:
             os.sched_setaffinity(0, cores)
         except OSError as error:  # No longer available. This only affects speed.
             log.warning("cores %s cannot be used: %s", ", ".join(map(str, cores)), error)
-    threads = threads or _cores_by_quota()
+    # TensorFlow starts a thread for each visible core; a smaller quota would then stop them all most of the time.
+    threads = threads or (usable_cores() if usable_cores() < visible_cores() else 0)
     if threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
     return Device(name="cpu", model=_cpu_model())
-
-
-def _cores_by_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """The number of cores in a container's quota, if it is less than the visible cores; else 0.
-
-    TensorFlow starts a thread for each visible core; a smaller quota would then stop them all most of the time.
-    """
-    try:
-        quota, period = file.read_text(encoding="ascii").split()
-        cores = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):
-        return 0
-    return cores if cores < (os.cpu_count() or 1) else 0
 
 
 def _lock(folder: Path, gpu: Gpu, slot: int, per_gpu: int) -> bool:

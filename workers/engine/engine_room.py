@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.common.cache import keep
 from pipeline.common.errors import GeneratorError
+from pipeline.common.limits import usable_cores
 from pipeline.generators import Generator
 from pipeline.generators.interface import Constant
 from pipeline.spec.sampler import Sampler
@@ -209,7 +210,7 @@ class EngineRoom(Engines):
     def _calibration_path(self, precision: str, sampler: Sampler | None) -> Path:
         import tensorflow as tf
 
-        device = f"{self.device.name} {self.device.model} {os.cpu_count()} {tf.__version__} {_threads()} {precision}"
+        device = f"{self.device.name} {self.device.model} {usable_cores()} {tf.__version__} {_threads()} {precision}"
         sampler = sampler or self.generator.sampler
         work = f" {sampler.evaluations} evaluations" if sampler else ""
         key = sha256(f"{self.generator.digest} {device}{work}".encode()).hexdigest()[:24]
@@ -224,7 +225,7 @@ def _best(rates: dict[tuple[str, int], float]) -> Calibration:
 
 
 def _load() -> float:
-    """Load average of the last minute, per core."""
+    """Load average of the last minute, per core: both are the machine's, also in a container."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import GeneratorError
+from pipeline.common.limits import usable_memory
 from pipeline.generators import Generator
 from pipeline.generators.interface import Constant
 from pipeline.spec.sampler import Sampler
 from workers.engine.devices import Device, confirm_device
 from workers.engine.engine import ENGINES, Engine
-from workers.engine.generators import load_generator, memory_bytes
+from workers.engine.generators import load_generator
 from workers.engine.tensorflow_start import start_tensorflow
 
 #: (engine, batch, precision, settings, sampler)
@@ -74,12 +75,12 @@ class Engines:
         """Raises GeneratorError for a batch whose samples do not fit into memory: the kernel would kill the process."""
         interface = self.generator.interface
         sample_bytes = 4 * (interface.row_dim + math.prod(interface.sample_shape))
-        needed, memory = _BATCHES_HELD * batch * sample_bytes, memory_bytes()
+        needed, memory = _BATCHES_HELD * batch * sample_bytes, usable_memory()
         if needed > memory:
             most = memory // (_BATCHES_HELD * sample_bytes)
             raise GeneratorError(
-                f"batches of {batch:,} samples take {needed / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB of "
-                f"memory: use --batch {max(1, most)} or less"
+                f"batches of {batch:,} samples take {needed / 1e9:.1f} GB, this process may use {memory / 1e9:.1f} GB "
+                f"of memory: use --batch {max(1, most)} or less"
             )
 
     def _first_that_runs(self, batch: int, precision: str = "float32", sampler: Sampler | None = None) -> Engine:

@@ -173,13 +173,26 @@ def test_other_words_are_refused(wanted: str) -> None:
         pin_device(wanted)
 
 
-def test_a_container_s_quota_bounds_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.engine.devices.os.cpu_count", lambda: 64)
-    file = tmp_path / "cpu.max"
-    for text, cores in (("150000 100000\n", 2), ("max 100000\n", 0), ("9900000 100000\n", 0), ("", 0)):
-        file.write_text(text)
-        assert devices._cores_by_quota(file) == cores
-    assert devices._cores_by_quota(tmp_path / "none") == 0
+def test_workers_in_a_container_divide_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("pipeline.fleet.launch.usable_cores", lambda: 5)
+    shared = divide_cores([CONFIG, CONFIG, replace(CONFIG, threads=7)])
+    assert [(config.threads, config.cores) for config in shared] == [(1, ()), (1, ()), (7, ())]
+    assert [config.threads for config in divide_cores([CONFIG] * 2)] == [2, 2]
+
+
+@pytest.mark.parametrize(("usable", "given", "threads"), [(2, 0, "2"), (64, 0, None), (2, 5, "5")])
+def test_a_container_s_quota_bounds_the_threads(
+    monkeypatch: pytest.MonkeyPatch, usable: int, given: int, threads: str | None
+) -> None:
+    monkeypatch.setattr(devices, "visible_cores", lambda: 64)
+    monkeypatch.setattr(devices, "usable_cores", lambda: usable)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    devices._pin_cpu(given)
+    assert os.environ.get("TF_NUM_INTRAOP_THREADS") == threads
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.pop(name, None)
 
 
 # -- what TensorFlow makes of it -------------------------------------------------------------------

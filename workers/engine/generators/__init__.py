@@ -9,11 +9,11 @@ build        a Keras model from another's description of it
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
+from pipeline.common.limits import usable_memory
 from pipeline.generators import Generator
 from pipeline.generators.trusted_code import Code
 from workers.engine.generators.checkpoint import load_checkpoint
@@ -28,7 +28,7 @@ from workers.engine.generators.trusted_code import load_with_code
 from workers.engine.generators.untrained import load_untrained
 from workers.engine.generators.wiring import Forward, wire
 
-__all__ = ["Forward", "load_generator", "load_network", "memory_bytes"]
+__all__ = ["Forward", "load_generator", "load_network"]
 
 _LOADERS: dict[str, Callable[[Path], Network]] = {
     "keras": load_keras,
@@ -67,17 +67,12 @@ def load_network(kind: str, model: Path, signature: str | None = None, code: Cod
     return _LOADERS[kind](model)
 
 
-def memory_bytes() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _check_memory(generator: Generator) -> None:
     """Raises GeneratorError if the weights do not fit into memory: the kernel would kill this process."""
     needed = max(4 * (generator.structure.parameters or 0), generator.size_bytes)
-    memory = memory_bytes()
+    memory = usable_memory()
     if needed > memory:
         raise GeneratorError(
             f"generator {generator.reference} has {needed / 1e9:.1f} GB of weights, "
-            f"this machine {memory / 1e9:.1f} GB of memory: it is too large"
+            f"and this process may use {memory / 1e9:.1f} GB of memory: it is too large"
         )
