@@ -26,8 +26,8 @@ BENCHMARKS = (
     "fairness",
     "overhead",
 )
-#: Runs only where it is named: it takes minutes, and its figures go to a page of their own, docs/scale.md.
-BY_NAME = ("scale",)
+#: Run only where they are named: they take minutes, and their figures go to a page of their own, docs/scale.md.
+BY_NAME = ("scale", "elastic")
 KNOWN = (*BENCHMARKS, *BY_NAME)
 RESULTS = Path(__file__).with_name("results")
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     """Runs benchmarks by name, all where there are none. Exit code 2 for an unknown name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(KNOWN)}; by default all but {BY_NAME[0]}"
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(KNOWN)}; by default all but {' and '.join(BY_NAME)}"
     )
     parser.add_argument("--tiny", action="store_true", help="see that they run; the figures mean nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")

@@ -14,6 +14,7 @@ import argparse
 import base64
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -91,19 +92,21 @@ def worker_info(name: str, root: str) -> WorkerInfo:
     )  # fmt: skip
 
 
-def serve(settings: Settings, name: str, root: str, sample_s: float) -> None:
-    """Takes one wake-up after the other, for ever."""
+def serve(settings: Settings, name: str, root: str, sample_s: float, stop: threading.Event | None = None) -> None:
+    """Takes one wake-up after the other, until `stop` is set: then it gives its shards back and is no longer listed."""
+    stop = stop or threading.Event()
     ledger, info = Ledger(settings), worker_info(name, root)
     wakeups = Wakeups(settings, ledger)
     rooms = cast("EngineRoom", SleepingRooms(sample_s))
     calibration = Calibration(engine="tf", batch=BATCH, rate=1000.0)
-    worker = SliceWorker(settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, threading.Event())
+    worker = SliceWorker(settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, stop)
     threading.Thread(target=_announce, args=(worker,), daemon=True).start()
-    Reconciler(ledger, wakeups, info.id, settings.reconcile_s).start()
+    reconciler = Reconciler(ledger, wakeups, info.id, settings.reconcile_s)
+    reconciler.start()
     with celery_app(settings).connection_for_read() as connection:
         channel: Any = connection.default_channel
         queue = queue_name(info.digest)
-        while True:
+        while not stop.is_set():
             try:
                 message = channel.basic_get(queue)
             except Empty:
@@ -114,6 +117,9 @@ def serve(settings: Settings, name: str, root: str, sample_s: float) -> None:
             wakeup = read_wakeup(_envelope(message))
             worker.run(job=wakeup.job, token=wakeup.token, serial=wakeup.serial)
             message.ack()
+    worker.background.wait()
+    reconciler.stop()
+    ledger.withdraw(info.id)
 
 
 def _envelope(message: Any) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def _envelope(message: Any) -> dict[str, Any]:
 
 
 def _announce(worker: SliceWorker) -> None:
-    while True:
+    while not worker.stop.is_set():
         worker.ledger.announce(replace(worker.info, job=worker.job, samples=worker.samples))
         time.sleep(_ANNOUNCE_S)
 
@@ -142,10 +148,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--slice-s", type=float, required=True)
     options = parser.parse_args(arguments)
     settings = replace(load_settings(redis_url=options.redis_url), slice_s=options.slice_s)
-    for name in options.names:
-        threading.Thread(target=serve, args=(settings, name, options.root, options.sample_s), daemon=True).start()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threads = [
+        threading.Thread(target=serve, args=(settings, name, options.root, options.sample_s, stop), daemon=True)
+        for name in options.names
+    ]
+    for thread in threads:
+        thread.start()
     print(json.dumps({"up": options.names}), flush=True)
-    sys.stdin.read()  # Its end is the end of who started this.
+    # Its end is the end of who started this.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ class Job:
     #: Name of the schedule that submitted it; None if a user did.
     schedule: str | None
     priority: int
+    #: The number of workers that may share it; 0 is any number.
+    parallel: int
     #: Samples and shards of the job, or of its selection.
     count: int
     shards: int
@@ -69,6 +71,14 @@ class Job:
     def live(self) -> bool:
         """Whether it can still be worked on."""
         return self.state in LIVE_STATES or self.state == "preparing"
+
+    @property
+    def workers_wanted(self) -> int:
+        """The number of workers that it could use now: one for each shard that is left, and for its last step."""
+        if self.state not in LIVE_STATES:
+            return 0
+        left = max(1, self.shards - self.shards_done - len(self.failed))
+        return min(left, self.parallel) if self.parallel else left
 
     @property
     def first_failed(self) -> tuple[int, str]:
@@ -118,6 +128,7 @@ def read_job(
         digest=entry.text("digest"),
         schedule=entry.text("schedule", "") or None,
         priority=entry.whole("priority", most=9),
+        parallel=entry.whole("parallel", 0),
         count=entry.whole("count"),
         shards=entry.whole("shards"),
         selection=entry.text("selection", "", longest=2**20) or None,

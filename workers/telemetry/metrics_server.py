@@ -6,7 +6,9 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from pipeline.common.errors import LedgerError, WorkerError
+from pipeline.common.errors import LedgerError, UnknownJobError, WorkerError
 from pipeline.common.version import VERSION
+from pipeline.generators.catalogue import builtin_names
+from pipeline.jobs.entries import DamagedEntryError
+from pipeline.jobs.ledger import Ledger
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Schedule
 from workers.telemetry.metrics import RUNS_ENDED
@@ -72,6 +77,9 @@ class SchedulerCollector(Collector):
 
     def __init__(self, book: ScheduleBook, is_active: Callable[[], bool]) -> None:
         self._book, self._is_active = book, is_active
+        self._ledger = Ledger(book.settings)
+        #: Generators of which there were jobs: they are told also when there are none.
+        self._generators = set(builtin_names())
 
     def collect(self) -> Iterable[Metric]:
         """All families; those of schedules are absent while Redis does not respond."""
@@ -83,7 +91,28 @@ class SchedulerCollector(Collector):
         info.add_metric([VERSION], 1)
         yield info
         yield from self._schedule_metrics()
+        yield from self._wanted_metrics()
         yield from RUNS_ENDED.collect()
+
+    def _wanted_metrics(self) -> Iterable[Metric]:
+        """How many workers the live jobs could use; absent while Redis does not respond."""
+        wanted = Counter[str]()
+        try:
+            for job_id in self._ledger.live_jobs():
+                with contextlib.suppress(UnknownJobError, DamagedEntryError):
+                    job = self._ledger.job(job_id)
+                    wanted[job.generator] += job.workers_wanted
+        except LedgerError:
+            return
+        self._generators |= wanted.keys()
+        family = GaugeMetricFamily(
+            "noisemill_workers_wanted",
+            "Workers that the live jobs of a generator could use: at most one for each shard that is left.",
+            labels=["generator"],
+        )
+        for generator in sorted(self._generators):
+            family.add_metric([generator], wanted[generator])
+        yield family
 
     def _schedule_metrics(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("noisemill_redis_up", "1 if Redis responded at this scrape, else 0.")

@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 from pipeline.common.errors import LedgerError
-from workers.telemetry.metrics_server import FOLDER_VARIABLE, WorkerCollector
+from pipeline.common.settings import Settings
+from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.schedules.book import ScheduleBook
+from tests.making import make_spec
+from tests.servers import free_port
+from workers.telemetry.metrics_server import FOLDER_VARIABLE, SchedulerCollector, WorkerCollector
 
 COUNT = "from workers.telemetry import metrics; metrics.committed(100, 5000); metrics.BUSY.set(1)"
 
@@ -43,3 +48,34 @@ def test_while_redis_is_away_the_rest_is_told(tmp_path: Path) -> None:
     assert told["noisemill_redis_up"] == 0
     assert "noisemill_queue_depth" not in told
     assert told["noisemill_samples_total"] == 100
+
+
+def wanted(collector: SchedulerCollector) -> dict[str, float]:
+    return {
+        sample.labels["generator"]: sample.value
+        for family in collector.collect()
+        if family.name == "noisemill_workers_wanted"
+        for sample in family.samples
+    }
+
+
+def test_how_many_workers_the_jobs_of_a_generator_could_use(settings: Settings, ledger: Ledger) -> None:
+    collector = SchedulerCollector(ScheduleBook(settings), lambda: False)
+    assert wanted(collector)["fashion"] == 0
+    spec = make_spec()
+    ledger.enter(NewJob(job_id="one", spec=spec, destination="/x", priority=5))
+    ledger.enter(NewJob(job_id="two", spec=spec, destination="/y", priority=5, parallel=3), done=[(0, 30)])
+    assert wanted(collector)[spec.generator_name] == 4 + 3
+    for left in (3, 2, 1, 1):  # The last one is for the job's last step.
+        claim = ledger.claim("one", "w")
+        assert isinstance(claim, Claim)
+        ledger.commit("one", claim, samples=30, size_bytes=1, stage_seconds={})
+        assert wanted(collector)[spec.generator_name] == left + 3
+    ledger.cancel("one")
+    ledger.cancel("two")
+    assert wanted(collector)[spec.generator_name] == 0
+
+
+def test_while_redis_is_away_nobody_knows_how_many_are_wanted() -> None:
+    away = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    assert wanted(SchedulerCollector(ScheduleBook(away), lambda: False)) == {}
