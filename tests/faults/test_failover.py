@@ -15,7 +15,7 @@ from tests.faults.plugin import faulty
 from tests.faults.same import assert_same, make_quietly, size
 from tests.servers import Replicated
 
-SHARDS = 200
+SHARDS = 100
 PACE_S = 0.2
 
 
