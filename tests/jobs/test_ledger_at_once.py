@@ -48,7 +48,7 @@ def drain(settings: Settings, job: str, worker: str, counts: Counter[int]) -> No
     ledger = Ledger(settings)
     while isinstance(claim := ledger.claim(job, worker), Claim) and claim.shard >= 0:
         answer = ledger.commit(job, claim, samples=10, size_bytes=1, stage_seconds={})
-        if answer == "done":
+        if answer in ("done", "filled"):
             counts[claim.shard] += 1
 
 
