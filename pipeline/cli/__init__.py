@@ -48,6 +48,7 @@ _COMMANDS = {
     "worker": ("workers", "Run a worker for one generator on one device."),
     "up": ("workers", "Run a worker per GPU, restarted if they die."),
     "top": ("top", "Watch jobs and workers, live."),
+    "ui": ("ui", "Show jobs, workers and datasets on a web page."),
     "workers": ("workers", "List the workers that are up."),
     "schedule": ("schedule", "Submit a job regularly."),
     "scheduler": ("workers", "Carry out the schedules."),

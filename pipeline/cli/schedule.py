@@ -113,7 +113,7 @@ def add_command(
     book.add(schedule, replacing=replacing)
     _warn_without_scheduler(book)
     if as_json:
-        print_json(_as_json(schedule, book.last_run(schedule.name), book))
+        print_json(book.as_json(schedule, book.last_run(schedule.name)))
     else:
         click.echo(f"{name}: {schedule.recurrence}, next {_moment(schedule.next_run(time.time()), schedule)}")
 
@@ -135,7 +135,7 @@ def list_command(redis_url: str | None, as_json: bool) -> None:
         except UnreadableScheduleError as error:
             unreadable.append(f"schedule {schedule.name!r}: {error}")
     if as_json:
-        print_json([_as_json(schedule, last, book) for schedule, last in listed])
+        print_json([book.as_json(schedule, last) for schedule, last in listed])
     elif listed or not unreadable:
         columns = ["SCHEDULE", "WHEN", "NEXT", "LAST", "STATE", "DESTINATION"]
         rows = [_row(schedule, last) for schedule, last in listed]
@@ -159,7 +159,7 @@ def show_command(name: str, redis_url: str | None, as_json: bool) -> None:
     runs, skipped = book.runs(name), book.skipped(name)
     if as_json:
         history = {"runs": [run.as_json() for run in runs], "skipped": [one.as_json() for one in skipped]}
-        print_json({**_as_json(schedule, book.last_run(name), book), **history})
+        print_json({**book.as_json(schedule, book.last_run(name)), **history})
         return
     print_facts(_facts(schedule, book))
     rows = [
@@ -265,7 +265,7 @@ def _warn_without_scheduler(book: ScheduleBook) -> None:
 
 def _print_change(schedule: Schedule, book: ScheduleBook, message: str, as_json: bool) -> None:
     if as_json:
-        print_json(_as_json(schedule, book.last_run(schedule.name), book))
+        print_json(book.as_json(schedule, book.last_run(schedule.name)))
     else:
         click.echo(f"{schedule.name}: {message}")
 
@@ -314,31 +314,6 @@ def _row(schedule: Schedule, last: Run | None) -> list[str]:
         f"run {last.number} {last.state}" if last else "-",
         schedule.destination,
     ]
-
-
-def _as_json(schedule: Schedule, last: Run | None, book: ScheduleBook) -> dict[str, Any]:
-    from pipeline.jobs.webhooks import shown_webhook
-
-    return {
-        "name": schedule.name,
-        "generator": schedule.generator,
-        "destination": schedule.destination,
-        "cron": schedule.recurrence.cron,
-        "every_s": schedule.recurrence.every_s,
-        "timezone": schedule.recurrence.timezone,
-        "next_run_at": schedule.next_run(time.time()),
-        "request": dict(schedule.request),
-        "priority": schedule.priority,
-        "parallel": schedule.parallel,
-        "webhook": shown_webhook(schedule.webhook) if schedule.webhook else None,
-        "keep": schedule.keep,
-        "overlap": schedule.overlap,
-        "catch_up": schedule.catch_up,
-        "paused": schedule.paused,
-        "added_at": schedule.added_at,
-        "last_run": last.as_json() if last else None,
-        "scheduler": book.scheduler(),
-    }
 
 
 def _moment(at: float | None, schedule: Schedule, otherwise: str = "-") -> str:

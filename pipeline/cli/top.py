@@ -13,7 +13,6 @@ import sys
 import termios
 import time
 import tty
-from collections import deque
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
@@ -31,14 +30,11 @@ from pipeline.common.errors import LedgerError
 from pipeline.common.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.fleet.overview import FleetState
+    from pipeline.fleet.overview import FleetState, WorkerRates
     from pipeline.jobs.job import Job
     from pipeline.jobs.worker_info import WorkerInfo
 
 _Thing = TypeVar("_Thing")
-
-#: Time over which a worker's rate is averaged, seconds.
-_RATE_OVER_S = 20.0
 
 #: Lines besides those of jobs and workers: the head, two headings, an empty line, one for errors.
 _OTHER_LINES = 5
@@ -66,14 +62,14 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
     If stdout is not a terminal, it prints the state once.
     """
 
-    from pipeline.fleet.overview import FleetMonitor
+    from pipeline.fleet.overview import FleetMonitor, WorkerRates
 
     tower = FleetMonitor(load_settings(redis_url=redis_url))
     state = tower.read()
     if as_json:
         print_json(state.as_json())
         return
-    rates = _Rates()
+    rates = WorkerRates()
     rates.take(state)
     if not sys.stdout.isatty():
         _print(state, rates)
@@ -96,44 +92,8 @@ def top_command(interval: float, redis_url: str | None, as_json: bool) -> None:
                 trouble = str(error).splitlines()[0]
 
 
-class _Rates:
-    """The recent rate of each worker, from several states."""
-
-    def __init__(self) -> None:
-        self._history: dict[str, deque[tuple[float, int]]] = {}
-
-    def take(self, state: FleetState) -> None:
-        """Adds a state."""
-        self._history = {worker.id: self._history.get(worker.id, deque()) for worker in state.workers}
-        for worker in state.workers:
-            history = self._history[worker.id]
-            if history and worker.up_s < history[-1][0]:  # The worker was restarted.
-                history.clear()
-            if not history or worker.up_s > history[-1][0]:
-                history.append((worker.up_s, worker.samples))
-            while len(history) > 2 and history[-1][0] - history[0][0] > _RATE_OVER_S:
-                history.popleft()
-
-    def of(self, worker: WorkerInfo) -> float | None:
-        """Samples per second; None if it is not known yet."""
-        (first_s, first), (last_s, last) = self._history[worker.id][0], self._history[worker.id][-1]
-        return (last - first) / (last_s - first_s) if last_s > first_s else None
-
-
-def _state(job: Job, state: FleetState) -> str:
-    if job.live and job.held_at is not None:
-        return "held"
-    return "no worker" if job.live and not state.has_worker(job) else job.state
-
-
 def _left(job: Job) -> str:
-    if job.state != "running" or not job.rate:
-        return "-"
-    return duration((job.count - job.samples_made) / job.rate)
-
-
-def _share(job: Job) -> float:
-    return job.samples_made / job.count if job.count else 0.0
+    return "-" if job.seconds_left is None else duration(job.seconds_left)
 
 
 def _head(state: FleetState) -> str:
@@ -148,12 +108,12 @@ def _head(state: FleetState) -> str:
     return ", ".join(facts)
 
 
-def _print(state: FleetState, rates: _Rates) -> None:
+def _print(state: FleetState, rates: WorkerRates) -> None:
     """Prints one state as plain text."""
     click.echo(_head(state))
     click.echo()
     jobs = [
-        [job.id, _state(job, state), str(job.priority), f"{_share(job):.0%}", rate(job.rate), _left(job),
+        [job.id, state.state_of(job), str(job.priority), f"{job.share:.0%}", rate(job.rate), _left(job),
          job.schedule or "-"]
         for job in state.jobs
     ]  # fmt: skip
@@ -163,7 +123,7 @@ def _print(state: FleetState, rates: _Rates) -> None:
     print_table(_WORKER_COLUMNS, workers, empty="no workers are up: start one with 'noisemill worker GENERATOR'")
 
 
-def _worker_row(worker: WorkerInfo, rates: _Rates) -> list[Text]:
+def _worker_row(worker: WorkerInfo, rates: WorkerRates) -> list[Text]:
     cells = (
         worker.id,
         worker.device,
@@ -175,7 +135,7 @@ def _worker_row(worker: WorkerInfo, rates: _Rates) -> list[Text]:
     return [Text(cell) for cell in cells]
 
 
-def _view(state: FleetState, rates: _Rates, height: int, trouble: str) -> Group:
+def _view(state: FleetState, rates: WorkerRates, height: int, trouble: str) -> Group:
     """The screen: as many jobs and workers as fit, jobs first if there is no room for both."""
     lines = max(2, height - _OTHER_LINES)
     job_lines = min(max(1, len(state.jobs)), max(lines // 2, lines - max(1, len(state.workers))))
@@ -190,7 +150,7 @@ def _jobs(state: FleetState, lines: int) -> Table:
     table.columns[0].ratio, table.columns[3].ratio = 3, 2
     shown, more = _fitting(state.jobs, lines)
     for job in shown:
-        text = _state(job, state)
+        text = state.state_of(job)
         cells: list[RenderableType] = [
             Text(job.id),
             Text(text, style=_COLOURS.get(text, "")),
@@ -210,11 +170,11 @@ def _bar(job: Job) -> Table:
     bar = Table.grid(expand=True)
     bar.add_column(ratio=1)
     bar.add_column(width=5, justify="right")
-    bar.add_row(ProgressBar(total=1.0, completed=_share(job)), Text(f"{_share(job):.0%}"))
+    bar.add_row(ProgressBar(total=1.0, completed=job.share), Text(f"{job.share:.0%}"))
     return bar
 
 
-def _workers(state: FleetState, rates: _Rates, lines: int) -> Table:
+def _workers(state: FleetState, rates: WorkerRates, lines: int) -> Table:
     table = _table(_WORKER_COLUMNS, right=("BATCH", "RATE"))
     table.columns[0].ratio = table.columns[5].ratio = 1
     shown, more = _fitting(sorted(state.workers, key=lambda worker: worker.job is None), lines)

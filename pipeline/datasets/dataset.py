@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
@@ -195,17 +195,23 @@ class Dataset:
 
     def _check_made(self, shard: Shard) -> None:
         """Raises DatasetError unless the shard has been made. Does not check its content."""
-        if self._all_made or shard.index in self._made:
-            return
-        if self.whole:
-            self._all_made = True
-        elif self._valid_receipt(shard.index) is not None:
-            self._made.add(shard.index)
-        else:
+        if not self.made_of([shard.index]):
             raise DatasetError(
                 f"sample {shard.first} of {self.url} has not been made yet, nor the others of shard {shard.index}: "
                 f"`available` is the number of samples made so far"
             )
+
+    def made_of(self, indices: Iterable[int]) -> set[int]:
+        """Those of these shards that have been made. Reads the receipts of unknown ones, and checks no contents."""
+        asked = set(indices)
+        unknown = asked - self._made
+        if not unknown or self._all_made:
+            return asked
+        if self.whole:
+            self._all_made = True
+            return asked
+        self._made.update(index for index in unknown if self._valid_receipt(index) is not None)
+        return asked & self._made
 
     def file_names(self, index: int) -> list[str]:
         """The files of a shard, in the order in which they are written."""

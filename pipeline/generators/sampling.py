@@ -1,15 +1,17 @@
 """Single samples at once, and the way between two of them, without a job.
 
 They are predicted in a process of their own, `python -m workers.once.sample`, so that this one never imports
-TensorFlow. Latents and labels are those that a job with the same seed would use.
+TensorFlow: one for each call, or a `SamplingProcess` for many. Latents and labels are those that a job with the same
+seed would use.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -28,6 +30,14 @@ from pipeline.spec.sampler import Sampler
 
 #: Files of the folder through which both processes speak.
 REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samples.npy"
+
+#: Replaces the folder as the argument of `workers.once.sample`: it reads folders from stdin until that is closed.
+MANY = "-"
+#: What it then prints once the samples of a folder are made; otherwise it prints an error, in one line.
+DONE = "done"
+
+#: Makes the samples that a folder asks for. Raises WorkerError.
+Predict = Callable[[Path], None]
 
 _Settings = Mapping[str, float | Sequence[float]]
 
@@ -59,6 +69,68 @@ class DrawOptions(TypedDict, total=False):
     sampler_steps: int | None
     guidance: float | None
     eta: float | None
+    predict: Predict
+
+
+def predict_once(folder: Path) -> None:
+    """Predicts in a new process."""
+    command = python_command("workers.once.sample", str(folder))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise WorkerError(error_from_stderr(done.stderr))
+
+
+class SamplingProcess:
+    """A process that predicts again and again: it loads TensorFlow and each generator once.
+
+    It starts at the first call, and ends by itself after some minutes without one. For one thread at a time.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def warm(self) -> bool:
+        """Whether it is running, so that a call need not wait for its start."""
+        return self._process is not None and self._process.poll() is None
+
+    def predict(self, folder: Path) -> None:
+        """Predicts; a `Predict`. Raises WorkerError if it fails, or takes longer than the timeout."""
+        if not self.warm:
+            self.close()
+            self._process = subprocess.Popen(
+                python_command("workers.once.sample", MANY),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(f"{folder}\n")
+            process.stdin.flush()
+        except OSError:
+            pass  # It has ended since: reading finds the end of its output.
+        if not select.select([process.stdout], [], [], self._timeout_s)[0]:
+            self.close()
+            raise WorkerError(f"making the samples took longer than {self._timeout_s:g} s")
+        reply = process.stdout.readline().rstrip("\n")
+        if not reply:
+            self.close()
+            raise WorkerError("the process that makes samples has ended unexpectedly: try 'noisemill sample'")
+        if reply != DONE:
+            raise WorkerError(reply)
+
+    def close(self) -> None:
+        """Ends the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
 
 
 def draw(generator: Generator, index: int, **options: Unpack[DrawOptions]) -> Drawn:
@@ -91,7 +163,9 @@ def interpolate(
     keys = [] if way_of_sampling is None else [np.repeat(noise_keys(seed, first, 1), steps, axis=0)]
     rows = np.concatenate([way, *noise_columns, attributes, *keys], axis=1)
     labels = _labels(generator, first, seed, options.get("label"), steps)
-    return _predicted(generator, rows, labels, options.get("settings"), way_of_sampling)
+    return _predicted(
+        generator, rows, labels, options.get("settings"), way_of_sampling, options.get("predict", predict_once)
+    )
 
 
 def measured_range(generator: Generator) -> tuple[float, float]:
@@ -145,6 +219,7 @@ def _predicted(
     labels: NDArray[np.int32] | None,
     settings: _Settings | None = None,
     sampler: Sampler | None = None,
+    predict: Predict = predict_once,
 ) -> Drawn:
     request = {
         "generator": generator.reference,
@@ -158,9 +233,6 @@ def _predicted(
         np.save(folder / ROWS, rows)
         if labels is not None:
             np.save(folder / LABELS, labels)
-        command = python_command("workers.once.sample", name)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            raise WorkerError(error_from_stderr(done.stderr))
+        predict(folder)
         samples = np.load(folder / SAMPLES)
     return Drawn(samples=samples, labels=None if labels is None else tuple(labels.tolist()))

@@ -98,6 +98,18 @@ class Job:
         elapsed = (self.ended_at or self.seen_at) - self.running_at
         return (self.samples_made - self.samples_found) / elapsed if elapsed > 0 else None
 
+    @property
+    def share(self) -> float:
+        """The share of its samples that are made, 0 to 1."""
+        return self.samples_made / self.count if self.count else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left at its rate so far; None unless it is running."""
+        if self.state != "running" or not self.rate:
+            return None
+        return (self.count - self.samples_made) / self.rate
+
     def as_json(self) -> dict[str, Any]:
         """For `--json`: stable keys, numbers as numbers, times as Unix seconds."""
         data = asdict(self)

@@ -15,6 +15,7 @@ one transaction comes first and the other sees its result.
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from pipeline.common.errors import UsageError, shown
 from pipeline.common.quantities import MAX_EXACT
 from pipeline.common.settings import Settings
 from pipeline.jobs.connection import connect, redis_errors
+from pipeline.jobs.webhooks import shown_webhook
 from pipeline.schedules.schedule import MISSED_S, Run, Schedule, Skipped, UnreadableScheduleError
 
 #: The number of ended runs and skipped times kept. Runs whose datasets `keep` manages are always kept.
@@ -230,6 +232,29 @@ class ScheduleBook:
         with self._talk():
             found = self._redis.get(self._active)
         return None if found is None else str(found)
+
+    def as_json(self, schedule: Schedule, last: Run | None) -> dict[str, Any]:
+        """A schedule with its next and its last run, for `--json`."""
+        return {
+            "name": schedule.name,
+            "generator": schedule.generator,
+            "destination": schedule.destination,
+            "cron": schedule.recurrence.cron,
+            "every_s": schedule.recurrence.every_s,
+            "timezone": schedule.recurrence.timezone,
+            "next_run_at": schedule.next_run(time.time()),
+            "request": dict(schedule.request),
+            "priority": schedule.priority,
+            "parallel": schedule.parallel,
+            "webhook": shown_webhook(schedule.webhook) if schedule.webhook else None,
+            "keep": schedule.keep,
+            "overlap": schedule.overlap,
+            "catch_up": schedule.catch_up,
+            "paused": schedule.paused,
+            "added_at": schedule.added_at,
+            "last_run": last.as_json() if last else None,
+            "scheduler": self.scheduler(),
+        }
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.top import _Rates, _view
+from pipeline.cli.top import _view
 from pipeline.common.settings import Settings
-from pipeline.fleet.overview import FleetMonitor, FleetState
+from pipeline.fleet.overview import FleetMonitor, FleetState, WorkerRates
 from pipeline.jobs.ledger import Claim, Ledger, NewJob
 from pipeline.jobs.worker_info import WorkerInfo
 from tests.cli.running import Run
@@ -55,7 +55,7 @@ def fleet(redis: Settings) -> Ledger:
 
 
 def screen(state: FleetState, *, width: int = 80, height: int = 24, trouble: str = "") -> list[str]:
-    rates = _Rates()
+    rates = WorkerRates()
     rates.take(state)
     file = io.StringIO()
     Console(file=file, width=width, height=height, color_system=None).print(_view(state, rates, height, trouble))
@@ -121,7 +121,7 @@ def test_a_hundred_of_each_fit_a_small_terminal(fleet: Ledger, redis: Settings) 
 
 
 def test_a_worker_s_rate_is_what_it_made_of_late(redis: Settings) -> None:
-    rates = _Rates()
+    rates = WorkerRates()
     empty = FleetState(jobs=[], workers=[], queues={})
     for up_s, samples in ((10.0, 100), (15.0, 1100), (15.0, 1100), (20.0, 2100)):
         rates.take(replace(empty, workers=[worker(1, up_s=up_s, samples=samples)]))

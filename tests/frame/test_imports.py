@@ -84,7 +84,8 @@ def find_cycle(modules: dict[str, Path]) -> list[str]:
 #: Folders in the order of dependence: each imports only from itself and from those named before it.
 ORDER = {
     "pipeline": (
-        "common", "stores", "spec", "formats", "generators", "datasets", "jobs", "schedules", "fleet", "client", "cli",
+        "common", "stores", "spec", "formats", "generators", "datasets", "jobs", "schedules", "fleet", "client", "ui",
+        "cli",
     ),
     "workers": ("telemetry", "engine", "once", "making", "worker", "scheduler", "supervisor"),
 }  # fmt: skip

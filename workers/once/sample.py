@@ -1,59 +1,109 @@
 """Predicts a few samples: `python -m workers.once.sample FOLDER`.
 
-Run as a process of its own by `pipeline.generators.sampling`, which leaves rows (and labels) in the folder.
+Run as a process of its own by `pipeline.generators.sampling`, which leaves rows (and labels) in the folder. With `-`
+for the folder it reads folders from stdin, one per line, and prints a line when each is done; it keeps the last
+generators.
 Engine and batch are those of a job on this machine, so that the same bits come out.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.errors import GeneratorError, SampleError
+from pipeline.common.errors import GeneratorError, NoisemillError, SampleError, one_line
 from pipeline.common.processes import exit_on_error
 from pipeline.common.rights import drop_rights
 from pipeline.common.settings import load_settings
-from pipeline.generators import find_generator, sampling
+from pipeline.generators import Generator, find_generator, sampling
 from pipeline.spec.sampler import parse_sampler
 from workers.engine.devices import pin_device
 
+if TYPE_CHECKING:
+    from workers.engine.engine_room import EngineRoom
 
-def sample(folder: Path) -> NDArray[np.float32]:
-    """The samples of the rows in a folder. Raises NoisemillError."""
-    request = json.loads((folder / sampling.REQUEST).read_text())
-    generator = find_generator(request["generator"])
-    if generator.digest != request["digest"]:
-        raise GeneratorError(f"generator {generator.reference} changed just now: try again")
-    rows = np.load(folder / sampling.ROWS)
-    labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
-    device = pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
+#: Generators that are kept, and the time without a folder after which the process ends, seconds.
+_KEPT, _IDLE_S = 2, 600.0
 
-    rooms = EngineRoom(generator, device, load_settings().cache_dir)
-    sampler = parse_sampler(request["sampler"]) if request["sampler"] else None
-    engine = rooms.quick_engine(generator.settings(request["settings"]), sampler)
-    pieces = [
-        engine.predict(rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch])
-        for first in range(0, len(rows), engine.batch)
-    ]
-    samples = np.concatenate([piece.samples() for piece in pieces])
-    if not np.isfinite(samples).all():
-        raise SampleError(f"generator {generator.reference} makes NaN or infinity of this latent")
-    return samples
+
+class Samples:
+    """Makes samples, and keeps the generators that it has loaded."""
+
+    def __init__(self) -> None:
+        self._device = pin_device("auto")
+        self._rooms: OrderedDict[str, EngineRoom] = OrderedDict()
+
+    def make(self, folder: Path) -> None:
+        """Makes the samples of the rows in a folder. Raises NoisemillError."""
+        np.save(folder / sampling.SAMPLES, self._predict(folder))
+
+    def _predict(self, folder: Path) -> NDArray[np.float32]:
+        request = json.loads((folder / sampling.REQUEST).read_text())
+        generator = find_generator(request["generator"])
+        if generator.digest != request["digest"]:
+            raise GeneratorError(f"generator {generator.reference} changed just now: try again")
+        rows = np.load(folder / sampling.ROWS)
+        labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
+        sampler = parse_sampler(request["sampler"]) if request["sampler"] else None
+        engine = self._room(generator).quick_engine(generator.settings(request["settings"]), sampler)
+        pieces = [
+            engine.predict(
+                rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch]
+            )
+            for first in range(0, len(rows), engine.batch)
+        ]
+        samples = np.concatenate([piece.samples() for piece in pieces])
+        if not np.isfinite(samples).all():
+            raise SampleError(f"generator {generator.reference} makes NaN or infinity of this latent")
+        return samples
+
+    def _room(self, generator: Generator) -> EngineRoom:
+        from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
+
+        if generator.digest not in self._rooms:
+            self._rooms[generator.digest] = EngineRoom(generator, self._device, load_settings().cache_dir)
+        self._rooms.move_to_end(generator.digest)
+        while len(self._rooms) > _KEPT:
+            self._rooms.popitem(last=False)
+        return self._rooms[generator.digest]
+
+
+def _make_many() -> None:
+    """Makes the samples of folders whose names come from stdin, until it is closed or for long says nothing."""
+    # Only replies go to the caller's pipe; what libraries print goes to stderr.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    samples = Samples()
+    while select.select([sys.stdin], [], [], _IDLE_S)[0] and (line := sys.stdin.readline()):
+        try:
+            samples.make(Path(line.rstrip("\n")))
+            reply = sampling.DONE
+        except NoisemillError as error:
+            reply = one_line(error)
+        print(reply, file=replies, flush=True)
 
 
 def main() -> None:
     """Exit code 0 with the samples in the folder; otherwise one line."""
-    folder = Path(sys.argv[1])
+    name = sys.argv[1]
     with exit_on_error():
+        many = name == sampling.MANY
         # The model may not be trusted: for example that of a schedule, whose range is measured.
-        drop_rights(writable=[Path(tempfile.gettempdir()), folder, load_settings().cache_dir], network=True)
-        np.save(folder / sampling.SAMPLES, sample(folder))
+        folders = [Path(tempfile.gettempdir()), load_settings().cache_dir]
+        drop_rights(writable=folders if many else [*folders, Path(name)], network=True)
+        if many:
+            _make_many()
+        else:
+            Samples().make(Path(name))
 
 
 if __name__ == "__main__":
