@@ -31,6 +31,7 @@ LONG = {
     "generators/test_inputs.py", "generators/test_interpreted.py", "generators/test_jax_export.py",
     "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
     "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
+    "ui/test_browser.py", "ui/test_playground.py",
     "end_to_end/test_generate.py::test_killed_it_leaves_no_process",
     "end_to_end/test_generate.py::test_straight_to_s3",
     "end_to_end/test_generate.py::test_two_at_once_make_one_dataset",

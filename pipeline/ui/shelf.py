@@ -42,8 +42,9 @@ class OpenDataset:
         self.dataset = dataset
         self.spec = dataset.spec
         self._lock = threading.Lock()
-        self._looked_at = float("-inf")
         self._made_shards: set[int] = set()
+        #: Shard that was not made -> when it was looked for.
+        self._looked_at: dict[int, float] = {}
         self._pool: tuple[float, NDArray[np.int64], NDArray[np.float32]] | None = None
         self.page_size = max(_LEAST_PAGE, min(_PAGE, _PAGE_BYTES // self._sample_bytes))
 
@@ -237,10 +238,13 @@ class OpenDataset:
         size = self.spec.shard_size
         shards = {index // size for index in indices}
         with self._lock:
-            pause = _LOOK_S3_S if self._remote else _LOOK_S
-            if not shards <= self._made_shards and time.monotonic() - self._looked_at >= pause:
-                self._made_shards |= self.dataset.made_of(shards)
-                self._looked_at = time.monotonic()
+            now, pause = time.monotonic(), _LOOK_S3_S if self._remote else _LOOK_S
+            unknown = {
+                shard for shard in shards - self._made_shards if now - self._looked_at.get(shard, -pause) >= pause
+            }
+            if unknown:
+                self._made_shards |= self.dataset.made_of(unknown)
+                self._looked_at |= dict.fromkeys(unknown - self._made_shards, now)
             return {index for index in indices if index // size in self._made_shards}
 
     def _neighbours(self, index: int, values: NDArray[Any]) -> tuple[list[dict[str, Any]], int]:
@@ -269,7 +273,7 @@ class OpenDataset:
             if self._pool is not None and time.monotonic() - self._pool[0] < 60:
                 return self._pool[1:]
         most = max(_RUN, min(_POOL, self.spec.count, _POOL_BYTES // self._sample_bytes))
-        wanted = self._spread(max(1, (most if not self._remote else most // 8) // _RUN), _RUN)
+        wanted = self._spread(-(-(most // 8 if self._remote else most) // _RUN), _RUN)
         size = self.spec.shard_size
         made_shards = self.dataset.made_of({index // size for index in wanted})
         made = [index for index in wanted if index // size in made_shards]
