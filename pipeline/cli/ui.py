@@ -30,7 +30,7 @@ _TOKEN_VARIABLE = "NOISEMILL_UI_TOKEN"  # noqa: S105 - the name of a variable
 @click.argument("destinations", nargs=-1, metavar="[DEST]...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=Whole(0, 65535), default=8765, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--token", metavar="TEXT", help=f"Ask for this token, or {_TOKEN_VARIABLE}.  [default: see below]")
+@click.option("--token", metavar="TEXT", help=f"Ask for this token; better set {_TOKEN_VARIABLE}.")
 @click.option("--allow-control", is_flag=True, help="Let the page cancel jobs, and pause and run schedules.")
 @redis_option
 def ui_command(

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: a job is watched to its end, one is cancelled by a click, 1e6 samples are leafed through.
+"""The page in a real Chromium: a job watched to its end, one cancelled by a click, 1e6 samples leafed through.
 
 Without a Chromium (Debian's package `chromium`) these tests are skipped.
 """
