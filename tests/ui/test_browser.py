@@ -5,7 +5,6 @@ Without a Chromium (Debian's package `chromium`) these tests are skipped.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +66,8 @@ def address(fleet: Fleet, million: Path) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page that asks nothing from elsewhere, and logs no error."""
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    # Without animations, which a browser without a GPU draws on the CPU.
+    context = browser.new_context(viewport={"width": 1100, "height": 800}, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     expect.set_options(timeout=WAIT_MS)
@@ -78,7 +78,7 @@ def page(browser: Browser) -> Iterator[Page]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     assert errors == []
-    assert {re.sub(r"^(http://127\.0\.0\.1:\d+)/.*", r"\1", url) for url in asked} == {page.url.partition("/#")[0]}
+    assert {url.split("/")[2] for url in asked} == {page.url.split("/")[2]}
     context.close()
 
 
@@ -86,7 +86,7 @@ def test_a_million_samples_are_leafed_through(page: Page, address: str):
     page.goto(f"{address}#/datasets")
     page.get_by_role("link", name="million").click()
     shown = page.locator(".pages")
-    cells = shown.locator("button.cell:not(.cell-loading)")
+    cells = shown.locator("button.cell")
     expect(cells).to_have_count(100)
     expect(shown).to_have_attribute("data-page", "0/")
     page.keyboard.press("ArrowRight")
@@ -94,7 +94,7 @@ def test_a_million_samples_are_leafed_through(page: Page, address: str):
     expect(cells.first).to_have_attribute("data-index", "100")
     page.keyboard.press("End")
     expect(cells.last).to_have_attribute("data-index", "999999")
-    page.get_by_role("button", name="star").click()
+    page.locator(".chip", has_text="star").click()
     expect(shown).to_have_attribute("data-page", "0/2")
     field = page.get_by_role("textbox", name="Page, now 1")
     field.fill("2000")
@@ -143,12 +143,12 @@ def test_a_job_is_watched_and_another_cancelled(page: Page, address: str, fleet:
     expect(row).to_contain_text("no worker")
     row.get_by_role("link").click()
     sheet = page.locator("[data-key=sheet]")
-    expect(sheet.locator(".cell-open")).to_have_count(100)
+    expect(sheet.locator(".cell-open")).to_have_count(40)  # Ten of each class.
     fleet.start_worker(TINY, ready=False)
     expect(sheet.locator("button.cell").first).to_be_visible()
     expect(page.locator(".card-head .pill").first).to_have_text("done")
     expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
-    expect(sheet.locator("button.cell:not(.cell-loading)")).to_have_count(100)
+    expect(sheet.locator("button.cell")).to_have_count(40)
     expect(page.locator("[data-key=stages]")).to_contain_text("predict")
     cancelled = fleet.submit(TINY, "more", "--count", "500M", "--format", "null")
     page.goto(f"{address}#/jobs/{cancelled}")

@@ -1,7 +1,7 @@
 // The datasets, one dataset page by page, and one sample large.
 
 import {
-  bytes, cells, empty, facts, get, h, isLoaded, loadImage, moment, shortName, show, spriteOf, whole,
+  bytes, cellGrid, empty, facts, get, h, loadImage, moment, shortName, show, spriteOf, whole,
 } from "./dom.js";
 
 // -- all of them -----------------------------------------------------------------------------------
@@ -75,24 +75,16 @@ function pick(sheet) {
 
 function tile(page, { key, url, given }, detail) {
   const found = detail?.facts;
-  const open = () => page.go(`datasets/${key}`);
   return h("li", { key },
     h("a", { class: "tile", href: `#/datasets/${key}` },
-      h("div", { class: "tile-cells" }, detail?.entry && isLoaded(detail.sprite)
-        ? cells(detail.entry, found, detail.sprite, open).map(plain)
-        : h("p", { class: "note" }, detail?.error ? "" : found && !found.shown ? "stores no samples" : "…")),
+      detail?.entry ? cellGrid("tile-cells", key, detail.entry, found, detail.sprite)
+        : h("div", { class: "tile-cells" },
+          h("p", { class: "note" }, detail?.error ? "" : found && !found.shown ? "stores no samples" : "…")),
       h("strong", {}, shortName(url)),
       h("span", { class: "note" }, found
         ? `${whole(found.count)} samples · ${found.generator} · ${found.format}${found.whole ? "" : " · incomplete"}`
         : detail?.error ?? "…"),
       h("span", { class: "note ellipsis", title: url }, given ? `${url} · given` : url)));
-}
-
-// Within a link, cells are no buttons.
-function plain(cell) {
-  const span = h("span", { class: cell.className });
-  span.style.cssText = cell.style.cssText;
-  return span;
 }
 
 // -- one -------------------------------------------------------------------------------------------
@@ -279,9 +271,9 @@ export function datasetView(page) {
           classes(),
           failure ? h("p", { class: "problem" }, failure) : null,
           pager(entry),
-          h("div", { class: `pages${wanted !== shown?.at ? " turning" : ""}`, "data-page": shown?.at ?? "",
-            style: { "--cell": `${Math.max(56, Math.min(96, Math.max(...found.cell)))}px` } },
-          entry ? cells(entry, found, isLoaded(shown.sprite) ? shown.sprite : null, open) : null),
+          entry ? cellGrid("pages", shown.at, entry, found, shown.sprite, open, {
+            "data-page": shown.at, style: { "--cell": `${Math.max(56, Math.min(96, Math.max(...found.cell)))}px` },
+          }) : h("p", { class: "note" }, failure ? "" : "Loading …"),
           entry && !entry.indices.length ? h("p", { class: "note" }, "There are no samples here.") : null,
           entry ? h("p", { class: "note", id: "took" }, took === null ? "" : `shown in ${Math.round(took)} ms`) : null)
           : h("p", { class: "note" }, "The format null stores no samples."));
@@ -368,7 +360,7 @@ export function datasetView(page) {
         h("details", {}, h("summary", {}, "Numbers"), h("p", { class: "numbers" }, sample.latent.join("  "))),
         h("h3", {}, "Nearest samples"),
         sample.near.indices.length
-          ? h("div", { class: "near" }, cells(sample.near, found, sample.sprite, (index) => page.go(address({ sample: index }), true)))
+          ? cellGrid("near", "near", sample.near, found, sample.sprite, (index) => page.go(address({ sample: index }), true))
           : h("p", { class: "note" }, "None."),
         h("p", { class: "note" }, `by their pixels, among ${whole(sample.searched)} from all over the dataset`)));
   }

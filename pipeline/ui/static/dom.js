@@ -199,42 +199,41 @@ export function spark(values) {
     h("svg:polyline", { points: points.join(" ") }));
 }
 
-// Cells of samples, cut from one image. `entry` has indices, labels and made; `sprite` is that image's address.
+// An element with cells of samples, cut from one image. `entry` has indices, labels and made; `sprite` is the address of
+// that image. Cells are buttons if `open` is given. It is built anew only if its samples change, and not with each state.
 const COLUMNS = 16;
 
-export function cells(entry, facts_, sprite, open) {
+export function cellGrid(className, name, entry, facts_, sprite, open, more = {}) {
   const made = entry.indices.filter((_, place) => entry.made[place]);
+  const key = `${name} ${entry.indices[0] ?? ""} ${entry.indices.length} ${made.length} ${sprite}`;
+  const properties = { ...more, class: className, key, "data-own": true };
+  if ([...document.getElementsByClassName(className)].some((each) => each.dataset.key === key)) return h("div", properties);
   const columns = Math.min(made.length, COLUMNS);
-  const rows = Math.ceil(made.length / columns);
   const [width, height] = facts_.cell;
   const position = new Map(made.map((index, place) => [index, place]));
-  return entry.indices.map((index, place) => {
-    const name = entry.labels ? facts_.classes[entry.labels[place]] : "";
-    const title = `${whole(index)}${name ? `, ${name}` : ""}`;
-    const ratio = { "aspect-ratio": `${width} / ${height}` };
-    if (!entry.made[place]) {
-      return h("span", { class: "cell cell-open", title: `${title}: not made yet`, style: ratio });
-    }
-    const at = position.get(index);
-    const style = sprite ? { ...ratio, ...cut(at % columns, Math.floor(at / columns), columns, rows, width, height) } : ratio;
-    if (sprite) style["background-image"] = `url("${sprite}")`;
-    return h("button", {
-      class: `cell${sprite ? "" : " cell-loading"}${Math.max(width, height) < 64 ? " pixelated" : ""}`, type: "button",
-      title, "aria-label": `Sample ${title}`, style, onclick: () => open(index), "data-index": index,
-    });
-  });
-}
-
-// Position and size of one cell of a sprite as a background, in shares: each cell has a border of one pixel.
-function cut(column, row, columns, rows, width, height) {
   const sheetWidth = columns * (width + 2);
-  const sheetHeight = rows * (height + 2);
-  const across = sheetWidth === width ? 0 : (column * (width + 2) + 1) / (sheetWidth - width) * 100;
-  const down = sheetHeight === height ? 0 : (row * (height + 2) + 1) / (sheetHeight - height) * 100;
-  return {
-    "background-size": `${sheetWidth / width * 100}% ${sheetHeight / height * 100}%`,
-    "background-position": `${across}% ${down}%`,
-  };
+  const sheetHeight = Math.ceil(made.length / columns) * (height + 2);
+  const style = { ...more.style, "--ratio": `${width} / ${height}` };
+  if (sprite) {
+    style["--sprite"] = `url("${new URL(sprite, document.baseURI).href}")`;
+    style["--size"] = `${sheetWidth / width * 100}% ${sheetHeight / height * 100}%`;
+  }
+  const kind = `cell${Math.max(width, height) < 64 ? " pixelated" : ""}`;
+  return h("div", { ...properties, style }, entry.indices.map((index, place) => {
+    const label = entry.labels ? facts_.classes[entry.labels[place]] : "";
+    const title = `${whole(index)}${label ? `, ${label}` : ""}`;
+    if (!entry.made[place]) return h("span", { class: "cell cell-open", title: `${title}: not made yet` });
+    // A cell of the image has a border of one pixel.
+    const at = position.get(index);
+    const across = (at % columns * (width + 2) + 1) / Math.max(1, sheetWidth - width) * 100;
+    const down = (Math.floor(at / columns) * (height + 2) + 1) / Math.max(1, sheetHeight - height) * 100;
+    const placed = { "background-position": `${across}% ${down}%` };
+    if (!open) return h("span", { class: kind, style: placed });
+    return h("button", {
+      class: kind, type: "button", title, "aria-label": `Sample ${title}`, "data-index": index, style: placed,
+      onclick: () => open(index),
+    });
+  }));
 }
 
 // The address of the image of the made samples of an entry; null if there are none.
@@ -255,8 +254,6 @@ export async function loadImage(address) {
   } catch {
     throw new Failure("the samples cannot be read", 0);
   }
+  if (loaded.size > 500) loaded.delete(loaded.values().next().value);
   loaded.add(address);
-  if (loaded.size > 500) loaded.clear();
 }
-
-export const isLoaded = (address) => !address || loaded.has(address);

@@ -1,7 +1,7 @@
 // Jobs, one job, workers with their queues, and schedules.
 
 import {
-  bytes, cells, duration, empty, facts, get, h, isLoaded, loadImage, meter, moment, percent, pill, post, rate, shortName,
+  bytes, cellGrid, duration, empty, facts, get, h, loadImage, meter, moment, percent, pill, post, rate, shortName,
   spark, spriteOf, toast, whole,
 } from "./dom.js";
 
@@ -207,8 +207,7 @@ function sheetCard(page, job, sheet) {
   else {
     const { entry, sprite } = sheet;
     const open = (index) => page.go(`datasets/${job.dataset}?sample=${index}`);
-    const all = cells(entry, sheet.facts, isLoaded(sprite) ? sprite : null, open);
-    body = h("div", { class: "sheet", style: { "--columns": String(entry.columns) } }, all);
+    body = cellGrid("sheet", job.id, entry, sheet.facts, sprite, open, { style: { "--columns": String(entry.columns) } });
   }
   const made = sheet.entry ? sheet.entry.made.filter(Boolean).length : 0;
   return h("section", { class: "card", key: "sheet" },

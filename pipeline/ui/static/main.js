@@ -137,6 +137,10 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+document.querySelector(".skip").onclick = (event) => {
+  event.preventDefault(); // Its fragment would be an address of a view.
+  main.focus();
+};
 document.getElementById("keys").onclick = () => help(true);
 
 // -- theme -----------------------------------------------------------------------------------------
