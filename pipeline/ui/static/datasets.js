@@ -22,14 +22,15 @@ export function datasetsView(page) {
     page.draw();
     for (const { key } of (listed ?? []).slice(0, 60)) {
       if (closed) return;
-      if (!details.has(key)) await describe(key);
+      const known = details.get(key);
+      if (!known || (known.facts && !known.facts.whole)) await describe(key);
     }
   }
 
   async function describe(key) {
     try {
       const found = await get(`api/datasets/${key}`);
-      details.set(key, { facts: found });
+      details.set(key, { ...details.get(key), facts: found });
       page.draw();
       if (!found.shown) return;
       const sheet = await get(`api/datasets/${key}/sheet`);
@@ -77,9 +78,9 @@ function tile(page, { key, url, given }, detail) {
   const found = detail?.facts;
   return h("li", { key },
     h("a", { class: "tile", href: `#/datasets/${key}` },
-      detail?.entry ? cellGrid("tile-cells", key, detail.entry, found, detail.sprite)
+      detail?.entry?.indices.length ? cellGrid("tile-cells", key, detail.entry, found, detail.sprite)
         : h("div", { class: "tile-cells" },
-          h("p", { class: "note" }, detail?.error ? "" : found && !found.shown ? "stores no samples" : "…")),
+          h("p", { class: "note" }, detail?.error ? "" : !found ? "…" : !found.shown ? "stores no samples" : detail.entry ? "no samples yet" : "…")),
       h("strong", {}, shortName(url)),
       h("span", { class: "note" }, found
         ? `${whole(found.count)} samples · ${found.generator} · ${found.format}${found.whole ? "" : " · incomplete"}`
@@ -350,7 +351,7 @@ export function datasetView(page) {
           ["Index", whole(sample.index)],
           sample.label !== null && ["Label", `${sample.label}, ${sample.class}`],
           ["Shard", `${whole(sample.shard)}, row ${whole(sample.row)}`],
-          ["Values", `${sample.minimum.toPrecision(4)} to ${sample.maximum.toPrecision(4)}, mean ${sample.mean.toPrecision(4)}`],
+          ["Values", `${short(sample.minimum)} to ${short(sample.maximum)}, mean ${short(sample.mean)}`],
         ]),
         h("p", { class: "place" }, sample.file),
         h("h3", {}, "Latent"),
@@ -365,6 +366,8 @@ export function datasetView(page) {
         h("p", { class: "note" }, `by their pixels, among ${whole(sample.searched)} from all over the dataset`)));
   }
 }
+
+const short = (number) => String(Number(number.toPrecision(4)));
 
 // A latent as bars, above the line if positive.
 function latent(numbers) {
