@@ -90,16 +90,13 @@ def ui_command(
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises UsageError if it cannot."""
+    name = host.strip("[]")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, asyncio turns off Nagle's algorithm, which would delay each response by 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener = socket.create_server((name, port), family=socket.AF_INET6 if ":" in name else socket.AF_INET)
     except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; see --host and --port"
-        ) from None
+        raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    # For its connections too: Nagle's algorithm would delay each response by 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
@@ -110,8 +107,8 @@ def _address(host: str, listener: socket.socket, token: str | None) -> str:
 
 def _serve(server: Any, listener: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM, both of which end it with exit code 0."""
-    # The server sends itself again the signal that ended it.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    # Also called after the server has ended: it sends the signal that ended it again.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with contextlib.suppress(KeyboardInterrupt), listener:
             server.run(sockets=[listener])

@@ -126,7 +126,7 @@ def test_light_and_dark(page: Page, address: str):
     page.goto(address)
     colors = []
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)
         colors.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"

@@ -69,7 +69,7 @@ def test_without_the_token_nothing_is_told(page: Open):
     for path in ("/", "/static/main.js", "/api/state", "/api/datasets", f"/api/state?token={TOKEN}x", "/?token="):
         assert client.get(path).status_code == 401
     for header in (f"Bearer {TOKEN}x", "Bearer ", "Bearer é", f"Basic {TOKEN}"):
-        assert client.get("/api/state", headers={"authorization": header.encode()}).status_code == 401
+        assert client.get("/api/state", headers=[(b"authorization", header.encode())]).status_code == 401
     assert client.post("/api/jobs/x/cancel", headers=OWN).status_code == 401
     for cookie in (TOKEN, "", "\x00", '"'):
         assert client.get("/api/state", headers={"cookie": f"noisemill-ui-8765={cookie}"}).status_code == 401

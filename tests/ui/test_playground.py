@@ -63,7 +63,7 @@ def test_a_page_draws_samples(page: Open):
     assert client.get("/api/generators/fashion").json()["warm"] is True
 
 
-def test_too_many_requests_are_refused():
+def test_too_many_requests_are_refused(monkeypatch):
     playground, begun, go_on = Playground(), threading.Semaphore(0), threading.Event()
 
     def slow(_folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_too_many_requests_are_refused():
         go_on.wait(600)
         raise WorkerError("enough")
 
-    playground._process.predict = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(playground._process, "predict", slow)
     outcomes: list[type[Exception]] = []
 
     def ask() -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.datasets.dataset import Dataset
 from pipeline.spec.labels import label_plan
+from pipeline.stores.records import read_record
 from pipeline.ui import class_index
 from pipeline.ui.class_index import ClassIndex
 from pipeline.ui.pictures import cell_size, picture, sprite
@@ -55,24 +56,27 @@ def test_a_page_of_a_million_reads_its_samples_alone(tmp_path, monkeypatch):
     folder = make_dataset(tmp_path / "d", first, finished=False)
     (folder / "job.json").write_text(spec.to_json())
     opened = OpenDataset(Dataset(folder))
-    read, rows = [], []
-    monkeypatch.setattr("pipeline.datasets.dataset.read_record", counted(read, "pipeline.datasets.dataset.read_record"))
+    read: list[str] = []
+    rows: list[int] = []
+
+    def counted_record(store, name):
+        read.append(name)
+        return read_record(store, name)
+
+    monkeypatch.setattr("pipeline.datasets.dataset.read_record", counted_record)
     samples = Dataset.samples
-    monkeypatch.setattr(Dataset, "samples", lambda self, at, count: rows.append(count) or samples(self, at, count))
+
+    def counted_samples(self, at, count):
+        rows.append(count)
+        return samples(self, at, count)
+
+    monkeypatch.setattr(Dataset, "samples", counted_samples)
     for label in (None, 3):
         page = opened.page(1, label)
         assert page["made"] == [True] * 100
         opened.sprite(page["indices"])
     assert sum(rows) == 200
     assert len(read) <= 6
-
-
-def counted(calls, name):
-    import importlib
-
-    module, _, attribute = name.rpartition(".")
-    original = getattr(importlib.import_module(module), attribute)
-    return lambda *arguments: calls.append(arguments[-1]) or original(*arguments)
 
 
 @pytest.mark.parametrize("form", ["npy", "png", "tar"])
