@@ -17,7 +17,7 @@ RUN python -m venv --without-pip /opt/noisemill \
     && pip install --no-cache-dir --quiet --root-user-action ignore "$(grep '^uv==' requirements.txt)" \
     && echo "tensorflow; sys_platform == 'never'" >without-tensorflow.txt \
     && uv pip install --no-cache --quiet --compile-bytecode --python /opt/noisemill/bin/python \
-       --constraint requirements.txt --override without-tensorflow.txt --extra flower -r pyproject.toml
+       --constraint requirements.txt --override without-tensorflow.txt --extra flower --extra ui -r pyproject.toml
 
 # The same version without kernels for GPUs, half as large; there is none for ARM. Nobody compiles against its headers.
 FROM dependencies AS cpu-dependencies

@@ -53,6 +53,8 @@ def run(*command: str | Path, cwd: Path) -> str:
         "pipeline/py.typed",
         "workers/py.typed",
         "pipeline/jobs/ledger/ledger.lua",
+        "pipeline/ui/static/index.html",
+        "pipeline/ui/static/main.js",
         "pipeline/generators/builtin/article/untrained.json",
         "pipeline/generators/builtin/fashion/generator.toml",
         "pipeline/generators/builtin/fashion/model.keras",

@@ -13,9 +13,11 @@ from pipeline.spec.labels import label_plan
 from pipeline.stores.records import read_record
 from pipeline.ui import class_index
 from pipeline.ui.class_index import ClassIndex
+from pipeline.ui.library import Library, key_of
 from pipeline.ui.pictures import cell_size, picture, sprite
 from pipeline.ui.shelf import OpenDataset
 from tests.making import make_dataset, make_spec
+from tests.servers import S3Server
 from tests.ui.conftest import cell
 
 
@@ -121,6 +123,20 @@ def test_values_are_drawn_in_their_range():
     assert low.max() == 0
     broken = np.full((1, 4, 4, 1), np.nan, np.float32)
     assert np.asarray(Image.open(io.BytesIO(sprite(broken, (-1.0, 1.0))[0]))).std() == 0
+
+
+def test_in_s3(s3: S3Server):
+    spec = make_spec(dtype="uint8", sample_shape=(6, 5, 1))
+    place = s3.destination()
+    make_dataset(place, spec)  # type: ignore[arg-type]
+    samples = Dataset(place)
+    opened = Library([place]).open(key_of(place))
+    page = opened.page(0, 2)
+    assert page["indices"] == list(range(2, 100, 4))
+    assert all(page["made"])
+    pixels = np.asarray(Image.open(io.BytesIO(opened.sprite(page["indices"])[0])))
+    np.testing.assert_array_equal(cell(pixels, 24, 5, 6, 16), samples[98][0][:, :, 0])
+    assert len(opened.sample(98)["neighbours"]) == 8
 
 
 def test_a_format_without_samples(tmp_path):
