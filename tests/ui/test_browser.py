@@ -111,6 +111,7 @@ def test_a_million_samples_are_leafed_through(page: Page, address: str):
     expect(dialog).not_to_contain_text(f"Sample {int(index):,}")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+    expect(cells.nth(5)).to_be_focused()
     expect(shown).to_have_attribute("data-page", "1999/2")
 
 

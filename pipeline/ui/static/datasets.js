@@ -220,6 +220,7 @@ export function datasetView(page) {
       } else if (!found && failure && ticks % 3 === 0) describe();
     },
     route() {
+      if (!page.query.has("sample")) modal(false);
       if (!found) return;
       turn();
       if (page.query.has("sample")) {
@@ -232,6 +233,7 @@ export function datasetView(page) {
       }
     },
     close() {
+      modal(false);
       show(document.getElementById("overlay"));
     },
     key(event) {
@@ -326,6 +328,7 @@ export function datasetView(page) {
       return;
     }
     const fresh = !overlay.querySelector("[data-key=sample]");
+    modal(true);
     show(overlay, h("div", {
       class: "scrim", key: "sample", onclick: (event) => { if (event.target === event.currentTarget) close(); },
     }, h("div", { class: "dialog", role: "dialog", "aria-modal": "true", "aria-label": "Sample", tabindex: "-1" },
@@ -365,6 +368,11 @@ export function datasetView(page) {
           : h("p", { class: "note" }, "None."),
         h("p", { class: "note" }, `by their pixels, among ${whole(sample.searched)} from all over the dataset`)));
   }
+}
+
+// While a sample is shown large, the rest of the page takes no focus.
+function modal(on) {
+  for (const part of [document.querySelector(".bar"), document.getElementById("main")]) part.inert = on;
 }
 
 const short = (number) => String(Number(number.toPrecision(4)));
