@@ -270,7 +270,7 @@ class _Simulated:
         holder = f"{self._info.id}/{next(self._numbers)}"
         if self._ledger.take_wakeup(wakeup.job, wakeup.token, wakeup.serial, holder):
             again = self._slice(wakeup, holder)
-            serial = self._ledger.put_down_wakeup(wakeup.job, wakeup.token, holder, again=again)
+            serial = self._ledger.return_wakeup(wakeup.job, wakeup.token, holder, again=again)
             if serial is not None:
                 self._wakeups.send(wakeup.job, self._info.digest, _PRIORITY, wakeup.token, serial)
 

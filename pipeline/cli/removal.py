@@ -111,6 +111,6 @@ def _confirm(removal: Removal, *, yes: bool) -> None:
 
 def _forget(ledger: Ledger, job: str) -> bool:
     try:
-        return ledger.forget(job) == "forgotten"
+        return ledger.delete(job) == "forgotten"
     except UnknownJobError:
         return False

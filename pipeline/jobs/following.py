@@ -81,7 +81,7 @@ class Follower:
     def _enter_again(self, lost: Job) -> None:
         """Adds the lost job again, or raises JobFailedError. If its destination is busy, the next poll tries again."""
         try:
-            if self._order is None or self._entries >= _MOST_ENTRIES or self._ledger.was_forgotten(lost.id):
+            if self._order is None or self._entries >= _MOST_ENTRIES or self._ledger.was_deleted(lost.id):
                 raise self._gone(lost)
             from pipeline.jobs.queueing import enter_again  # It imports numpy.
 

@@ -79,7 +79,7 @@ def enqueue(
     handle = JobHandle(job_id, destination, ledger)
     if is_live(ledger, job_id):
         _refuse_other_selection(ledger.job(job_id), only)
-        ledger.mend(job_id)
+        ledger.repair(job_id)
         if webhook is not None:
             handle.warning = "it was queued before: its webhook stays the same"
         _wake(handle, spec, priority)

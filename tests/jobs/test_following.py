@@ -79,13 +79,13 @@ def test_a_job_that_was_removed_is_not_added_again(ledger: Ledger, tmp_path: Pat
     follower = Follower(ledger, handle.id, enters_again=True)
     follower.poll()
     ledger.cancel(handle.id)
-    assert ledger.forget(handle.id) == "forgotten"
+    assert ledger.delete(handle.id) == "forgotten"
     with pytest.raises(JobFailedError, match="Redis no longer has job"):
         follower.poll()
     with pytest.raises(UnknownJobError):
         ledger.job(handle.id)
     queue(ledger, tmp_path)  # Who wants it after all may have it, and it may be lost again.
-    assert not ledger.was_forgotten(handle.id)
+    assert not ledger.was_deleted(handle.id)
 
 
 def test_while_another_maker_is_there_it_waits_and_then_says_why(

@@ -183,7 +183,7 @@ def test_unknown_jobs(ledger: Ledger) -> None:
     assert ledger.claim("nothing", "w") == "stop"
     assert ledger.missing_wakeups("nothing", workers=3, grace_s=5) == []
     assert not ledger.take_wakeup("nothing", 0, 1, "w/1")
-    assert ledger.put_down_wakeup("nothing", 0, "w/1", again=True) is None
+    assert ledger.return_wakeup("nothing", 0, "w/1", again=True) is None
     assert ledger.renew("nothing", {0: ("1", 1)}, token=0, holder="w/1").state == "unknown"
     ledger.abandon("nothing", "x")
     assert ledger.jobs() == []
@@ -581,7 +581,7 @@ def test_a_wakeup_that_nobody_took_is_lost_after_its_grace(ledger: Ledger) -> No
     # The first was late rather than lost: it is taken, and its duplicate is worth nothing.
     assert ledger.take_wakeup(JOB, 0, 1, "a/1")
     assert not ledger.take_wakeup(JOB, 0, 2, "b/1")
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=False) is None
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=False) is None
     assert not ledger.take_wakeup(JOB, 0, 2, "b/1")
 
 
@@ -590,9 +590,9 @@ def test_a_held_wakeup_is_not_missing_and_is_sent_again_under_a_new_serial(ledge
     ledger.missing_wakeups(JOB, workers=1, grace_s=5)
     assert ledger.take_wakeup(JOB, 0, 1, "a/1")
     assert ledger.missing_wakeups(JOB, workers=1, grace_s=0) == []
-    assert ledger.put_down_wakeup(JOB, 0, "b/1", again=True) is None
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=True) == 2
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=True) is None
+    assert ledger.return_wakeup(JOB, 0, "b/1", again=True) is None
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=True) == 2
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=True) is None
     assert not ledger.take_wakeup(JOB, 0, 1, "b/2")
     assert ledger.missing_wakeups(JOB, workers=1, grace_s=5) == []
     assert ledger.take_wakeup(JOB, 0, 2, "b/2")
@@ -602,7 +602,7 @@ def test_a_wakeup_put_down_for_good_is_missing_again(ledger: Ledger) -> None:
     enter(ledger)
     ledger.missing_wakeups(JOB, workers=1, grace_s=5)
     assert ledger.take_wakeup(JOB, 0, 1, "a/1")
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=False) is None
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=False) is None
     assert ledger.missing_wakeups(JOB, workers=1, grace_s=5) == [(0, 2)]
 
 
@@ -620,7 +620,7 @@ def test_renewal_keeps_a_wakeups_lease_and_a_lapsed_one_is_missing(settings: Set
     assert ledger.missing_wakeups(JOB, workers=1, grace_s=60) == [(0, 2)]
     assert ledger.take_wakeup(JOB, 0, 2, "b/1")
     ledger.renew(JOB, {}, token=0, holder="a/1")
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=True) is None
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=True) is None
 
 
 @pytest.mark.parametrize(("token", "serial"), [(0, 0), (7, 1)])
@@ -636,7 +636,7 @@ def test_an_ended_job_needs_no_wakeups(ledger: Ledger) -> None:
     ledger.cancel(JOB)
     assert not ledger.take_wakeup(JOB, 0, 1, "a/1")
     assert ledger.missing_wakeups(JOB, workers=1, grace_s=0) == []
-    assert ledger.put_down_wakeup(JOB, 0, "a/1", again=True) is None
+    assert ledger.return_wakeup(JOB, 0, "a/1", again=True) is None
 
 
 def test_queue_length(ledger: Ledger, raw: redis.Redis) -> None:
@@ -789,10 +789,10 @@ def test_a_job_without_a_webhook_leaves_no_note(ledger: Ledger, raw: redis.Redis
 
 def test_a_complaint_is_told_until_somebody_makes_a_shard(ledger: Ledger) -> None:
     enter(ledger)
-    ledger.complain(JOB, "nobody here can read it")
+    ledger.record_error(JOB, "nobody here can read it")
     assert ledger.job(JOB).error == "nobody here can read it"
     got = claim(ledger)
-    ledger.complain(JOB, "nor here")  # While others make it, that is nobody's concern.
+    ledger.record_error(JOB, "nor here")  # While others make it, that is nobody's concern.
     assert ledger.job(JOB).error == "nobody here can read it"
     commit(ledger, got)
     assert ledger.job(JOB).error is None

@@ -113,15 +113,15 @@ class History:
 
     def complete(self) -> str:
         """What workers do from here on; answers the state that the job ends in."""
-        self.ledger.mend_lists()
-        self.ledger.mend(JOB)
+        self.ledger.repair_lists()
+        self.ledger.repair(JOB)
         for _ in range(20 * SHARDS):
             if JOB not in self.ledger.live_jobs():
                 break
             answer = self.ledger.claim(JOB, "c")
             if answer == "wait":
                 self.lapse()
-                self.ledger.mend(JOB)
+                self.ledger.repair(JOB)
             elif isinstance(answer, Claim) and answer.shard >= 0:
                 self.commit(answer)
             elif isinstance(answer, Claim):
@@ -177,8 +177,8 @@ def test_a_shard_that_was_found_in_nobodys_hands_is_looked_for_before_it_is_made
             assert isinstance(claim, Claim)
             history.commit(claim)
         history.raw.delete(f"{history.job}:done")
-        assert history.ledger.mend(JOB) == 3
-        assert history.ledger.mend(JOB) == 0
+        assert history.ledger.repair(JOB) == 3
+        assert history.ledger.repair(JOB) == 0
         again = [history.ledger.claim(JOB, "a") for _ in range(4)]
         assert [(claim.shard, claim.attempt) for claim in again if isinstance(claim, Claim)] == [
             (0, 2), (1, 2), (2, 2), (3, 1),
@@ -198,8 +198,8 @@ def test_mending_what_is_well_writes_nothing(ledger: Ledger, settings: Settings,
     assert isinstance(claims[0], Claim)
     ledger.commit(JOB, claims[0], samples=10, size_bytes=1, stage_seconds={})
     before = contents(raw, settings)
-    assert ledger.mend(JOB) == 0
-    ledger.mend_lists()
+    assert ledger.repair(JOB) == 0
+    ledger.repair_lists()
     assert contents(raw, settings) == before
 
 
@@ -208,17 +208,17 @@ def test_lists_are_restored(ledger: Ledger, settings: Settings, raw: redis.Redis
         ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x", priority=5, webhook="http://x/"))
     ledger.cancel("job-2")
     raw.delete(f"{settings.key_prefix}:live", f"{settings.key_prefix}:webhooks:due")
-    ledger.mend_lists()
+    ledger.repair_lists()
     assert ledger.live_jobs() == ["job-1"]
     assert raw.zcard(f"{settings.key_prefix}:webhooks:due") == 1
     raw.delete(f"{settings.key_prefix}:jobs")
-    ledger.mend_lists()
+    ledger.repair_lists()
     assert [job.id for job in ledger.jobs()] == ["job-1"], "nothing depends on jobs that have ended"
 
 
 def test_what_is_not_live_leaves_the_list_of_live_jobs(ledger: Ledger, settings: Settings, raw: redis.Redis) -> None:
     raw.sadd(f"{settings.key_prefix}:live", "job-9")
-    assert ledger.mend("job-9") == 0
+    assert ledger.repair("job-9") == 0
     assert ledger.live_jobs() == []
 
 

@@ -354,7 +354,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=messages, of=slices, again=st.booleans())
     def put_down(self, of: tuple[int, str], again: bool):
         number, holder = of
-        serial = self.ledger.put_down_wakeup(JOB, number, holder, again=again)
+        serial = self.ledger.return_wakeup(JOB, number, holder, again=again)
         token = self.model.tokens.get(number)
         if token is None or token.holder != holder:
             assert serial is None

@@ -202,7 +202,7 @@ def test_a_job_that_was_removed_is_a_failed_run(
     job = only(book).job
     assert job is not None
     ledger.cancel(job)
-    assert ledger.forget(job) == "forgotten"
+    assert ledger.delete(job) == "forgotten"
     steward.advance(schedule)
     assert (only(book).state, only(book).error) == ("failed", "its job was removed")
 

@@ -95,7 +95,7 @@ def test_a_key_of_another_type(ledger: Ledger, raw: redis.Redis, suffix: str, ki
         lambda: ledger.job("job-1"), lambda: ledger.spec("job-1"), lambda: ledger.settle("job-1", "xla", 64),
         lambda: ledger.claim("job-1", "me"), lambda: ledger.take_wakeup("job-1", 0, 1, "me"),
         lambda: ledger.missing_wakeups("job-1", workers=1, grace_s=5), lambda: ledger.release_worker("me"),
-        lambda: ledger.put_down_wakeup("job-1", 0, "me", again=True), lambda: ledger.cancel("job-1"),
+        lambda: ledger.return_wakeup("job-1", 0, "me", again=True), lambda: ledger.cancel("job-1"),
     ]  # fmt: skip
     for operation in operations:
         assert len(complaint(operation).splitlines()) <= 2

@@ -129,7 +129,7 @@ class SliceWorker:
         if not self.ledger.take_wakeup(job, token, serial, holder):
             return None
         slice_end.enter_context(self._counted(job))
-        again = slice_end.enter_context(self._put_down(job, token, holder))
+        again = slice_end.enter_context(self._return_wakeup(job, token, holder))
         slice_end.enter_context(self._failures_recorded(job, again))
         found = self._prepare(job, again)
         if found is None:
@@ -232,7 +232,7 @@ class SliceWorker:
             log.warning("job %s, whose store fails, is %s: %s", job, answer, error, extra=about(job))
 
     @contextmanager
-    def _put_down(self, job: str, token: int, holder: str) -> Iterator[_Flag]:
+    def _return_wakeup(self, job: str, token: int, holder: str) -> Iterator[_Flag]:
         """Ends the slice; puts the wake-up at the end of the queue if there is more to do, as the block says."""
         again = _Flag()
         try:
@@ -240,7 +240,7 @@ class SliceWorker:
         finally:
             try:
                 more = again.is_set and not self.stop.is_set()
-                serial = self.ledger.put_down_wakeup(job, token, holder, again=more)
+                serial = self.ledger.return_wakeup(job, token, holder, again=more)
                 if serial is not None:
                     state = self.ledger.job(job)
                     self.wakeups.send(job, state.digest, state.priority, token, serial)
@@ -356,7 +356,9 @@ class SliceWorker:
         if self._refused.get(job) != message:
             log.warning("job %s: %s", job, message, extra=about(job))
         self._refused = dict(list(self._refused.items())[-_REMEMBERED:]) | {job: message}
-        self.ledger.complain(job, f"worker {self.info.id}, noisemill {self.info.version}, cannot make it: {message}")
+        self.ledger.record_error(
+            job, f"worker {self.info.id}, noisemill {self.info.version}, cannot make it: {message}"
+        )
 
     def _settled_engine(self, job: str, spec: JobSpec) -> Engine:
         """The engine that all slices of a job use; the first slice chooses it."""

@@ -94,7 +94,7 @@ class Steward:
         try:
             job = self._ledger.job(run.job)
         except UnknownJobError:
-            if run.going and self._ledger.was_forgotten(run.job):
+            if run.going and self._ledger.was_deleted(run.job):
                 self._end(schedule, run, "failed", "its job was removed")
             elif run.going and self._is_time_for(schedule, run):
                 log.warning("schedule %s: Redis has lost job %s of run %d: it is submitted again",

@@ -71,11 +71,11 @@ class Reconciler:
         sent = 0
         mends = self._ledger.takes_turn("mending", self._interval_s)
         if mends:
-            self._ledger.mend_lists()
+            self._ledger.repair_lists()
         for job_id in self._ledger.live_jobs():
             try:
-                if mends and (mended := self._ledger.mend(job_id)):
-                    log.warning("job %s: Redis had lost track of %s: put back", job_id, shard_count(mended))
+                if mends and (repaired := self._ledger.repair(job_id)):
+                    log.warning("job %s: Redis had lost track of %s: put back", job_id, shard_count(repaired))
                 sent += self._send_missing(job_id, mine, workers)
             except UnknownJobError:  # Redis has lost parts of it; continue with the others.
                 continue

@@ -4,7 +4,7 @@ Every change is one call of `ledger.lua`, which is atomic and safe to repeat. Th
 which shards have been made: a ledger that is lost can be rebuilt from the destinations.
 
 call        the connection to Redis and the one call of the script
-jobs        what clients and schedulers see: jobs are added, read, cancelled, forgotten
+jobs        what clients and schedulers see: jobs are added, read, cancelled, deleted
 shards      what a worker sees of a job: wake-ups, claims, leases, commits, the end
 workers     the list of workers that are up
 repair      restores the invariants after Redis has lost something or a process has died

@@ -1,4 +1,4 @@
-"""What clients and schedulers see of the ledger: jobs are added, read, cancelled and forgotten."""
+"""What clients and schedulers see of the ledger: jobs are added, read, cancelled and deleted."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ class Jobs(Call):
         with self._talk():
             return self._known(job_id, str(self._call(job_id, "cancel")))
 
-    def forget(self, job_id: str) -> str:
+    def delete(self, job_id: str) -> str:
         """Deletes the entry of a job that has ended. Returns "forgotten", or the state of a live job.
 
         Raises UnknownJobError.
         """
         with self._talk():
-            answer = self._known(job_id, str(self._call(job_id, "forget")))
+            answer = self._known(job_id, str(self._call(job_id, "delete")))
             if answer == "forgotten":
                 self._redis.zrem(self._key("jobs"), job_id)
         return answer
@@ -167,7 +167,7 @@ class Jobs(Call):
             raise UnknownJobError(f"job {job_id!r} is unknown: see 'noisemill jobs'")
         return Order(texts)
 
-    def was_forgotten(self, job_id: str) -> bool:
+    def was_deleted(self, job_id: str) -> bool:
         """Whether somebody has deleted a job's entry on purpose within the last minute."""
         with self._talk():
             return bool(self._redis.exists(f"{self._job_key(job_id)}:forgotten"))

@@ -13,16 +13,16 @@
 --   <job>:retry      sorted set: shard -> not before (milliseconds)
 --   <job>:attempts   hash: shard -> claims so far, not counting those lost with their worker;
 --                    shard:lost -> the number lost with their worker; shard:by -> worker|worker|..., who failed it;
---                    shard:astray -> 1 if `mend` found it unassigned: it may have been made already
+--                    shard:astray -> 1 if `repair` found it unassigned: it may have been made already
 --   <job>:errors     hash: shard -> last error
 --   <job>:failed     hash: shard -> error of a shard that was given up
 --   <job>:progress   hash: shard -> samples made under its lease
 --   <job>:wakeups    hash: token -> sent|taken|sent_at|held_until|holder
---   <job>:forgotten  for a minute after `forget`: the job was deleted on purpose, not lost
+--   <job>:forgotten  for a minute after `delete`: the job was deleted on purpose, not lost
 --
 -- Redis does not roll back a script when one of its commands is refused (an ACL, a full disk), and keys can be lost (an
 -- eviction policy, a failover). So writes are ordered such that stopping after any of them is harmless: a shard is
--- added to its new place before it is removed from the old one, and counters are updated last. `mend` repairs the
+-- added to its new place before it is removed from the old one, and counters are updated last. `repair` repairs the
 -- rest. Its invariant: every shard is done, given up, leased, waiting for another attempt or not begun.
 --
 -- Times come from the server, so no worker's clock matters. A fence is a number that grows with every claim. A call by
@@ -426,9 +426,9 @@ function operations.hold(arguments)
   return 'failed'
 end
 
--- complain(message): why a worker leaves a live job to others. Ignored while any shard is leased; deleted when a shard
+-- record_error(message): why a worker leaves a live job to others. Ignored while any shard is leased; deleted when a shard
 -- is committed.
-function operations.complain(arguments)
+function operations.record_error(arguments)
   if is_live(field('state') or '') and redis.call('ZCARD', job .. ':leases') == 0 then redis.call('HSET', job, 'error', arguments[1]) end
   return field('state') or 'unknown'
 end
@@ -441,8 +441,8 @@ function operations.cancel()
   return 'cancelled'
 end
 
--- forget(): deletes a job that is not live: 'forgotten', or the state of a live job, or 'unknown'
-function operations.forget()
+-- delete(): deletes a job that is not live: 'forgotten', or the state of a live job, or 'unknown'
+function operations.delete()
   local state = field('state')
   if not state or is_live(state) then return state or 'unknown' end
   redis.call('SET', job .. ':forgotten', '1', 'EX', REMEMBERED_S)
@@ -490,8 +490,8 @@ function operations.take(arguments)
   return 'taken'
 end
 
--- put_down(token, holder, again): the slice is over; returns the serial to send again, or '0'.
-function operations.put_down(arguments)
+-- return_wakeup(token, holder, again): the slice is over; returns the serial to send again, or '0'.
+function operations.return_wakeup(arguments)
   local token, holder, again = arguments[1], arguments[2], arguments[3]
   local entry = redis.call('HGET', job .. ':wakeups', token)
   if not entry then return '0' end
@@ -553,12 +553,12 @@ local function recount(spec)
   end
 end
 
--- mend(id, ttl_ms, from): {state, mended, next}
+-- repair(id, ttl_ms, from): {state, repaired, next}
 -- Restores the invariants of a live job: it is in the set of live jobs, its counters are right, and every shard is
--- done, given up, leased, waiting for another attempt or not begun. Checks MOST_MENDED shards, beginning with `from`;
+-- done, given up, leased, waiting for another attempt or not begun. Checks MOST_REPAIRED shards, beginning with `from`;
 -- 'next' is where to continue, or -1.
-local MOST_MENDED = 20000
-function operations.mend(arguments)
+local MOST_REPAIRED = 20000
+function operations.repair(arguments)
   local id, ttl_ms, from = arguments[1], tonumber(arguments[2]), tonumber(arguments[3])
   local state = field('state') or 'unknown'
   if not is_live(state) then
@@ -581,14 +581,14 @@ function operations.mend(arguments)
   local known = done + redis.call('HLEN', job .. ':failed') + redis.call('ZCARD', job .. ':retry')
   known = known + redis.call('ZCARD', job .. ':leases') - (redis.call('ZSCORE', job .. ':leases', FINALISE) and 1 or 0)
   if from == 0 and known >= begun then return {state, '0', '-1'} end
-  local mended, is_wanted = 0, selected()
-  local upto = math.min(all, from + MOST_MENDED)
+  local repaired, is_wanted = 0, selected()
+  local upto = math.min(all, from + MOST_REPAIRED)
   for index = from, upto - 1 do
     local shard = text(index)
     if is_wanted(index) and redis.call('GETBIT', job .. ':done', index) == 0
         and redis.call('HEXISTS', job .. ':failed', shard) == 0
         and not redis.call('ZSCORE', job .. ':leases', shard) and not redis.call('ZSCORE', job .. ':retry', shard) then
-      mended = mended + 1
+      repaired = repaired + 1
       if redis.call('HEXISTS', job .. ':holders', shard) == 1 then
         -- Its holder renews this lease; if it is gone, the lease expires.
         redis.call('ZADD', job .. ':leases', text(now_ms() + ttl_ms), shard)
@@ -598,7 +598,7 @@ function operations.mend(arguments)
       end
     end
   end
-  return {state, text(mended), upto < all and text(upto) or '-1'}
+  return {state, text(repaired), upto < all and text(upto) or '-1'}
 end
 
 -- turn(what, interval_ms): 1 for the first caller within an interval, 0 for the others. Belongs to no job.

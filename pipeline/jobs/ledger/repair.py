@@ -20,19 +20,19 @@ class Repair(Jobs):
         with self._talk():
             return bool(self._call("", "turn", what, max(1, round(interval_s * 1000))))
 
-    def mend(self, job_id: str) -> int:
+    def repair(self, job_id: str) -> int:
         """Restores the invariants of a live job; returns the number of shards that were unassigned.
 
         Redis may have lost keys (an eviction policy, a failover) or refused a script half-way (an ACL, a full disk).
         """
-        mended, position = 0, 0
+        repaired, position = 0, 0
         while position >= 0:
             with self._talk():
-                _, shards, onward = self._call(job_id, "mend", job_id, self._lease_ms, position)
-            mended, position = mended + int(shards), int(onward)
-        return mended
+                _, shards, onward = self._call(job_id, "repair", job_id, self._lease_ms, position)
+            repaired, position = repaired + int(shards), int(onward)
+        return repaired
 
-    def mend_lists(self) -> None:
+    def repair_lists(self) -> None:
         """Restores the invariants between jobs: live jobs are listed as jobs and as live, and webhooks have a due time.
 
         Jobs that have ended and are missing from the list of jobs stay lost: nothing depends on them.

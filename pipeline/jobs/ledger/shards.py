@@ -114,13 +114,13 @@ class Shards(Call):
         with self._talk():
             return str(self._call(job_id, "hold", shard, fence, message[:2000], round(patience_s * 1000)))
 
-    def complain(self, job_id: str, message: str) -> None:
+    def record_error(self, job_id: str, message: str) -> None:
         """Records why a worker leaves a live job to others.
 
         Ignored while any shard is leased; deleted when a shard is committed.
         """
         with self._talk():
-            self._call(job_id, "complain", message)
+            self._call(job_id, "record_error", message)
 
     def abandon(self, job_id: str, message: str) -> None:
         """Fails a job that cannot be carried out at all."""
@@ -143,8 +143,8 @@ class Shards(Call):
         with self._talk():
             return bool(self._call(job_id, "take", token, serial, holder, self._lease_ms) == "taken")
 
-    def put_down_wakeup(self, job_id: str, token: int, holder: str, *, again: bool) -> int | None:
+    def return_wakeup(self, job_id: str, token: int, holder: str, *, again: bool) -> int | None:
         """Ends a slice; returns the serial with which to send the wake-up again, or None."""
         with self._talk():
-            serial = int(self._call(job_id, "put_down", token, holder, "1" if again else "0"))
+            serial = int(self._call(job_id, "return_wakeup", token, holder, "1" if again else "0"))
         return serial or None
