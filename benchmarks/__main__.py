@@ -19,6 +19,7 @@ BENCHMARKS = (
     "data_plane",
     "forward",
     "samplers",
+    "stream",
     "against_peers",
     "memory",
     "stores",

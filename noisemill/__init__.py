@@ -5,6 +5,7 @@ import noisemill
 dataset = noisemill.generate("fashion", "out", count=10_000)
 handle = noisemill.submit("fashion", "s3://bucket/prefix", count=1_000_000)
 handle.wait()
+for samples, labels in noisemill.stream("fashion", count=1_000_000): ...
 
 The public API. The code lives in `pipeline` (jobs and how to request them) and `workers` (processes that make them).
 """
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
         Dataset,
         JobHandle,
         NoisemillError,
+        Stream,
         export,
         extend,
         extend_here,
         generate,
         resume,
         resume_here,
+        stream,
         submit,
     )
 
@@ -31,12 +34,14 @@ __all__ = [
     "Dataset",
     "JobHandle",
     "NoisemillError",
+    "Stream",
     "export",
     "extend",
     "extend_here",
     "generate",
     "resume",
     "resume_here",
+    "stream",
     "submit",
 ]
 

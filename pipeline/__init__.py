@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.client.extending import extend, extend_here
     from pipeline.client.making import generate, resume, resume_here, submit
+    from pipeline.client.stream import Stream, stream
     from pipeline.common.errors import NoisemillError
     from pipeline.datasets.dataset import Dataset
     from pipeline.datasets.export import export
@@ -25,12 +26,14 @@ _SOURCES = {
     "Dataset": "pipeline.datasets.dataset",
     "JobHandle": "pipeline.jobs.queueing",
     "NoisemillError": "pipeline.common.errors",
+    "Stream": "pipeline.client.stream",
     "extend": "pipeline.client.extending",
     "extend_here": "pipeline.client.extending",
     "export": "pipeline.datasets.export",
     "generate": "pipeline.client.making",
     "resume": "pipeline.client.making",
     "resume_here": "pipeline.client.making",
+    "stream": "pipeline.client.stream",
     "submit": "pipeline.client.making",
 }
 
@@ -38,12 +41,14 @@ __all__ = [
     "Dataset",
     "JobHandle",
     "NoisemillError",
+    "Stream",
     "export",
     "extend",
     "extend_here",
     "generate",
     "resume",
     "resume_here",
+    "stream",
     "submit",
 ]
 

@@ -23,7 +23,8 @@ hypothesis.settings.load_profile("noisemill")
 #: Files, and single tests of others, that start many processes and take most of the time: `make test` leaves them to
 #: `make test-all`.
 LONG = {
-    "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "datasets/evaluation/test_figures.py",
+    "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "client/test_stream.py",
+    "datasets/evaluation/test_figures.py",
     "end_to_end/test_containers.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
     "end_to_end/test_metrics.py", "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
     "examples/test_examples.py", "faults/test_chaos.py", "faults/test_poison.py", "faults/test_redis.py",

@@ -121,7 +121,8 @@ def reproduce_command(
 
     from pipeline.cli.progress import job_progress
     from pipeline.client.making import LocalRun
-    from pipeline.client.reproduction import read_recipe, reproduce
+    from pipeline.client.recipes import read_recipe
+    from pipeline.client.reproduction import reproduce
     from pipeline.jobs.ledger import open_ledger
     from pipeline.stores import normalise
 

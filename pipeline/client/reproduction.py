@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.client.making import LocalRun, PlannedJob
-from pipeline.common.errors import GeneratorError, UnknownGeneratorError, UsageError, shown
-from pipeline.common.files import open_regular
+from pipeline.client.recipes import recipe_generator, recipe_uploads
+from pipeline.common.errors import UsageError, shown
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.destination import Upload, check_free, read_spec
+from pipeline.datasets.destination import check_free, read_spec
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.receipts import EngineRecord
-from pipeline.datasets.recipe import DIFFERENT, MAX_BYTES, UNCOMPARABLE, VERDICTS, Recipe
+from pipeline.datasets.recipe import DIFFERENT, UNCOMPARABLE, VERDICTS, Recipe
 from pipeline.datasets.repair import withdraw_damaged_shards
-from pipeline.generators import Generator, find_named_by_data
+from pipeline.generators import Generator
 from pipeline.jobs.following import raise_unless_done, wait_for
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.queueing import destination_lease
-from pipeline.jobs.request import labels_upload, rows_upload
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
 from pipeline.stores import open_store
@@ -75,25 +74,6 @@ class Reproduction:
         return {**document, **asdict(self)}
 
 
-def read_recipe(place: str) -> Recipe:
-    """The recipe in a file or an s3:// object. Raises UsageError if it is unreadable, DatasetError if it is invalid."""
-    try:
-        if place.startswith("s3://"):
-            folder, _, name = place.rpartition("/")
-            with open_store(folder).open(name) as remote:
-                text = remote.read(MAX_BYTES + 1)
-        else:
-            with open_regular(place) as file:
-                text = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise UsageError(f"recipe {place!r}: there is no such file") from None
-    except (IsADirectoryError, ValueError):
-        raise UsageError(f"recipe {place!r} is not a file; 'noisemill recipe DEST' writes one") from None
-    except OSError as error:
-        raise UsageError(f"recipe {place!r} cannot be read: {error.strerror or error}") from None
-    return Recipe.from_json(text, place)
-
-
 def reproduce(
     recipe: Recipe,
     destination: str | os.PathLike[str],
@@ -117,9 +97,9 @@ def reproduce(
         chosen = None
     store = open_store(destination)
     fresh = read_spec(store) is None
-    uploads = _uploads(recipe, **(files or {})) if fresh else []
+    uploads = recipe_uploads(recipe, **(files or {})) if fresh else []
     check_free(recipe.spec, store)
-    found = _generator(recipe, generator, trust=trust_generator)
+    found = recipe_generator(recipe, generator, trust=trust_generator)
     spec = replace(recipe.spec, generator=found.reference)
     job = PlannedJob(found, spec, uploads).at(store.url)
     made_by = recipe.made_by[0]
@@ -144,52 +124,6 @@ def reproduce(
 
 def _present(dataset: Dataset, chosen: Selection | None) -> list[int]:
     return [index for index in dataset.receipts() if chosen is None or index in chosen]
-
-
-def _generator(recipe: Recipe, reference: str | None, *, trust: bool) -> Generator:
-    """The recipe's generator. Raises GeneratorError if it is missing, different or not trusted."""
-    digest = recipe.spec.digest
-    try:
-        found = find_named_by_data(recipe.spec.generator, generator=reference, trust=trust)
-    except UnknownGeneratorError as error:
-        if reference is not None:
-            raise
-        raise GeneratorError(
-            f"the recipe's generator was not found ({error}): give its location with --generator; "
-            f"its digest begins with {digest[:19]}"
-        ) from None
-    if found.digest != digest:
-        raise GeneratorError(
-            f"generator {found.reference!r} is not the recipe's: its digest is {found.digest[:19]}..., the recipe's "
-            f"{digest[:19]}... ({recipe.spec.generator_name}, {recipe.where}); give that one with --generator"
-        )
-    return found
-
-
-def _uploads(
-    recipe: Recipe, *, latents: str | None = None, attributes: str | None = None, labels: str | None = None
-) -> list[Upload]:
-    """The user's latents, attributes and labels: from the recipe, or from the files given. Raises UsageError."""
-    brought = {
-        shards.LATENTS: latents and rows_upload(shards.LATENTS, latents, recipe.spec.latent_dim),
-        shards.ATTRIBUTES: attributes and rows_upload(shards.ATTRIBUTES, attributes, recipe.spec.attributes_dim),
-        shards.LABELS: labels and labels_upload(labels, recipe.spec.classes or ()),
-    }
-    uploads = []
-    for name, each in recipe.inputs.items():
-        upload = brought.pop(name) or (Upload(name, each.data) if each.data is not None else None)
-        option = f"--{name.removesuffix('.npy')}"
-        if upload is None:
-            raise UsageError(
-                f"the dataset was made with {name} of {each.size_bytes:,} bytes, too large for the recipe: "
-                f"give that file with {option}"
-            )
-        if upload.sha256 != each.sha256:
-            raise UsageError(f"{name} is not the one that the dataset was made with: its hash differs ({option})")
-        uploads.append(upload)
-    if extra := next((name for name, given in brought.items() if given), None):
-        raise UsageError(f"--{extra.removesuffix('.npy')} is not needed: the dataset was made without")
-    return uploads
 
 
 def _record_selection(dataset: Dataset, chosen: Selection, *, fresh: bool) -> None:

@@ -18,7 +18,7 @@ from benchmarks.plot import plot
 
 ROOT = Path(__file__).parents[2]
 
-_SLOW = ("end_to_end", "data_plane", "samplers", "against_peers", "overhead", "fairness", "scale", "elastic")
+_SLOW = ("end_to_end", "data_plane", "samplers", "against_peers", "overhead", "fairness", "scale", "elastic", "stream")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,13 @@ def test_the_article(tmp_path: Path, cache: Path) -> None:
     assert np.abs(samples).max() < 0.1  # Untrained.
 
 
+def test_train_on_a_stream(tmp_path: Path, cache: Path) -> None:
+    told = run_example("train_on_a_stream.py", tmp_path, variables={"NOISEMILL_CACHE_DIR": str(cache)})
+    assert "stopped at sample 1,024" in told
+    assert "trained on 1,920 samples, none of them stored" in told
+    assert not list(tmp_path.iterdir())
+
+
 needs_fashion_mnist = pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="no dataset-fashion-mnist of Debian's")
 
 

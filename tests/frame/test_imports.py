@@ -156,8 +156,9 @@ def test_no_import_cycles(ours):
             ("tensorflow", "keras"),
         ),
         ("import pipeline.cli.jobs", ("numpy", "pipeline.generators")),
+        ("import noisemill; noisemill.stream", ("tensorflow", "torch", "redis", "celery")),
     ],
-    ids=["import", "help", "help of a command", "command without generators"],
+    ids=["import", "help", "help of a command", "command without generators", "stream"],
 )
 def test_start_up_is_light(code, heavy):
     assert modules_after(code) & set(heavy) == set()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.export import export
+from pipeline.datasets.recipe import recipe_of
 from pipeline.generators import find_generator
 from pipeline.jobs.request import JobRequest
 from tests.making import make_dataset
@@ -24,4 +26,5 @@ def make_examples(folder: Path) -> Path:
         request = JobRequest(count=COUNT, shard_size=8, format=format_, layout=layout)
         make_dataset(folder / name, request.resolve(find_generator(str(_TINY)))[0])
     export(str(folder / "out"), str(folder / "out.npz"), to="npz")
+    (folder / "out.recipe.json").write_text(recipe_of(Dataset(folder / "out")).to_json(), encoding="utf-8")
     return folder

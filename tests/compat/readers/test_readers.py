@@ -5,6 +5,7 @@ They are in an environment of their own, `.venv-readers`, which `make readers` m
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def pixels(folder: Path) -> list[float]:
 
 
 def test_every_piece_of_the_page_is_run() -> None:
-    words = ("ImageFolder", "DataLoader", "flat/shards", "features", "webdataset", 'row["cls"]', "mlcroissant")
+    words = ["ImageFolder", "DataLoader(Dataset", "flat/shards", "features", "webdataset", 'row["cls"]', "mlcroissant"]
+    words += ["with noisemill.stream", "StreamDataset"]
     assert {code for word in words for code in blocks_of("readers") if word in code} == set(blocks_of("readers"))
 
 
@@ -73,7 +75,7 @@ def test_torchvision_image_folder(folder: Path, tmp_path: Path, pixels: list[flo
 
 
 def test_dataloader(folder: Path, tmp_path: Path) -> None:
-    [told] = answers(PYTHON, folder, [(block("readers", "DataLoader"), LOADER)], tmp_path)
+    [told] = answers(PYTHON, folder, [(block("readers", "DataLoader(Dataset"), LOADER)], tmp_path)
     assert Counter(told["labels"]) == Counter(LABELS)
     floats = Dataset(folder / "out").samples(0, COUNT).astype(np.float64)
     assert np.allclose(told["sums"], sorted(floats.reshape(COUNT, -1).sum(axis=1)))
@@ -85,7 +87,7 @@ def test_dataloader_from_s3(folder: Path, tmp_path: Path, s3: S3Server) -> None:
     source, target = open_store(folder / "out"), open_store(place)
     for entry in source.list():
         target.write(entry.name, source.read(entry.name))
-    code = block("readers", "DataLoader").replace('Dataset("out")', f'opened("{place}")')
+    code = block("readers", "DataLoader(Dataset").replace('Dataset("out")', f'opened("{place}")')
     opened = "from noisemill import Dataset\ndef opened(url):\n    d = Dataset(url)\n    d[0]\n    return d\n"
     [told] = answers(PYTHON, folder, [(opened + code, LOADER)], tmp_path)
     assert Counter(told["labels"]) == Counter(LABELS)
@@ -138,3 +140,21 @@ def test_mlcroissant(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
     told, _, classes = answers(PYTHON, folder, [(reading, rows), (valid, "None"), (by_class, pairs)], tmp_path)
     assert sorted(zip(told["labels"], told["sums"], strict=True)) == sorted(zip(LABELS, pixels, strict=True))
     assert classes == [[index, CLASSES[label]] for index, label in enumerate(LABELS)]
+
+
+def test_streams(folder: Path, tmp_path: Path) -> None:
+    """PyTorch is in one environment, TensorFlow in the other: users have both in one."""
+    other = f"import sys\nsys.executable = {sys.executable!r}\ntold = []\n"
+
+    def told(word: str, indent: str) -> str:
+        code = block("readers", word).replace('.json"', '.json", trust_generator=True')
+        return other + code.replace(f"{indent}assert", f"{indent}told += labels.tolist()\n{indent}assert")
+
+    pieces = [
+        (told("with noisemill.stream", " " * 8), "told"),
+        (told("StreamDataset", " " * 4), "[told, str(samples.dtype)]"),
+    ]
+    in_order, (shared, dtype) = answers(PYTHON, folder, pieces, tmp_path)
+    assert in_order == LABELS
+    assert Counter(shared) == Counter(LABELS)
+    assert dtype == "torch.float32"
