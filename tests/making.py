@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,6 +61,21 @@ class Made:
         return self.values
 
 
+@dataclass(frozen=True)
+class Chosen(Made):
+    """The best of several candidates."""
+
+    #: Which won, and the scores of all.
+    won: NDArray[np.int32]
+    scored: NDArray[np.float64]
+
+    def winners(self) -> NDArray[np.int32]:
+        return self.won
+
+    def scores(self) -> NDArray[np.float64]:
+        return self.scored
+
+
 @dataclass
 class StandIn:
     """Stands in for `workers.engine.engine.Engine`."""
@@ -68,6 +83,8 @@ class StandIn:
     sample_shape: tuple[int, ...] = (4, 4, 1)
     batch: int = 8
     at_once: int = 1
+    #: Candidates per sample, of which the one with the greatest mean is the best.
+    best_of: int = 1
     #: Sizes of the batches that it was given.
     sizes: list[int] = field(default_factory=list)
 
@@ -84,7 +101,13 @@ class StandIn:
 
     def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
         self.sizes.append(len(latents))
-        return Made(forward(latents, labels, self.sample_shape))
+        if self.best_of == 1:
+            return Made(forward(latents, labels, self.sample_shape))
+        labels = None if labels is None else np.repeat(labels, self.best_of)
+        candidates = forward(latents, labels, self.sample_shape).reshape(-1, self.best_of, *self.sample_shape)
+        scores = candidates.astype(np.float64).mean(axis=tuple(range(2, candidates.ndim)))
+        winners = scores.argmax(axis=1).astype(np.int32)
+        return Chosen(candidates[np.arange(len(winners)), winners], winners, scores)
 
 
 def forward(
@@ -124,6 +147,8 @@ class Shift:
 
     def made(self, work: Work, files: list[StoredFile], statistics: Statistics) -> None:
         receipt = make_receipt(self.spec, work.shard.index, tuple(files), statistics, self.engine.record)
+        if work.candidates is not None:
+            receipt = replace(receipt, candidates=work.candidates.result())
         self.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
         self.made_shards.append(work.shard.index)
 
@@ -155,7 +180,7 @@ def run_mill(
 ) -> Shift:
     """Makes shards in this order; answers the shift."""
     shift = shift or Shift(spec, store, order)
-    shift.engine = engine or StandIn(spec.sample_shape)
+    shift.engine = engine or StandIn(spec.sample_shape, best_of=spec.best_of)
     mill = Mill(cast(Engine, shift.engine), spec, store, shift)
     mill.run()
     mill.wait()

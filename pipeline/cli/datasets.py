@@ -34,6 +34,7 @@ def verify_command(
     recompute: int,
     manifest_sha256: str | None,
     generator: str | None,
+    judge: str | None,
     trust_generator: bool,
     as_json: bool,
 ) -> None:
@@ -53,6 +54,7 @@ def verify_command(
             recompute=recompute,
             manifest_sha256=manifest_sha256,
             generator=generator,
+            judge=judge,
             trust_generator=trust_generator,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -134,11 +136,14 @@ def latents_command(destination: str, index: int, count: int, output: Path | Non
         np.save(file, rows)
         write_file(output, file.getvalue())
     names = dataset.spec.classes
+    winners = dataset.winners(index, count)
+    below = set(dataset.below_min_score(index, count).tolist())
     if as_json:
         print_json(
             [
                 {
                     "index": index + row,
+                    **({} if winners is None else {"candidate": int(winners[row]), "below": index + row in below}),
                     "label": None if labels is None else int(labels[row]),
                     "class": None if labels is None or names is None else names[labels[row]],
                     "latent": [float(value) for value in rows[row].ravel()],
@@ -150,4 +155,6 @@ def latents_command(destination: str, index: int, count: int, output: Path | Non
     for row in range(count):
         label = "" if labels is None or names is None else f"label {labels[row]} ({names[labels[row]]}), "
         latent = np.array2string(rows[row].ravel(), precision=4, threshold=12, max_line_width=100)
-        click.echo(f"sample {index + row}: {label}latent {latent}")
+        won = "" if winners is None else f"candidate {winners[row]} of {dataset.spec.best_of}, "
+        won += "below the minimum score, " if index + row in below else ""
+        click.echo(f"sample {index + row}: {label}{won}latent {latent}")

@@ -10,7 +10,7 @@ import click
 from pipeline.cli.options import examples, json_option, trust_option
 from pipeline.cli.output import print_json, print_table, size, warn, write_file
 from pipeline.common.errors import UsageError
-from pipeline.generators import Generator, builtin_names, find_generator, remember
+from pipeline.generators import Generator, Judge, builtin_names, find_generator, find_judge, judge_names, remember
 
 
 @click.group(
@@ -21,7 +21,7 @@ from pipeline.generators import Generator, builtin_names, find_generator, rememb
 @json_option
 @click.pass_context
 def generators_command(ctx: click.Context, as_json: bool) -> None:
-    """List the built-in generators; `inspect REF` shows the details of one."""
+    """List the built-in generators and judges; `inspect REF` shows the details of one."""
     if ctx.invoked_subcommand is not None:
         return
     found = [find_generator(name).as_json() for name in builtin_names()]
@@ -30,16 +30,24 @@ def generators_command(ctx: click.Context, as_json: bool) -> None:
         return
     rows = [[one["name"], _shape(one["sample_shape"]), str(len(one["classes"] or ())), one["summary"]] for one in found]
     print_table(["GENERATOR", "SAMPLE", "CLASSES", "SUMMARY"], rows, empty="none")
+    click.echo()
+    judges = [find_judge(name) for name in judge_names()]
+    rows = [[one.name, _shape(one.image.shape), str(one.width), one.summary] for one in judges]
+    print_table(["JUDGE", "SAMPLE", "CLASSES", "SUMMARY"], rows, empty="none")
 
 
 @generators_command.command("inspect", epilog=examples("noisemill generators inspect fashion"))
 @click.argument("reference", metavar="REF")
+@click.option("--as-judge", is_flag=True, help="REF is a judge: a network for --judge.")
 @trust_option
 @json_option
-def inspect_command(reference: str, as_json: bool) -> None:
-    """Show a generator's inputs, output, classes and digest."""
+def inspect_command(reference: str, as_judge: bool, as_json: bool) -> None:
+    """Show the inputs, output and digest of a generator or judge."""
     from pipeline.spec.job_spec import format_settings
 
+    if as_judge or reference in judge_names():
+        _inspect_judge(remember(find_judge(reference)), as_json)
+        return
     found = remember(find_generator(reference)).as_json()
     if as_json:
         print_json(found)
@@ -102,6 +110,26 @@ def init_command(path: str, force: bool) -> None:
     click.echo(there or place)
 
 
+def _inspect_judge(judge: Judge, as_json: bool) -> None:
+    if as_json:
+        print_json(judge.as_json())
+        return
+    ends = judge.value_range
+    facts = [
+        ("name", judge.name),
+        ("kind", judge.kind),
+        ("model", f"{judge.model} ({size(judge.size_bytes)})"),
+        ("digest", judge.digest),
+        ("image", f"{judge.image.name} {_shape(judge.image.shape)}"),
+        ("range", f"{ends[0]:g} to {ends[1]:g}" if ends else "as the generator makes it"),
+        ("label", judge.label.name if judge.label else "not told"),
+        ("score", f"{judge.output.name}: {judge.meaning}"),
+        ("FLOP", f"{_number(judge.structure.flop)} per candidate"),
+    ]
+    for name, value in facts:
+        click.echo(f"{name + ':':<9} {value}")
+
+
 def _parts(inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     return " + ".join(f"{name} {_shape(shape)}" for name, shape in inputs)
 
@@ -127,8 +155,8 @@ def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)
 
 
 def known_generator(reference: str) -> Generator:

@@ -31,7 +31,7 @@ from pipeline.cli.output import duration, print_json, print_manifest_hash, rate,
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import names_redis
-from pipeline.generators import Generator, remember
+from pipeline.generators import Generator
 from pipeline.spec import plan as shards
 from pipeline.stores import names_destination, normalise
 
@@ -87,7 +87,7 @@ def generate_command(
         _print_sizing(estimate_size(planned.spec, []), as_json, queued=False)
         return
     started = time.monotonic()
-    remember(planned.generator)
+    planned.remember()
     prepared = planned.at(place)
     with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
         run = LocalRun(
@@ -97,7 +97,7 @@ def generate_command(
             take_over=take_over,
             notice=progress.notify,
         )
-        job = prepared.make_here(planned.generator, run)
+        job = prepared.make_here(planned.models, run)
     _print_result(place, job, time.monotonic() - started, as_json)
     run_if_done(on_done, place, count)
 
@@ -134,7 +134,7 @@ def submit_command(
         able = _able(ledger, planned.generator, destination)
         _print_sizing(estimate_size(planned.spec, able), as_json, queued=True)
         return
-    remember(planned.generator)
+    planned.remember()
     prepared = planned.at(destination)
     _print_queued(prepared.enqueue(ledger, priority=priority, parallel=workers or 0, webhook=webhook), as_json)
 
@@ -153,6 +153,7 @@ def resume_command(
     workers: int | None,
     device: str,
     generator: str | None,
+    judge: str | None,
     trust_generator: bool,
     take_over: bool,
     on_done: str | None,
@@ -186,6 +187,7 @@ def resume_command(
         job = resume_here(
             destination,
             generator=generator,
+            judge=judge,
             trust_generator=trust_generator,
             workers=workers or 1,
             device=device,

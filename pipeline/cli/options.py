@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.common.errors import UsageError
-from pipeline.common.quantities import MAX_BATCH, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
+from pipeline.common.quantities import MAX_BATCH, MAX_BEST_OF, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.common.settings import TRUST_OWN
 from pipeline.fleet.launch import DEVICE
 from pipeline.spec.sampler import MAX_GUIDANCE, MAX_STEPS, METHODS
@@ -206,8 +206,11 @@ trust_option = click.option(
 #: Options of commands that load the generator that data names.
 generator_options = together(
     click.option("--generator", metavar="REF", help="The generator, if not at the location in the data."),
+    click.option("--judge", metavar="REF", help="The judge, if not at the location in the data."),
     click.option(
-        "--trust-generator", is_flag=True, help="Load the generator in the data, even if you never named it here."
+        "--trust-generator",
+        is_flag=True,
+        help="Load the generator and the judge in the data, even if you never named them here.",
     ),
     trust_option,
 )
@@ -238,6 +241,13 @@ def sampler_options(*steps: str) -> Callable[[_Command], _Command]:
     )
 
 
+#: The choice among candidates.
+candidate_options = together(
+    _option("--best-of", type=Whole(2, MAX_BEST_OF), help="Candidates per sample; the best one is kept."),
+    _option("--judge", metavar="JUDGE", help="What scores them: a model, or fashion-judge."),
+    _option("--enough", type=Number(-1e30, 1e30), metavar="S", help="Take the first candidate with this score."),
+)
+
 #: Options that define a job; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
     _option("--count", "-n", type=Count(), help="Number of samples: 10000, 10_000, 10k, 1M."),
@@ -252,6 +262,8 @@ job_options = together(
     _option("--attributes", metavar="PLAN", help="The generator's attributes: FILE.npy or V,V"),
     settings_option,
     sampler_options("--steps"),
+    candidate_options,
+    _option("--min-score", type=Number(-1e30, 1e30), metavar="S", help="Mark samples with a lower score."),
     _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples a pass, or measured."),
     _option("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
     _option("--dry-run", is_flag=True, help="Print the size, and make nothing."),

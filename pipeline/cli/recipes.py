@@ -35,8 +35,11 @@ _MOST_ROWS = 40
     "--output", "-o", metavar="FILE", help="Where to write it; - is stdout.  [default: DEST's name.recipe.json]"
 )
 @click.option("--generator", metavar="REF", help="Where others find the generator, if not where the job found it.")
+@click.option("--judge", metavar="REF", help="Where others find the judge, if not where the job found it.")
 @json_option
-def recipe_command(destination: str, output: str | None, generator: str | None, as_json: bool) -> None:
+def recipe_command(
+    destination: str, output: str | None, generator: str | None, judge: str | None, as_json: bool
+) -> None:
     """Write the recipe of a complete dataset: a small file from which `reproduce` makes it again elsewhere.
 
     It contains the definition of every sample, and for each shard data to compare it with. No shard is read.
@@ -44,7 +47,7 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
 
     from pipeline.datasets.dataset import Dataset
     from pipeline.datasets.recipe import recipe_of
-    from pipeline.generators import find_generator
+    from pipeline.generators import find_generator, find_judge
 
     dataset = Dataset(destination)
     if generator is not None:
@@ -54,7 +57,12 @@ def recipe_command(destination: str, output: str | None, generator: str | None, 
                 f"generator {generator!r} is not the one that made {dataset.url}: its digest differs"
             )
         generator = found.reference
-    recipe = recipe_of(dataset, generator=generator)
+    if judge is not None:
+        named = find_judge(judge)
+        if named.digest != dataset.spec.judge_digest:
+            raise click.UsageError(f"judge {judge!r} is not the one of {dataset.url}: its digest differs")
+        judge = named.reference
+    recipe = recipe_of(dataset, generator=generator, judge=judge)
     text = recipe.to_json()
     if output == "-":
         click.echo(text, nl=False)

@@ -12,7 +12,16 @@ from typing import Any
 import click
 
 from pipeline.cli.generators import known_generator
-from pipeline.cli.options import FILE, examples, json_option, sampler_options, settings_option, together, trust_option
+from pipeline.cli.options import (
+    FILE,
+    candidate_options,
+    examples,
+    json_option,
+    sampler_options,
+    settings_option,
+    together,
+    trust_option,
+)
 from pipeline.cli.output import print_json, write_file
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_SEED
@@ -36,6 +45,7 @@ _draw_options = together(
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Index of the sample in the job.")
 @_draw_options
 @sampler_options("--steps", "sampler_steps")
+@candidate_options
 @click.option(
     "--output",
     "-o",
@@ -72,6 +82,8 @@ def sample_command(
     drawn = draw(found, index, seed=seed, **options)
     sample, name = drawn.samples[0], _class_name(found, drawn.labels)
     title = f"{found.name}, seed {seed}, sample {index}" + (f", {name}" if name else "")
+    if drawn.candidate is not None:
+        title += f", candidate {drawn.candidate} of {options['best_of']}, score {drawn.score:.4g}"
     if output is not None and encode is not None:
         write_file(output, encode(sample, found, title))
     if as_json:
@@ -83,6 +95,7 @@ def sample_command(
                 "index": index,
                 "label": None if drawn.labels is None else drawn.labels[0],
                 "class": name,
+                **({} if drawn.candidate is None else {"candidate": drawn.candidate, "score": drawn.score}),
                 "shape": list(sample.shape),
                 "minimum": float(sample.min()),
                 "maximum": float(sample.max()),
@@ -103,6 +116,7 @@ def sample_command(
 @click.option("--steps", type=click.IntRange(2, 1000), default=8, show_default=True, help="Samples, A and B included.")
 @_draw_options
 @sampler_options("--sampler-steps")
+@candidate_options
 @click.option(
     "--output",
     "-o",

@@ -18,7 +18,7 @@ from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import load_settings
 from pipeline.fleet.config import FILE_NAME, FleetConfig, load_fleet_config
 from pipeline.fleet.launch import SchedulerConfig, WorkerConfig, WorkerGroup, supervisor_command, supervisor_environment
-from pipeline.generators import find_generator, remember
+from pipeline.generators import find_generator, find_judge, remember
 from pipeline.stores import normalise
 
 _roots_option = click.option(
@@ -27,6 +27,13 @@ _roots_option = click.option(
     multiple=True,
     metavar="DIR",
     help="Folder (or s3://bucket/prefix) below which jobs may write; repeatable. Default: only S3.",
+)
+_judges_option = click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="JUDGE",
+    help="A judge that jobs may use, besides the built-in ones; repeatable.",
 )
 _log_option = click.option(
     "--log-level",
@@ -58,6 +65,7 @@ _log_format_option = click.option(
 @device_option
 @_roots_option
 @click.option("--threads", type=Whole(0, 4096), default=0, help="CPU threads, 0 for all cores.  [default: 0]")
+@_judges_option
 @_metrics_option
 @trust_option
 @redis_option
@@ -90,6 +98,7 @@ def worker_command(generator: str, **options: Any) -> None:
     "--config", "file", metavar="FILE", help="Configuration for several generators.  [default: noisemill.toml]"
 )
 @_roots_option
+@_judges_option
 @_metrics_option
 @trust_option
 @redis_option
@@ -116,7 +125,12 @@ def up_command(
         groups = [WorkerGroup(config=_config(generator, redis_url=redis_url, **options), count=workers or 0)]
     else:
         fleet = _fleet_config(file)
-        for name, option in (("workers", "--workers"), ("per_gpu", "--per-gpu"), ("output_roots", "--output-root")):
+        for name, option in (
+            ("workers", "--workers"),
+            ("per_gpu", "--per-gpu"),
+            ("output_roots", "--output-root"),
+            ("judges", "--judge"),
+        ):
             if _is_typed(context, name):
                 raise UsageError(f"{option} needs a GENERATOR; for several, set it in the file")
         for name, value in fleet.environment.items():
@@ -161,6 +175,7 @@ def _groups(fleet: FleetConfig, redis_url: str | None, typed: dict[str, Any]) ->
                 output_roots=fleet.output_roots if table.output_roots is None else table.output_roots,
                 device=table.device,
                 threads=table.threads,
+                judges=table.judges,
                 **common,
             ),
             count=table.count,
@@ -195,7 +210,14 @@ def scheduler_command(redis_url: str | None, **options: Any) -> None:
     os.execve(supervisor_command()[0], supervisor_command(), config.environment())  # noqa: S606
 
 
-def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, ...], **options: Any) -> WorkerConfig:
+def _config(
+    generator: str,
+    *,
+    redis_url: str | None,
+    output_roots: tuple[str, ...],
+    judges: tuple[str, ...] = (),
+    **options: Any,
+) -> WorkerConfig:
     """Checks what can be checked without TensorFlow, so that mistakes are reported at once."""
 
     from pipeline.jobs.ledger import Ledger
@@ -207,7 +229,10 @@ def _config(generator: str, *, redis_url: str | None, output_roots: tuple[str, .
     found = remember(find_generator(generator))
     roots = tuple(normalise(root) for root in output_roots)
     Ledger(settings).ping()
-    return WorkerConfig(generator=found.reference, redis_url=settings.redis_url, output_roots=roots, **options)
+    named = tuple(remember(find_judge(judge)).reference for judge in judges)
+    return WorkerConfig(
+        generator=found.reference, redis_url=settings.redis_url, output_roots=roots, judges=named, **options
+    )
 
 
 @click.command("workers", epilog=examples("noisemill workers --json"))

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.client.making import LocalRun, make_here, same_generator
+from pipeline.client.making import LocalRun, Models, make_here, same_models
 from pipeline.common.errors import UsageError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import spec_at
-from pipeline.generators import Generator
 from pipeline.jobs.following import cancel_and_wait
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import open_ledger
@@ -96,7 +95,13 @@ def extend(
 
 
 def extend_here(
-    destination: str, count: int, *, generator: str | None = None, trust_generator: bool = False, **options: Any
+    destination: str,
+    count: int,
+    *,
+    generator: str | None = None,
+    judge: str | None = None,
+    trust_generator: bool = False,
+    **options: Any,
 ) -> Job | None:
     """Brings a dataset to `count` samples in all on this machine, as `generate` does; options as for `resume_here`.
 
@@ -107,10 +112,10 @@ def extend_here(
     spec = _extended_spec(Dataset(url), count)
     open_store(url).check_writable()
     if spec != old:
-        same_generator(old, generator, trust=trust_generator)  # Before anything changes.
+        same_models(old, generator, judge, trust=trust_generator)  # Before anything changes.
 
-    def find() -> Generator:
-        return same_generator(old, generator, trust=trust_generator)
+    def find() -> Models:
+        return same_models(old, generator, judge, trust=trust_generator)
 
     def prepare() -> None:
         now = spec_at(url)[0]  # It may have changed while waiting for another maker.

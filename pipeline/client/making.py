@@ -21,7 +21,15 @@ from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.repair import withdraw_damaged
 from pipeline.fleet.launch import WorkerConfig, divide_cores
 from pipeline.fleet.local import LocalWorkers, private_server
-from pipeline.generators import Generator, find_generator, find_named_by_data, remember
+from pipeline.generators import (
+    Generator,
+    Judge,
+    find_generator,
+    find_judge,
+    find_named_by_data,
+    remember,
+    same_judge,
+)
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger, open_ledger
@@ -32,6 +40,9 @@ from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.selection import Selection
 from pipeline.stores import names_destination, open_store
 from pipeline.stores.lease import this_process
+
+#: A generator, and the judge of its candidates, if any.
+Models = tuple[Generator, Judge | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +73,9 @@ class PreparedJob:
         """Queues it in Redis for workers; options are those of `pipeline.jobs.queueing.enqueue`."""
         return enqueue(self.spec, self.url, ledger, **options)
 
-    def make_here(self, generator: Generator, run: LocalRun, **options: Any) -> Job | None:
+    def make_here(self, models: Models, run: LocalRun, **options: Any) -> Job | None:
         """Makes it with a private Valkey and local workers; options are those of `make_here`."""
-        return make_here(self.spec, self.url, lambda: generator, run, **options)
+        return make_here(self.spec, self.url, lambda: models, run, **options)
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,19 @@ class PlannedJob:
     generator: Generator
     spec: JobSpec
     uploads: list[Upload]
+    #: Of a choice among candidates.
+    judge: Judge | None = None
+
+    @property
+    def models(self) -> Models:
+        """The generator and the judge."""
+        return self.generator, self.judge
+
+    def remember(self) -> None:
+        """Notes that the user has named the generator and the judge."""
+        remember(self.generator)
+        if self.judge is not None:
+            remember(self.judge)
 
     def at(self, destination: str | os.PathLike[str]) -> PreparedJob:
         """Writes the job to a destination. Raises DestinationOccupiedError if it holds another job or files."""
@@ -84,7 +108,8 @@ class PlannedJob:
 def plan_job(generator: str | Generator, request: JobRequest) -> PlannedJob:
     """Finds a generator, unless given one, and resolves a request against it. Raises GeneratorError, UsageError."""
     found = find_generator(generator) if isinstance(generator, str) else generator
-    return PlannedJob(found, *request.resolve(found))
+    spec, uploads = request.resolve(found)
+    return PlannedJob(found, spec, uploads, find_judge(spec.judge) if spec.judge else None)
 
 
 def generate(
@@ -100,12 +125,13 @@ def generate(
     """Makes a dataset on this machine, with a private Valkey and local workers; returns it once it is complete.
 
     Options are those of `JobRequest`: seed, shard_size, format, dtype, layout, labels, noise, latents,
-    batch. If the destination holds the same job already, it is completed.
+    batch and so on. If the destination holds the same job already, it is completed.
     Raises a subclass of NoisemillError.
     """
-    planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
+    planned = plan_job(generator, JobRequest(count=count, **options))
+    planned.remember()
     job = planned.at(destination)
-    job.make_here(planned.generator, LocalRun(workers=workers, device=device, watcher=watcher))
+    job.make_here(planned.models, LocalRun(workers=workers, device=device, watcher=watcher))
     return Dataset(job.url)
 
 
@@ -125,7 +151,8 @@ def submit(
     Priority 0 comes first, 9 last; `parallel` limits the number of workers, 0 means no limit. `webhook` is a URL that
     is called when the job ends.
     """
-    planned = plan_job(remember(find_generator(generator)), JobRequest(count=count, **options))
+    planned = plan_job(generator, JobRequest(count=count, **options))
+    planned.remember()
     if webhook is not None:
         check_webhook(webhook)
     ledger = open_ledger(redis_url)
@@ -135,7 +162,7 @@ def submit(
 def make_here(
     spec: JobSpec,
     destination: str,
-    generator: Callable[[], Generator],
+    models: Callable[[], Models],
     run: LocalRun,
     *,
     only: Selection | None = None,
@@ -145,7 +172,7 @@ def make_here(
     """Makes what is missing of a prepared job, or of some of its shards, with a private Valkey and local workers.
 
     Waits while another maker works there, unless the run takes over. `prepare` is called once the lease is taken,
-    before anything is made; `generator` if there is something to make. Returns the job's last state; None if there was
+    before anything is made; `models` if there is something to make. Returns the job's last state; None if there was
     nothing to make. Raises JobFailedError.
     """
     if prepare is None and _is_complete(destination, only):
@@ -159,7 +186,7 @@ def make_here(
             prepare()
         if _is_complete(destination, only):
             return None
-        local = stack.enter_context(LocalWorkers(_configs(generator(), settings, spec, destination, run)))
+        local = stack.enter_context(LocalWorkers(_configs(models(), settings, spec, destination, run)))
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
 
         def check() -> None:
@@ -187,9 +214,8 @@ def _is_complete(destination: str, only: Selection | None) -> bool:
     return all(index in finished for index in only or range(len(dataset.plan)))
 
 
-def _configs(
-    generator: Generator, settings: Settings, spec: JobSpec, destination: str, run: LocalRun
-) -> list[WorkerConfig]:
+def _configs(models: Models, settings: Settings, spec: JobSpec, destination: str, run: LocalRun) -> list[WorkerConfig]:
+    generator, judge = models
     config = WorkerConfig(
         generator=generator.reference,
         redis_url=settings.redis_url,
@@ -197,9 +223,10 @@ def _configs(
         output_roots=(destination,),
         embedded=True,
         client=this_process(),
-        batch=spec.batch,
-        samples=spec.count,
+        batch=spec.batch * spec.best_of,
+        samples=spec.count * spec.best_of,
         sampler=spec.sampler or "",
+        judges=(judge.reference,) if judge else (),
         log_level="warning",
     )
     return divide_cores([config] * run.workers)
@@ -227,18 +254,23 @@ def resume(
 
 
 def resume_here(
-    destination: str, *, generator: str | None = None, trust_generator: bool = False, **options: Any
+    destination: str,
+    *,
+    generator: str | None = None,
+    judge: str | None = None,
+    trust_generator: bool = False,
+    **options: Any,
 ) -> Job | None:
     """Makes what is missing of the job at a destination on this machine, as `generate` does.
 
-    Uses the generator that the job names, if the user has named it here before or `trust_generator` is true, else
-    `generator`, which must be the same. Options are those of `LocalRun`.
+    Uses the generator and the judge that the job names, if the user has named them here before or `trust_generator` is
+    true, else `generator` and `judge`, which must be the same. Options are those of `LocalRun`.
     Returns the job's last state; None if there was nothing to make. Raises JobFailedError, GeneratorError.
     """
     spec, url = spec_at(destination)
 
-    def find() -> Generator:
-        return same_generator(spec, generator, trust=trust_generator)
+    def find() -> Models:
+        return same_models(spec, generator, judge, trust=trust_generator)
 
     return make_here(spec, url, find, LocalRun(**options), prepare=lambda: withdraw_damaged(url))
 
@@ -247,10 +279,12 @@ def _job_or_destination(text: str, ledger: Ledger) -> tuple[JobSpec, str]:
     return spec_at(text) if names_destination(text) else ledger.spec(ledger.find_job(text))
 
 
-def same_generator(spec: JobSpec, reference: str | None = None, *, trust: bool = False) -> Generator:
-    """The generator of a spec, or the one that the user references instead.
+def same_models(
+    spec: JobSpec, reference: str | None = None, judge: str | None = None, *, trust: bool = False
+) -> Models:
+    """The generator and the judge of a spec, or those that the user references instead.
 
-    Raises GeneratorError if it has changed, or if only the data names it and it is not trusted.
+    Raises GeneratorError if one has changed, or if only the data names it and it is not trusted.
     """
     try:
         generator = find_named_by_data(spec.generator, generator=reference, trust=trust)
@@ -261,4 +295,4 @@ def same_generator(spec: JobSpec, reference: str | None = None, *, trust: bool =
             f"generator {generator.reference!r} is not what made this dataset: "
             f"its digest is {generator.digest[:19]}..., the job's {spec.digest[:19]}..."
         )
-    return generator
+    return generator, same_judge(spec, judge, trust=trust)

@@ -17,7 +17,7 @@ from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.recipe import DIFFERENT, UNCOMPARABLE, VERDICTS, Recipe
 from pipeline.datasets.repair import withdraw_damaged_shards
-from pipeline.generators import Generator
+from pipeline.generators import Generator, same_judge
 from pipeline.jobs.following import raise_unless_done, wait_for
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.queueing import destination_lease
@@ -82,6 +82,7 @@ def reproduce(
     ledger: Ledger | None = None,
     only: str | None = None,
     generator: str | None = None,
+    judge: str | None = None,
     trust_generator: bool = False,
     files: Mapping[str, str | None] | None = None,
 ) -> Reproduction:
@@ -100,7 +101,8 @@ def reproduce(
     uploads = recipe_uploads(recipe, **(files or {})) if fresh else []
     check_free(recipe.spec, store)
     found = recipe_generator(recipe, generator, trust=trust_generator)
-    spec = replace(recipe.spec, generator=found.reference)
+    judging = same_judge(recipe.spec, judge, trust=trust_generator)
+    spec = replace(recipe.spec, generator=found.reference, judge=judging.reference if judging else None)
     job = PlannedJob(found, spec, uploads).at(store.url)
     made_by = recipe.made_by[0]
 
@@ -112,7 +114,7 @@ def reproduce(
             withdraw_damaged_shards(Dataset(store.url), _present(Dataset(store.url), chosen))
 
     if ledger is None:
-        job.make_here(found, run, only=chosen, made_by=made_by, prepare=prepare)
+        job.make_here((found, judging), run, only=chosen, made_by=made_by, prepare=prepare)
     else:
         lease = destination_lease(store.url, f"job {spec.job_id(store.url)}", ledger)
         with lease.held():

@@ -24,7 +24,7 @@ from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.common.quantities import MAX_SEED
 from pipeline.datasets.destination import Upload
 from pipeline.datasets.receipts import EngineRecord
-from pipeline.generators import find_generator, find_named_by_data, remember
+from pipeline.generators import find_generator, find_named_by_data, remember, same_judge
 from pipeline.jobs.request import JobRequest
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.order import Order, turn_of
@@ -85,7 +85,9 @@ def stream(
             raise UsageError(f"{unknown[0]}: the recipe {os.fspath(source)} decides that")
         files = {name: options.get(name) for name in ("latents", "attributes", "labels")}
         uploads, made_by = recipe_uploads(recipe, **files), recipe.made_by[0]
-        spec = replace(recipe.spec, generator=recipe_generator(recipe, generator, trust=trust_generator).reference)
+        judge = same_judge(recipe.spec, trust=trust_generator)
+        named = recipe_generator(recipe, generator, trust=trust_generator)
+        spec = replace(recipe.spec, generator=named.reference, judge=judge.reference if judge else None)
     order = Order(first=first, epochs=epochs, shuffle=shuffle, rank=rank, world_size=world_size)
     return Stream(spec, order, batch_size, drop_last=drop_last, device=device, made_by=made_by, uploads=tuple(uploads))
 
@@ -105,7 +107,8 @@ def _checked(spec: JobSpec, generator: str | None, trust: bool, options: dict[st
     found = find_named_by_data(spec.generator, generator=generator, trust=trust)
     if found.digest != spec.digest:
         raise GeneratorError(f"generator {found.reference!r} is not the spec's: its digest is {found.digest[:19]}...")
-    return replace(spec, generator=found.reference)
+    judge = same_judge(spec, trust=trust)
+    return replace(spec, generator=found.reference, judge=judge.reference if judge else None)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ MAX_WORKERS = 1024
 #: Most datasets that a schedule can keep.
 MAX_KEPT = 100_000
 
+#: Most candidates per sample: the number of a candidate is stored in a byte or less.
+MAX_BEST_OF = 256
+
 #: Block numbers must fit into one 32-bit word too.
 MAX_COUNT = 10**12
 

@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.errors import DatasetError, UsageError
+from pipeline.datasets.candidates import Candidates, bits_of, unpack
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.packs import are_packed, packed_receipts
 from pipeline.datasets.reading import RowReader
@@ -177,12 +178,68 @@ class Dataset:
         return self._inputs.labels(first, len(self) - first if count is None else count)
 
     def latents(self, first: int, count: int = 1) -> NDArray[np.float32]:
-        """Latents, float32 of shape (count, *latent_shape)."""
-        return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
+        """Latents, float32 of shape (count, *latent_shape); of several candidates, those of the winners.
+
+        Winners are known once their shard is made. Raises DatasetError before.
+        """
+        winners = self.winners(first, count)
+        if winners is None:
+            return self._inputs.latents(first, count).reshape(count, *self.spec.latent_shape)
+        best_of, rows = self.spec.best_of, []
+        for start in range(0, count, _STRIDE):
+            some = winners[start : start + _STRIDE]
+            each = self._inputs.latents((first + start) * best_of, len(some) * best_of)
+            rows.append(each[np.arange(len(some)) * best_of + some])
+        return np.concatenate(rows or [self._inputs.latents(0, 0)]).reshape(count, *self.spec.latent_shape)
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Latent, noise and attributes side by side, as fed to the generator, float32 (count, row_dim)."""
+        """Latent, noise and attributes of all candidates side by side, as fed to the generator.
+
+        Float32 (count * best_of, row_dim), the candidates of a sample one after another.
+        """
         return self._inputs.rows(first, count)
+
+    def winners(self, first: int, count: int) -> NDArray[np.int32] | None:
+        """Which candidate became each sample, int32 (count,); None if there was no choice.
+
+        Raises DatasetError for samples that are not made yet.
+        """
+        if self.spec.best_of == 1:
+            return None
+        return self._of_candidates(first, count, lambda each: (each.winners, bits_of(self.spec.best_of)))
+
+    def below_min_score(self, first: int = 0, count: int | None = None) -> NDArray[np.int64]:
+        """Indices of the samples in this range whose score is below the job's minimum; of all available by default.
+
+        Empty if the job has no minimum score. Raises DatasetError for a range that is not made yet.
+        """
+        if self.spec.min_score is None:
+            return np.empty(0, np.int64)
+        if count is None:
+            ranges = [(self.plan[index].first, self.plan[index].count) for index in self.made()]
+        else:
+            ranges = [(first, count)]
+        found = [
+            start + np.flatnonzero(self._of_candidates(start, length, lambda each: (each.below or "", 1)))
+            for start, length in ranges
+        ]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def _of_candidates(
+        self, first: int, count: int, packed: Callable[[Candidates], tuple[str, int]]
+    ) -> NDArray[np.int32]:
+        """Numbers in the receipts for a range of samples; `packed` is the text of a shard, and the bits of each."""
+        parts = []
+        while count > 0:
+            shard = self.plan[first // self.spec.shard_size]
+            receipt = self.receipt(shard.index)
+            if receipt is None or receipt.candidates is None:
+                raise DatasetError(f"which candidates won is known once shard {shard.index} of {self.url} is made")
+            text, bits = packed(receipt.candidates)
+            taken = min(count, shard.first + shard.count - first)
+            parts.append(unpack(text, shard.count, bits)[first - shard.first :][:taken])
+            first, count = first + taken, count - taken
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def shards(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int32] | None]]:
         """Samples and labels of each finished shard, in order."""
@@ -242,10 +299,31 @@ class Dataset:
         counted, classes = receipt.statistics.classes, self.spec.classes
         if (counted is None) != (classes is None) or len(counted or ()) != len(classes or ()):
             raise DatasetError(f"{self.store.url}/{name} counts other classes than {shards.JOB} has")
+        if not self._has_candidates(receipt):
+            raise DatasetError(f"{self.store.url}/{name} has other candidates than {shards.JOB}")
         expected = self._file_names(shard)
         if [file.name for file in receipt.files] != expected:
             raise DatasetError(f"{self.store.url}/{name} names other files than the {len(expected)} that it must have")
         return receipt
+
+    def _has_candidates(self, receipt: Receipt) -> bool:
+        """Whether a receipt says which candidates won, if there was a choice, and nothing of it otherwise."""
+        spec, found = self.spec, receipt.candidates
+        if found is None or spec.best_of == 1:
+            return found is None and spec.best_of == 1
+        try:
+            winners = unpack(found.winners, receipt.count, bits_of(spec.best_of))
+            if found.below is not None:
+                unpack(found.below, receipt.count, 1)
+        except ValueError:
+            return False
+        classes = len(spec.classes or ("",))
+        told = [] if found.scores is None else [found.scores.candidates, found.scores.winners]
+        return (
+            int(winners.max()) < spec.best_of
+            and (found.below is None) == (spec.min_score is None)
+            and all(len(means) == classes for means in told)
+        )
 
     def selection(self) -> Selection | None:
         """The shards that should be here; None for all. Raises DatasetError if it is malformed."""

@@ -129,6 +129,10 @@ def difference(present: JobSpec, wanted: JobSpec) -> str:
         "attributes",
         "settings",
         "sampler",
+        "best_of",
+        "judge_digest",
+        "enough",
+        "min_score",
         "batch",
     )
     different = [name for name in names if getattr(present, name) != getattr(wanted, name)]

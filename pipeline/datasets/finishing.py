@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pipeline.common.errors import DatasetError
 from pipeline.common.version import VERSION
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics
+from pipeline.datasets.receipts import Manifest, Receipt, distinct_engines, merged_statistics, scores_of_all
 from pipeline.datasets.report.card import dataset_card
 from pipeline.datasets.report.croissant import croissant_metadata, lists_archives
 from pipeline.datasets.report.preview import contact_sheet
@@ -51,6 +51,7 @@ def finish_dataset(destination: str, job_id: str, *, reproducible: bool = True, 
         finished_at=time.time(),
         reproducible=reproducible,
         about=about or About(),
+        scores=scores_of_all(ordered),
     )
     # All shards are in place: remaining drafts belong to workers that have lost their leases.
     dataset.store.sweep(older_than_s=0)

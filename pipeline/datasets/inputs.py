@@ -37,31 +37,39 @@ class Inputs:
             self._plan = label_plan(spec.labels, classes=len(spec.classes), seed=spec.seed)
 
     def latents(self, first: int, count: int) -> NDArray[np.float32]:
-        """Latents of samples `first` to `first + count - 1`, float32 of shape (count, latent_dim)."""
+        """Latents of candidates `first` to `first + count - 1`, float32 of shape (count, latent_dim).
+
+        Candidates are counted through all samples; without a choice, each sample has one.
+        """
         if self._spec.latents is None:
             spec = self._spec
             return latents(spec.seed, first, count, spec.latent_dim, self._noise, spec.latent_block)
         return read_rows(self._store, shards.LATENTS, first, count, "float32", (self._spec.latent_dim,))
 
     def rows(self, first: int, count: int) -> NDArray[np.float32]:
-        """Latent, noise, attributes and key of the same samples side by side, float32 of shape (count, row_dim)."""
+        """Latent, noise, attributes and key of candidates side by side, float32 of shape (count * best_of, row_dim).
+
+        They are the candidates of samples `first` to `first + count - 1`, those of a sample one after another.
+        """
         spec = self._spec
+        attributes = None if spec.attributes is None else self._attributes(spec.attributes, first, count)
+        first, count = first * spec.best_of, count * spec.best_of
         columns = [self.latents(first, count), *noise_rows(spec.seed, first, count, spec.noise_sizes)]
-        if spec.attributes is not None:
-            columns.append(self._attributes(spec.attributes, first, count))
+        if attributes is not None:
+            columns.append(np.repeat(attributes, spec.best_of, axis=0))
         if spec.sampler is not None:
             columns.append(noise_keys(spec.seed, first, count))
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
     def _attributes(self, plan: str, first: int, count: int) -> NDArray[np.float32]:
-        """Attributes of the same samples by their plan, float32 of shape (count, attributes_dim)."""
+        """Attributes of samples by their plan, float32 of shape (count, attributes_dim)."""
         kind, _, rest = plan.partition(":")
         if kind == "file":
             return read_rows(self._store, shards.ATTRIBUTES, first, count, "float32", (self._spec.attributes_dim,))
         return np.tile(np.array(parse_numbers(rest), np.float32), (count, 1))
 
     def labels(self, first: int, count: int) -> NDArray[np.int32] | None:
-        """Labels of the same samples, int32 of shape (count,); None for a generator without classes."""
+        """Labels of samples `first` to `first + count - 1`, int32 of shape (count,); None without classes."""
         if self._spec.labels is None:
             return None
         if self._plan is not None:

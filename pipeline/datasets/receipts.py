@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.common.errors import DatasetError
+from pipeline.datasets.candidates import Candidates, Scores, candidates_of, merged_scores, scores_record
 from pipeline.datasets.sketch import WIDTH
 from pipeline.spec.about import About, read_about
 from pipeline.spec.plan import Shard
@@ -85,6 +86,8 @@ class Receipt:
     finished_at: float
     #: Seconds that the stages of the mill were busy since the previous receipt.
     seconds: Mapping[str, float] = field(default_factory=dict)
+    #: Which candidates won; None, and not in the file, if there was no choice.
+    candidates: Candidates | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -107,16 +110,20 @@ class Receipt:
         # For thousands of files, the copies made by `asdict` and the indenting encoder would take five times
         # as long as this.
         data = {**asdict(replace(self, files=())), "files": [file._asdict() for file in self.files]}
+        if self.candidates is None:
+            del data["candidates"]
         return json.dumps(data, sort_keys=True, indent=1 if len(self.files) <= _FEW_FILES else None) + "\n"
 
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Receipt:
         """The receipt that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, _FIELDS_OF_RECEIPT, RECEIPT_VERSION)
+        data = _object(text, source, _FIELDS_OF_RECEIPT, RECEIPT_VERSION, optional=("candidates",))
         try:
             data["files"] = tuple(StoredFile(**file) for file in data["files"])
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = engine_record(data["made_by"])
+            if "candidates" in data:
+                data["candidates"] = candidates_of(data["candidates"])
             receipt = cls(**data)
             _check(receipt, str, "samples_sha256", "worker")
             _check(receipt, int, "version", "shard", "first", "count", "attempt")
@@ -141,6 +148,8 @@ class Receipt:
             "sha256": self.sha256,
             "sketch": self.statistics.sketch,
         }
+        if self.candidates is not None:
+            line["candidates"] = self.candidates.sha256
         return json.dumps(line, sort_keys=True) + "\n"
 
 
@@ -171,6 +180,8 @@ class Manifest:
     reproducible: bool = True
     #: License and provenance of the generator. Written to the file only if known.
     about: About = field(default_factory=About)
+    #: Scores of candidates and winners; None, and not in the file, if there was no choice or they are not known.
+    scores: Scores | None = None
 
     @property
     def sha256(self) -> str:
@@ -185,16 +196,20 @@ class Manifest:
         fields["about"] = self.about.as_json()
         if not self.about:
             del fields["about"]
+        if self.scores is None:
+            del fields["scores"]
         return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: bytes, source: str) -> Manifest:
         """The manifest that `to_json` wrote. Raises DatasetError naming `source`."""
-        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION, optional=("reproducible", "about"))
+        data = _object(text, source, _FIELDS_OF_MANIFEST, MANIFEST_VERSION, ("reproducible", "about", "scores"))
         try:
             data["statistics"] = statistics_of(data["statistics"])
             data["made_by"] = tuple(engine_record(record) for record in data["made_by"])
             data["about"] = read_about(data.get("about", {}))
+            if "scores" in data:
+                data["scores"] = scores_record(data["scores"])
             manifest = cls(**data)
             _check(manifest, str, "noisemill", "job", "spec_sha256", "generator", "digest", "index_sha256")
             _check(manifest, int, "version", "count", "shards", "size_bytes")
@@ -219,6 +234,16 @@ def merged_statistics(receipts: Sequence[Receipt]) -> Statistics:
         classes=tuple(sum(column) for column in zip(*per_class, strict=True)) if per_class else None,
         sketch=tuple(map(math.fsum, zip(*sketches, strict=True))) if all(sketches) else (),
     )
+
+
+def scores_of_all(receipts: Sequence[Receipt]) -> Scores | None:
+    """Scores of all samples together; None if there was no choice, or the receipts do not have them."""
+    each = [
+        (receipt.candidates.scores, receipt.statistics.classes or (receipt.count,))
+        for receipt in receipts
+        if receipt.candidates is not None and receipt.candidates.scores is not None
+    ]
+    return merged_scores(each) if receipts and len(each) == len(receipts) else None
 
 
 def distinct_engines(receipts: Sequence[Receipt]) -> tuple[EngineRecord, ...]:

@@ -24,7 +24,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -170,10 +170,11 @@ class Recipe:
         return recipe
 
 
-def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
+def recipe_of(dataset: Dataset, *, generator: str | None = None, judge: str | None = None) -> Recipe:
     """The recipe of a complete dataset, from its manifest and index of shards; reads no shard.
 
-    `generator` is where others get it, if not where the job found it. Raises DatasetError if the dataset is incomplete.
+    `generator` and `judge` are where others get them, if not where the job found them. Raises DatasetError if the
+    dataset is incomplete.
     """
     spec = dataset.spec
     if spec.format == "null":
@@ -184,7 +185,7 @@ def recipe_of(dataset: Dataset, *, generator: str | None = None) -> Recipe:
     lines = _index(dataset, manifest.index_sha256)
     return Recipe(
         noisemill=VERSION,
-        spec=spec if generator is None else JobSpec(**{**spec.__dict__, "generator": generator}),
+        spec=replace(spec, generator=generator or spec.generator, judge=judge or spec.judge),
         made_by=manifest.made_by,
         statistics=manifest.statistics,
         inputs={name: _input(dataset, name) for name in spec.user_files()},

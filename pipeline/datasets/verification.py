@@ -16,8 +16,15 @@ import numpy as np
 from pipeline.common.errors import DatasetError, WorkerError
 from pipeline.common.processes import error_from_stderr, python_command
 from pipeline.datasets.dataset import Dataset
-from pipeline.datasets.receipts import NOT_REPRODUCIBLE, Manifest, Receipt, distinct_engines, merged_statistics
-from pipeline.generators import find_named_by_data
+from pipeline.datasets.receipts import (
+    NOT_REPRODUCIBLE,
+    Manifest,
+    Receipt,
+    distinct_engines,
+    merged_statistics,
+    scores_of_all,
+)
+from pipeline.generators import find_judge_named_by_data, find_named_by_data
 from pipeline.spec import plan as shards
 from pipeline.spec.labels import Labels
 from pipeline.spec.selection import Selection
@@ -85,6 +92,7 @@ def verify(
     recompute: int = 0,
     manifest_sha256: str | None = None,
     generator: str | None = None,
+    judge: str | None = None,
     trust_generator: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -94,8 +102,8 @@ def verify(
     `manifest_sha256`, the hash of manifest.json in 64 hexadecimal digits, detects any change by someone who can write
     to the destination.
 
-    Samples are computed with the generator that the dataset names, if the user has named it here before or
-    `trust_generator` is true, else with `generator`.
+    Samples are computed with the generator and the judge that the dataset names, if the user has named them here before
+    or `trust_generator` is true, else with `generator` and `judge`.
 
     `progress` is called with (shards checked, shards). Raises DatasetError if there is no dataset, GeneratorError if
     its generator is not trusted.
@@ -118,7 +126,11 @@ def verify(
     _note_repeats(report, receipts)
     if recompute and receipts and dataset.spec.format != "null":
         named = find_named_by_data(dataset.spec.generator, generator=generator, trust=trust_generator)
-        _check_recomputed(dataset, report, receipts, recompute, named.reference)
+        spec = dataset.spec
+        judging = (
+            find_judge_named_by_data(spec.judge, judge=judge, trust=trust_generator).reference if spec.judge else None
+        )
+        _check_recomputed(dataset, report, receipts, recompute, named.reference, judging)
     return report
 
 
@@ -259,8 +271,9 @@ def _manifest_problems(dataset: Dataset, manifest: Manifest, receipts: dict[int,
         )
     ordered = [receipts[number] for number in sorted(receipts)]
     if len(ordered) == manifest.shards and not changed:
-        totals = (manifest.size_bytes, manifest.statistics)
-        if totals != (sum(receipt.size_bytes for receipt in ordered), merged_statistics(ordered)):
+        totals = (manifest.size_bytes, manifest.statistics, manifest.scores)
+        size_bytes = sum(receipt.size_bytes for receipt in ordered)
+        if totals != (size_bytes, merged_statistics(ordered), scores_of_all(ordered)):
             problems.append(f"{shards.MANIFEST} has another size or other statistics than the receipts")
         if manifest.made_by != distinct_engines(ordered):
             problems.append(f"{shards.MANIFEST} names other engines or versions than the receipts")
@@ -287,17 +300,26 @@ def _note_repeats(report: Report, receipts: dict[int, Receipt]) -> None:
         report.notes.append(f"{repeated:,} samples equal another sample of their shard: has the generator collapsed?")
     if constant:
         report.notes.append(f"{constant:,} samples are constant: all their values are the same")
+    scores = [receipt.candidates.scores for receipt in receipts.values() if receipt.candidates is not None]
+    below = sum(sum(each.winners_below or ()) for each in scores if each is not None)
+    if below:
+        report.notes.append(f"{below:,} samples are below the minimum score: `Dataset.below_min_score` lists them")
 
 
 def _check_recomputed(
-    dataset: Dataset, report: Report, receipts: dict[int, Receipt], count: int, generator: str
+    dataset: Dataset,
+    report: Report,
+    receipts: dict[int, Receipt],
+    count: int,
+    generator: str,
+    judge: str | None,
 ) -> None:
     """Draws random samples of intact shards and computes them again in a process of its own."""
     random = np.random.default_rng()
     pool = np.concatenate([np.arange(receipt.first, receipt.first + receipt.count) for receipt in receipts.values()])
     indices = sorted(int(index) for index in random.choice(pool, size=min(count, len(pool)), replace=False))
     command = python_command("workers.once.recompute", dataset.url)
-    asked = json.dumps({"indices": indices, "generator": generator})
+    asked = json.dumps({"indices": indices, "generator": generator, "judge": judge})
     with tempfile.TemporaryDirectory(prefix="noisemill-recompute-") as folder:
         environment = {**os.environ, "TMPDIR": folder}
         done = subprocess.run(command, env=environment, input=asked, capture_output=True, text=True, check=False)

@@ -35,6 +35,8 @@ class WorkersTable:
     threads: int = 0
     #: Replaces the file's own; None: those of the file.
     output_roots: tuple[str, ...] | None = None
+    #: Judges that it may load, besides the built-in ones.
+    judges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ def load_fleet_config(path: Path) -> FleetConfig:
         if "generator" not in group:
             raise UsageError(f'{path}, [[workers]] {number}: generator is missing, such as generator = "fashion"')
         group["generator"] = _from(path, group["generator"])
+        group["judges"] = tuple(_from(path, judge) for judge in group.get("judges", ()))
     variables = _checked(s3 if isinstance(s3, dict) else {"s3": s3}, _S3, f"{path}, [s3]")
     return FleetConfig(
         workers=tuple(WorkersTable(**group) for group in groups),
@@ -80,7 +83,7 @@ def load_fleet_config(path: Path) -> FleetConfig:
 
 
 def _from(path: Path, reference: str) -> str:
-    """A generator's path relative to the configuration file; names and URLs are unchanged."""
+    """A model's path relative to the configuration file; names and URLs are unchanged."""
     if "://" in reference or os.path.isabs(reference) or not os.path.exists(path.parent / reference):
         return reference
     return str((path.parent / reference).resolve())
@@ -124,6 +127,7 @@ _WORKERS: dict[str, _Check] = {
     "count": _whole(1, MAX_WORKERS),
     "threads": _whole(1, 4096),
     "output_roots": _TEXTS,
+    "judges": _TEXTS,
 }
 _S3: dict[str, _Check] = {"endpoint_url": _TEXT, "region": _TEXT}
 

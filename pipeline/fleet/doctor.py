@@ -23,7 +23,7 @@ from pipeline.common.formatting import size
 from pipeline.common.limits import memory_limit, usable_cores, usable_memory, visible_cores
 from pipeline.common.settings import Settings
 from pipeline.common.version import VERSION
-from pipeline.generators import builtin_names, find_generator
+from pipeline.generators import builtin_names, find_generator, find_judge, judge_names
 from pipeline.stores import open_store
 
 #: Largest difference between clocks without a warning, seconds. Leases use only Redis's clock; logs do not.
@@ -255,7 +255,9 @@ def _generators() -> _CheckResult:
     names = builtin_names()
     for name in names:
         find_generator(name)
-    return f"built in: {', '.join(names)}; noisemill {VERSION}, python {sys.version.split()[0]}", []
+    for name in judge_names():
+        find_judge(name)
+    return f"built in: {', '.join([*names, *judge_names()])}; noisemill {VERSION}, python {sys.version.split()[0]}", []
 
 
 def _storage(destination: str) -> _CheckResult:

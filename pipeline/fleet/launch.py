@@ -55,6 +55,8 @@ class WorkerConfig:
     samples: int = 0
     #: Of that job, how it samples (`pipeline.spec.sampler`); empty for the generator's usual way.
     sampler: str = ""
+    #: References of judges that it may load, besides the built-in ones.
+    judges: tuple[str, ...] = ()
     #: "info", "warning" and so on.
     log_level: str = "info"
     #: "text" or "json".
@@ -117,7 +119,7 @@ def config_from_environment() -> WorkerConfig:
 
 
 def _config(data: dict[str, Any]) -> WorkerConfig:
-    data |= {name: tuple(data[name]) for name in ("output_roots", "cores")}
+    data |= {name: tuple(data[name]) for name in ("output_roots", "cores", "judges")}
     return WorkerConfig(**data)
 
 

@@ -27,9 +27,9 @@ from pipeline.generators.trusted_code import Code, code_offers
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
-def builtin_names() -> list[str]:
-    """Names of the built-in generators."""
-    return sorted(path.name for path in BUILTIN_FOLDER.iterdir() if path.is_dir() and find_model(path) is not None)
+def builtin_names(folder: Path = BUILTIN_FOLDER) -> list[str]:
+    """Names of the built-in models of a folder: the generators."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and find_model(path) is not None)
 
 
 def find_generator(reference: str) -> Generator:
@@ -56,7 +56,7 @@ def find_generator(reference: str) -> Generator:
         reference=reference if builtin or is_remote(reference) else str(model.resolve()),
         kind=kind.name,
         model=model,
-        name=reference if builtin else _name(reference if is_remote(reference) else str(model)),
+        name=reference if builtin else short_name(reference if is_remote(reference) else str(model)),
         summary=sidecar.summary,
         content=content,
         digest="sha256:" + hashlib.sha256(identity.encode()).hexdigest(),
@@ -87,42 +87,42 @@ def structure_of(
     return known or _structure_by_tensorflow(kind, model, content, signature, offers)
 
 
-def locate(reference: str) -> tuple[Kind, Path]:
+def locate(reference: str, what: str = "generator", folder: Path = BUILTIN_FOLDER) -> tuple[Kind, Path]:
     """Kind and path of the model of a reference, downloaded if it is remote; it is not loaded.
 
-    Raises UnknownGeneratorError if there is none.
+    `folder` has the built-in ones, and `what` is what messages call it. Raises UnknownGeneratorError if there is none.
     """
+    builtin = builtin_names(folder)
     if not reference or "\0" in reference:
         raise UnknownGeneratorError(
-            f"the generator's name is empty: built in: {', '.join(builtin_names())}; or give {names_of_kinds()}"
+            f"the {what}'s name is empty: built in: {', '.join(builtin)}; or give {names_of_kinds()}"
         )
-    builtin = reference in builtin_names()
-    path = BUILTIN_FOLDER / reference if builtin else fetch(reference) if is_remote(reference) else _path(reference)
+    if reference in builtin:
+        path = folder / reference
+    else:
+        path = fetch(reference) if is_remote(reference) else _path(reference, what, builtin)
     found = find_model(path)
     if found is None:
-        raise UnknownGeneratorError(f"generator {reference!r} is not {names_of_kinds()}")
+        raise UnknownGeneratorError(f"{what} {reference!r} is not {names_of_kinds()}")
     return found
 
 
-def _path(reference: str) -> Path:
+def _path(reference: str, what: str, builtin: list[str]) -> Path:
     # os.path returns False also for paths that are too long or in a folder without access.
     path = Path(os.path.expanduser(reference.removeprefix("file://")))
     is_model = find_model(path) is not None
     if os.path.isdir(path) and not is_model:
-        raise UnknownGeneratorError(
-            f"generator {reference!r} is a folder without a model.keras in it, or another model"
-        )
+        raise UnknownGeneratorError(f"{what} {reference!r} is a folder without a model.keras in it, or another model")
     if is_model or os.path.exists(path):  # A checkpoint's name is that of no file.
         return path
     if os.sep in reference or path.suffix:
-        raise UnknownGeneratorError(f"generator {reference!r}: there is no such file")
-    builtin = builtin_names()
+        raise UnknownGeneratorError(f"{what} {reference!r}: there is no such file")
     near = difflib.get_close_matches(reference, builtin, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"built in: {', '.join(builtin)}; or give {names_of_kinds()}"
-    raise UnknownGeneratorError(f"generator {reference!r} is unknown: {hint}")
+    raise UnknownGeneratorError(f"{what} {reference!r} is unknown: {hint}")
 
 
-def _name(place: str) -> str:
+def short_name(place: str) -> str:
     """The name of a model's file, or of its folder if the file's name is generic."""
     path = Path(place)
     if path.suffix not in (".keras", ".json"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.common.cache import keep
 from pipeline.common.errors import GeneratorError, UnknownGeneratorError
 from pipeline.common.settings import load_settings
-from pipeline.generators.sidecar import SIDECAR
+from pipeline.generators.sidecar import JUDGE_SIDECAR, SIDECAR
 
 if TYPE_CHECKING:
     from pipeline.stores.s3_bucket import Bucket
@@ -92,7 +92,7 @@ def _objects(bucket: Bucket, key: str) -> dict[str, tuple[str, int]]:
 
 def _belongs(name: str, model: PurePosixPath) -> bool:
     """Whether a file beside a model is part of it: a sidecar, its weights or other values, its architecture."""
-    if model.suffix == ".json" or name in (model.name, SIDECAR, f"{model.stem}.toml"):
+    if model.suffix == ".json" or name in (model.name, SIDECAR, JUDGE_SIDECAR, f"{model.stem}.toml"):
         return True
     if model.suffix in (".h5", ".hdf5", ".index") and name.endswith(".json"):
         return True

@@ -19,10 +19,10 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.common.errors import UsageError, WorkerError
+from pipeline.common.errors import UsageError, WorkerError, shown
 from pipeline.common.processes import error_from_stderr, python_command
-from pipeline.common.quantities import MAX_COUNT, MAX_SEED
-from pipeline.generators import Generator
+from pipeline.common.quantities import MAX_BEST_OF, MAX_COUNT, MAX_SEED
+from pipeline.generators import Choice, Generator, find_judge
 from pipeline.generators.attributes import attribute_numbers
 from pipeline.spec.labels import canonical_labels, label_plan
 from pipeline.spec.latents import block_rows, latents, noise_keys, noise_rows, parse_noise
@@ -30,6 +30,8 @@ from pipeline.spec.sampler import Sampler
 
 #: Files of the folder through which both processes speak.
 REQUEST, ROWS, LABELS, SAMPLES = "request.json", "rows.npy", "labels.npy", "samples.npy"
+#: Of candidates, the number of the winner and its score, float64 (2,).
+WINNER = "winner.npy"
 
 #: Replaces the folder as the argument of `workers.once.sample`: it reads folders from stdin until that is closed.
 MANY = "-"
@@ -53,6 +55,9 @@ class Drawn:
     samples: NDArray[np.float32]
     #: None for a generator without classes.
     labels: tuple[int, ...] | None
+    #: Of candidates: which won, and its score; None if there was no choice, or for the way between two winners.
+    candidate: int | None = None
+    score: float | None = None
 
 
 class DrawOptions(TypedDict, total=False):
@@ -69,6 +74,10 @@ class DrawOptions(TypedDict, total=False):
     sampler_steps: int | None
     guidance: float | None
     eta: float | None
+    #: Candidates per sample, and what chooses among them.
+    best_of: int | None
+    judge: str | None
+    enough: float | None
     predict: Predict
 
 
@@ -134,7 +143,7 @@ class SamplingProcess:
 
 
 def draw(generator: Generator, index: int, **options: Unpack[DrawOptions]) -> Drawn:
-    """Sample `index` as a job with this seed makes it: the way from it to itself, in one step."""
+    """Sample `index` as a job with this seed makes it."""
     return interpolate(generator, index, index, 1, **options)
 
 
@@ -148,24 +157,55 @@ def interpolate(
     """`steps` samples between sample `first` and sample `last`, both included.
 
     Interpolation is spherical, since all latents have nearly the same norm. All steps share the class (by default that
-    of the first sample), the noise inputs, and the noise of a sampler's steps.
+    of the first sample), the noise inputs, and the noise of a sampler's steps. Of candidates, the ends are the winners.
     """
-    seed = options.get("seed", 0)
-    way_of_sampling = generator.sampler_of(
+    sampler = generator.sampler_of(
         options.get("sampler"), options.get("sampler_steps"), options.get("guidance"), options.get("eta")
     )
-    ends = _latents(generator, [first, last], seed, options.get("noise", "normal"))
-    way = slerp(ends[0], ends[1], np.linspace(0, 1, steps))
-    noise_columns = [
-        np.repeat(columns, steps, axis=0) for columns in noise_rows(seed, first, 1, generator.interface.noise_sizes)
-    ]
-    attributes = np.tile(attribute_numbers(generator, options.get("attributes")), (steps, 1))
-    keys = [] if way_of_sampling is None else [np.repeat(noise_keys(seed, first, 1), steps, axis=0)]
-    rows = np.concatenate([way, *noise_columns, attributes, *keys], axis=1)
+    seed, settings = options.get("seed", 0), options.get("settings")
+    told = attribute_numbers(generator, options.get("attributes"))
+    inputs = _Inputs(generator, seed, options.get("noise", "normal"), told, sampler)
+    ends, predict = (first, last), options.get("predict", predict_once)
+    choice = choice_of(generator, options.get("best_of"), options.get("judge"), options.get("enough"))
+    if choice is not None:
+        best_of, winners = choice.best_of, []
+        for index in dict.fromkeys(ends):
+            rows, labels = (
+                inputs.rows(index * best_of, best_of),
+                _labels(generator, index, seed, options.get("label"), 1),
+            )
+            drawn = _predicted(generator, rows, labels, settings, sampler, predict, choice)
+            if steps == 1:
+                return drawn
+            assert drawn.candidate is not None
+            winners.append(index * best_of + drawn.candidate)
+        ends = winners[0], winners[-1]
+    rows = np.repeat(inputs.rows(ends[0], 1), steps, axis=0)
+    a, b = (inputs.latents(index, 1)[0] for index in ends)
+    rows[:, : len(a)] = slerp(a, b, np.linspace(0, 1, steps))
     labels = _labels(generator, first, seed, options.get("label"), steps)
-    return _predicted(
-        generator, rows, labels, options.get("settings"), way_of_sampling, options.get("predict", predict_once)
-    )
+    return _predicted(generator, rows, labels, settings, sampler, predict)
+
+
+def choice_of(generator: Generator, best_of: int | None, judge: str | None, enough: float | None) -> Choice | None:
+    """The choice among a generator's candidates with these options; None if there is none.
+
+    Raises UsageError for half of a choice, or for one that does not fit the generator.
+    """
+    if best_of is None:
+        for option, value in (("--judge", judge), ("--enough", enough)):
+            if value is not None:
+                raise UsageError(f"{option} is for a choice among candidates: add --best-of K")
+        return None
+    if judge is None:
+        raise UsageError("--best-of needs a judge that scores candidates: --judge fashion-judge, or a model's path")
+    if type(best_of) is not int or not 2 <= best_of <= MAX_BEST_OF:
+        raise UsageError(f"best of {shown(best_of)} is not a whole number from 2 to {MAX_BEST_OF}")
+    found = find_judge(judge)
+    found.layout(generator.interface)
+    if enough is not None:
+        found.rank_of(enough)
+    return Choice(best_of=best_of, judge=found, enough=None if enough is None else float(enough))
 
 
 def measured_range(generator: Generator) -> tuple[float, float]:
@@ -193,14 +233,33 @@ def slerp(a: NDArray[np.float32], b: NDArray[np.float32], shares: NDArray[np.flo
     return rows
 
 
-def _latents(generator: Generator, indices: list[int], seed: int, noise: str) -> NDArray[np.float32]:
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"seed {seed} is not a whole number from 0 to {MAX_SEED}")
-    for index in indices:
-        if not 0 <= index < MAX_COUNT:
-            raise UsageError(f"index {index} is not a whole number from 0 to {MAX_COUNT - 1:,}")
-    dim = generator.interface.latent_dim
-    return np.concatenate([latents(seed, index, 1, dim, parse_noise(noise), block_rows(dim)) for index in indices])
+@dataclass(frozen=True)
+class _Inputs:
+    """What a generator is fed for samples, or candidates, of one seed."""
+
+    generator: Generator
+    seed: int
+    noise: str
+    #: The same for all, float32 (attributes_dim,).
+    attributes: NDArray[np.float32]
+    sampler: Sampler | None
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Latent, noise, attributes and key side by side, float32 (count, row_dim)."""
+        columns = [self.latents(first, count)]
+        columns += noise_rows(self.seed, first, count, self.generator.interface.noise_sizes)
+        columns.append(np.tile(self.attributes, (count, 1)))
+        columns += [] if self.sampler is None else [noise_keys(self.seed, first, count)]
+        return np.concatenate(columns, axis=1)
+
+    def latents(self, first: int, count: int) -> NDArray[np.float32]:
+        """Latents, float32 (count, latent_dim). Raises UsageError for a seed or an index out of bounds."""
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed {self.seed} is not a whole number from 0 to {MAX_SEED}")
+        if not 0 <= first < MAX_COUNT:
+            raise UsageError(f"index {first} is not a whole number from 0 to {MAX_COUNT - 1:,}")
+        dim = self.generator.interface.latent_dim
+        return latents(self.seed, first, count, dim, parse_noise(self.noise), block_rows(dim))
 
 
 def _labels(generator: Generator, index: int, seed: int, label: str | None, count: int) -> NDArray[np.int32] | None:
@@ -220,12 +279,18 @@ def _predicted(
     settings: _Settings | None = None,
     sampler: Sampler | None = None,
     predict: Predict = predict_once,
+    choice: Choice | None = None,
 ) -> Drawn:
+    judge = choice.judge if choice else None
     request = {
         "generator": generator.reference,
         "digest": generator.digest,
         "settings": dict(generator.settings(settings or {})),
         "sampler": str(sampler) if sampler else None,
+        "best_of": choice.best_of if choice else 1,
+        "enough": choice.enough if choice else None,
+        "judge": judge.reference if judge else None,
+        "judge_digest": judge.digest if judge else None,
     }
     with tempfile.TemporaryDirectory(prefix="noisemill-sample-") as name:
         folder = Path(name)
@@ -235,4 +300,10 @@ def _predicted(
             np.save(folder / LABELS, labels)
         predict(folder)
         samples = np.load(folder / SAMPLES)
-    return Drawn(samples=samples, labels=None if labels is None else tuple(labels.tolist()))
+        candidate, score = np.load(folder / WINNER).tolist() if judge else (None, None)
+    return Drawn(
+        samples=samples,
+        labels=None if labels is None else tuple(labels.tolist()),
+        candidate=None if candidate is None else int(candidate),
+        score=score,
+    )

@@ -54,6 +54,8 @@ from pipeline.spec.about import About, read_about
 from pipeline.spec.sampler import Sampler
 
 SIDECAR = "generator.toml"
+#: The same of a judge (`pipeline.generators.judge`).
+JUDGE_SIDECAR = "judge.toml"
 
 #: How labels reach the model.
 ENCODINGS = ("integer", "one_hot", "concatenated")

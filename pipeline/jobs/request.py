@@ -21,7 +21,7 @@ from pipeline.formats import format_named
 from pipeline.generators import Generator
 from pipeline.generators.attributes import attribute_numbers
 from pipeline.generators.kinds import COMPUTE_AS_SAVED
-from pipeline.generators.sampling import MEASURED, measured_range
+from pipeline.generators.sampling import MEASURED, choice_of, measured_range
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.labels import canonical_labels, planned_count
@@ -55,6 +55,14 @@ class JobRequest:
     steps: int | None = None
     guidance: float | None = None
     eta: float | None = None
+    #: Candidates per sample, of which `judge` chooses one; None: no choice.
+    best_of: int | None = None
+    #: A network that scores candidates (`pipeline.generators.judge`): a name, a path or a URL.
+    judge: str | None = None
+    #: Candidates from this score on count as equal, so that the first of them is taken.
+    enough: float | None = None
+    #: Samples with a lower score are marked.
+    min_score: float | None = None
     #: Samples per forward pass; 0 leaves it to calibration.
     batch: int = 0
     #: How the forward pass computes; see `pipeline.spec.job_spec.PRECISIONS`.
@@ -64,10 +72,12 @@ class JobRequest:
         """The spec of this request, and the user's files that belong to it. Raises UsageError."""
         uploads: list[Upload] = []
         interface = generator.interface
+        judging = self._judging(generator)
         if self.latents is not None:
             if self.noise != "normal":
                 raise UsageError("--noise and --latents exclude each other: your own latents are used as they are")
             uploads.append(rows_upload(shards.LATENTS, self.latents, interface.latent_dim))
+            self._check_candidates(_rows(uploads[0]))
         latents_sha256 = uploads[0].sha256 if uploads else None
         attributes, attributes_file = attributes_plan(generator, self.attributes)
         uploads += [attributes_file] if attributes_file is not None else []
@@ -99,6 +109,7 @@ class JobRequest:
             attributes_dim=interface.attributes_dim,
             settings=generator.settings(self.settings),
             sampler=None if sampler is None else str(sampler),
+            **judging,
             batch=self.batch,
             precision=self.precision,
             latent_shape=interface.latent_shape,
@@ -120,10 +131,33 @@ class JobRequest:
             )
         return spec, uploads
 
+    def _judging(self, generator: Generator) -> dict[str, Any]:
+        """The spec's fields of a choice among candidates; empty without one. Raises UsageError."""
+        choice = choice_of(generator, self.best_of, self.judge, self.enough)
+        if choice is None:
+            if self.min_score is not None:
+                raise UsageError("--min-score is for a choice among candidates: add --best-of K and --judge JUDGE")
+            return {}
+        return {
+            "best_of": choice.best_of,
+            "judge": choice.judge.reference,
+            "judge_digest": choice.judge.digest,
+            "enough": choice.enough,
+            "min_score": None if self.min_score is None else float(self.min_score),
+        }
+
+    def _check_candidates(self, rows: int) -> None:
+        if rows % (self.best_of or 1):
+            raise UsageError(
+                f"latents {self.latents} have {rows:,} rows, which is no multiple of --best-of {self.best_of}: "
+                "each candidate takes one"
+            )
+
     def _count(self, uploads: list[Upload]) -> int | None:
         count, of = self.count, "count"
         for upload in uploads:
             name, rows = upload.name.removesuffix(".npy"), _rows(upload)
+            rows = rows // (self.best_of or 1) if upload.name == shards.LATENTS else rows
             if count is not None and rows != count:
                 raise UsageError(
                     f"{of} {count} is not the {rows} rows of {getattr(self, name)}: leave --count out"

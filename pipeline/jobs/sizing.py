@@ -43,7 +43,8 @@ class Sizing:
 
 def estimate_size(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
     """The size of a spec, and its time on these workers."""
-    evaluations = spec.sampling.evaluations if spec.sampling else 1
+    # The judge, mostly much smaller than the generator, is left out.
+    evaluations = spec.best_of * (spec.sampling.evaluations if spec.sampling else 1)
     rate = sum(worker.rate * worker.evaluations / evaluations for worker in workers)
     return Sizing(
         count=spec.count,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UsageError, shown
-from pipeline.generators import find_generator
+from pipeline.generators import find_generator, find_judge
 from pipeline.jobs.request import JobRequest
 from pipeline.schedules.recurrence import Recurrence, parse_recurrence
 from pipeline.schedules.schedule import Schedule
@@ -50,6 +50,8 @@ def new_schedule(
         if os.path.isfile(str(chosen.get(option, ""))):
             # Runs are submitted by the scheduler, from another folder.
             chosen[option] = str(Path(chosen[option]).resolve())
+    if "judge" in chosen:
+        chosen["judge"] = find_judge(chosen["judge"]).reference
     return Schedule(
         name=name,
         generator=found.reference,

@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.common.errors import DatasetError, NewerVersionError, UsageError, shown
-from pipeline.common.quantities import MAX_BATCH, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
+from pipeline.common.quantities import MAX_BATCH, MAX_BEST_OF, MAX_COUNT, MAX_SEED, MAX_SHARD_SIZE
 from pipeline.spec.field_checks import (
     are_attributes,
     are_names,
     are_settings,
     are_sizes,
+    is_float32,
     is_label_plan,
     is_noise,
     is_range,
@@ -120,6 +121,17 @@ class JobSpec:
     settings: tuple[tuple[str, tuple[float, ...]], ...] = ()
     #: How a denoiser samples, canonical (`pipeline.spec.sampler`); None for a generator that takes one pass.
     sampler: str | None = None
+    #: Candidates per sample, of which the judge's best is stored; 1: no choice. Candidate c of sample i has the latent
+    #: of index i * best_of + c.
+    best_of: int = 1
+    #: The judge's reference; None without candidates. Not part of the identity.
+    judge: str | None = None
+    #: Identity of the judge, like that of the generator.
+    judge_digest: str | None = None
+    #: Score from which candidates count as equal, so that the first of them is taken; None: the best one is.
+    enough: float | None = None
+    #: Score below which a sample is marked; None: none is.
+    min_score: float | None = None
     #: Samples per forward pass; 0: chosen by the first slice.
     batch: int = 0
     #: Precision of the forward pass: one of PRECISIONS.
@@ -176,9 +188,9 @@ class JobSpec:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity of the dataset: hash over every field except the generator's reference."""
+        """Identity of the dataset: hash over every field except the references of generator and judge."""
         # Cached, since every receipt of a dataset is compared with it.
-        return self._hash_without("generator")
+        return self._hash_without("generator", "judge")
 
     @cached_property
     def samples_sha256(self) -> str:
@@ -186,7 +198,7 @@ class JobSpec:
 
         Specs with the same value make the same sample at the same index, and the same shards except the last.
         """
-        return self._hash_without("generator", "count")
+        return self._hash_without("generator", "judge", "count")
 
     def _hash_without(self, *left_out: str) -> str:
         identity = {name: value for name, value in self._fields().items() if name not in left_out}
@@ -259,9 +271,13 @@ class JobSpec:
             raise UsageError(
                 f"shard size {self.shard_size:,} is too large: a shard has at most {MAX_SHARD_SIZE:,} samples"
             )
-        if self.batch * max(self.row_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
+        if self.batch * self.best_of * max(self.row_dim, math.prod(self.sample_shape)) > _MOST_VALUES:
             raise UsageError(
                 f"batch {self.batch:,}: it would hold more than {_MOST_VALUES:,} values at a time, use a smaller one"
+            )
+        if self.count * self.best_of > MAX_COUNT:
+            raise UsageError(
+                f"best of {self.best_of}: {self.count:,} samples have more than {MAX_COUNT:,} candidates, use fewer"
             )
         self._check_plan()
 
@@ -311,6 +327,28 @@ class JobSpec:
             ("attributes", are_attributes(self.attributes, self.attributes_dim), "a plan of attributes"),
             ("settings", are_settings(self.settings), "a list of names and numbers"),
             ("sampler", self.sampler is None or is_sampler(self.sampler), "a sampler"),
+            ("best_of", is_whole(self.best_of, 1, MAX_BEST_OF), f"a whole number from 2 to {MAX_BEST_OF}"),
+            (
+                "judge",
+                (self.judge is None) == (self.best_of == 1) and (self.judge is None or is_text(self.judge)),
+                "a name, a path or a URL, together with candidates",
+            ),
+            (
+                "judge_digest",
+                (self.judge is None) == (self.judge_digest is None)
+                and (self.judge_digest is None or matches(r"sha256:[0-9a-f]{64}", self.judge_digest)),
+                "sha256: and 64 hexadecimal digits",
+            ),
+            (
+                "enough",
+                self.enough is None or (self.judge is not None and is_float32(self.enough)),
+                "a number, together with a judge",
+            ),
+            (
+                "min_score",
+                self.min_score is None or (self.judge is not None and is_float32(self.min_score)),
+                "a number, together with a judge",
+            ),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS[:-1]) + f" or {PRECISIONS[-1]}"),
             ("latent_shape", is_shape(self.latent_shape), "a shape"),
             ("sample_shape", is_shape(self.sample_shape), "a shape"),
@@ -324,6 +362,13 @@ def format_settings(settings: tuple[tuple[str, tuple[float, ...]], ...]) -> str:
     return "; ".join(f"{name}={','.join(f'{number:g}' for number in numbers)}" for name, numbers in settings)
 
 
+def format_choice(spec: JobSpec) -> str:
+    """As `8 candidates, by the judge fashion-judge (sha256:0123456789ab), minimum score 0.5`."""
+    least = "" if spec.min_score is None else f", minimum score {spec.min_score:g}"
+    enough = "" if spec.enough is None else f", {spec.enough:g} is enough"
+    return f"{spec.best_of} candidates, by the judge {spec.judge} ({str(spec.judge_digest)[:19]}){enough}{least}"
+
+
 #: Fields that older datasets lack, and their default values.
 _YOUNGER: dict[str, Any] = {
     "precision": PRECISIONS[0],
@@ -334,6 +379,11 @@ _YOUNGER: dict[str, Any] = {
     "attributes_dim": 0,
     "settings": (),
     "sampler": None,
+    "best_of": 1,
+    "judge": None,
+    "judge_digest": None,
+    "enough": None,
+    "min_score": None,
 }
 
 

@@ -77,10 +77,15 @@ def test_reading(examples: Path, monkeypatch: pytest.MonkeyPatch, code: str):
 
 def test_toml_example_is_a_generator(run: Run, tmp_path: Path):
     page = (PAGE.parent / "generators.md").read_text(encoding="utf-8")
-    [text, _sampler, code] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [text, _sampler, code, judge] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     text = text.partition("[inputs.")[0] + code
     for line in ('name = "image"', 'channels = "first"'):
         text = text.replace(line, "")  # Of other models than this one.
     write_described(tmp_path / "faces.keras", [128], [64, 64, 3], name="z", label=True)
     (tmp_path / "faces.toml").write_text(text)
     assert "cat, dog" in run("generators", "inspect", tmp_path / "faces.keras").out
+    write_described(tmp_path / "critic.keras", [64 * 64 * 3], [1], name="image")
+    (tmp_path / "judge.toml").write_text(judge.replace('"score"', '"output"'))
+    told = run("generators", "inspect", "--as-judge", tmp_path / "critic.keras").out
+    assert "0 to 255" in told
+    assert "output: a number" in told

@@ -1,4 +1,7 @@
-"""Makes tiny.keras, a conditional generator of 8x8 images that costs nothing: `python -m tests.data.make_tiny`."""
+"""Makes tiny.keras, a conditional generator of 8x8 images that costs nothing, and tiny_judge.keras, which judges them.
+
+`python -m tests.data.make_tiny`
+"""
 
 from pathlib import Path
 
@@ -19,5 +22,15 @@ def build() -> keras.Model:
     return keras.Model([latent, label], sample, name="tiny")
 
 
+def build_judge() -> keras.Model:
+    """Images (8, 8, 1) to logits (4,); the weights are random, from a fixed seed."""
+    keras.utils.set_random_seed(8)
+    image = keras.Input((8, 8, 1), name="image")
+    hidden = keras.layers.Conv2D(4, 3, strides=2, activation="relu")(image)
+    logits = keras.layers.Dense(CLASSES, name="logits")(keras.layers.Flatten()(hidden))
+    return keras.Model(image, logits, name="tiny_judge")
+
+
 if __name__ == "__main__":
     build().save(Path(__file__).with_name("tiny.keras"))
+    build_judge().save(Path(__file__).with_name("tiny_judge.keras"))

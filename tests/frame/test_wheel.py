@@ -60,6 +60,8 @@ def run(*command: str | Path, cwd: Path) -> str:
         "pipeline/generators/builtin/fashion/model.keras",
         "pipeline/generators/builtin/fashion-flow/generator.toml",
         "pipeline/generators/builtin/fashion-flow/model.keras",
+        "pipeline/generators/judges/fashion-judge/judge.toml",
+        "pipeline/generators/judges/fashion-judge/model.keras",
     ],
 )
 def test_wheel_contains(wheel, name):

@@ -80,6 +80,7 @@ def test_identity_is_known() -> None:
 
 def test_identity_ignores_how_the_generator_was_asked_for() -> None:
     assert make_spec(generator="fashion").sha256 == make_spec(generator="/elsewhere/fashion.keras").sha256
+    assert chosen(judge="fashion-judge").sha256 == chosen(judge="/elsewhere/judge.keras").sha256
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -87,7 +88,8 @@ def test_identity_ignores_how_the_generator_was_asked_for() -> None:
     ("dtype", "float16"), ("layout", "class"), ("labels", "random"), ("noise", "uniform"), ("latents", SHA),
     ("batch", 64), ("precision", "tf32"), ("latent_shape", (4, 2)), ("sample_shape", (16,)),
     ("noise_sizes", (4,)), ("attributes", "all:0"), ("attributes_dim", 1), ("settings", (("psi", (0.7,)),)),
-    ("folder_names", "unicode"), ("sampler", "heun:steps=9"), ("latent_block", 4),
+    ("folder_names", "unicode"), ("sampler", "heun:steps=9"), ("latent_block", 4), ("best_of", 4),
+    ("judge_digest", "sha256:" + SHA), ("enough", 0.5), ("min_score", 0.5),
     ("value_range", (0.0, 1.0)), ("classes", ("a", "b", "c", "d")),
 ])  # fmt: skip
 def test_identity_depends_on_every_other_field(field: str, value: Any) -> None:
@@ -103,7 +105,7 @@ def test_identity_of_samples_leaves_the_count_out_alone() -> None:
 def test_every_field_is_in_the_tests_of_identity() -> None:
     [mark] = test_identity_depends_on_every_other_field.pytestmark
     tested = {field for field, _ in mark.args[1]}
-    assert tested | {"generator", "version"} == {field.name for field in dataclasses.fields(JobSpec)}
+    assert tested | {"generator", "judge", "version"} == {field.name for field in dataclasses.fields(JobSpec)}
 
 
 def test_job_id_is_a_name_and_depends_on_the_destination() -> None:
@@ -120,6 +122,30 @@ def test_job_id_is_a_name_and_depends_on_the_destination() -> None:
 ])  # fmt: skip
 def test_generator_name(reference: str, name: str) -> None:
     assert make_spec(generator=reference).generator_name == name
+
+
+def chosen(**changes: Any) -> JobSpec:
+    """A spec with a choice among candidates."""
+    return make_spec(**{"best_of": 4, "judge": "j.keras", "judge_digest": "sha256:" + SHA, "min_score": 0.5, **changes})
+
+
+def test_candidates_come_back_and_are_left_out_where_there_are_none() -> None:
+    assert JobSpec.from_json(chosen().to_json()) == chosen()
+    assert not {"best_of", "judge", "judge_digest", "min_score"} & set(json.loads(make_spec().to_json()))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"best_of": 257}, "best of 257 is not a whole number from 2 to 256"), ({"best_of": 1}, "judge .* together with"),
+    ({"judge": None}, "judge None"), ({"judge": ""}, "judge ''"), ({"judge_digest": "sha256:x"}, "judge digest"),
+    ({"judge_digest": None}, "judge digest None"), ({"min_score": "0.5"}, "min score"),
+    ({"min_score": 1e39}, "min score"),
+    ({"judge": None, "judge_digest": None, "best_of": 1}, "min score 0.5 is not a number, together with a judge"),
+    ({"count": 10**12, "shard_size": 10**6}, "more than 1,000,000,000,000 candidates"),
+    ({"batch": 2**20, "sample_shape": (8, 8, 9)}, "use a smaller one"),
+])  # fmt: skip
+def test_candidates_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chosen(**changes).check()
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -140,7 +140,8 @@ class EngineRoom(Engines):
         same latent then gives another sample in another batch.
         """
         if self._reproducible is None:
-            engine = next(reversed(self._engines.values()), None) or self._first_that_runs(max(2, self.first_batch()))
+            plain = (engine for engine in reversed(self._engines.values()) if engine.best_of is None)
+            engine = next(plain, None) or self._first_that_runs(max(2, self.first_batch()))
             if engine.batch == 1:
                 engine = self._first_that_runs(2)
             self._reproducible = self._gives_the_same(engine)

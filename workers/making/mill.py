@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.candidates import CandidateStatistics
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.receipts import Statistics
 from pipeline.datasets.shard_statistics import ShardStatistics, check_finite
@@ -74,6 +75,8 @@ class Work:
     draft: _TimedDraft | None = None
     writer: ShardWriter | None = None
     statistics: ShardStatistics | None = None
+    #: None if samples are not chosen among candidates.
+    candidates: CandidateStatistics | None = None
 
 
 class Shift(Protocol):
@@ -109,6 +112,8 @@ class _Batch:
     rows: NDArray[np.float32]
     labels: NDArray[np.int32] | None
     last: bool
+    #: Number of samples; of candidates, `rows` has more.
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -264,7 +269,7 @@ class Mill:
                 work.trouble = error
                 yield _Batch(work, first, _NOTHING, None, last=True)
                 return
-            yield _Batch(work, first, rows, labels, last)
+            yield _Batch(work, first, rows, labels, last, count)
 
     # -- predict -----------------------------------------------------------------------------------
 
@@ -275,7 +280,7 @@ class Mill:
                 now = time.perf_counter()
                 if batches >= _ENOUGH_BATCHES:
                     self.rate = samples / (now - first)
-                first, samples, batches = min(first, now), samples + len(batch.rows), batches + 1
+                first, samples, batches = min(first, now), samples + batch.count, batches + 1
                 self._to_examine.put(_Predicted(batch, predictors.submit(self._predict, batch)))
 
     def _predict(self, batch: _Batch) -> Prediction | None:
@@ -308,10 +313,19 @@ class Mill:
             if stored.dtype == np.float16:
                 check_finite(stored, batch.first, "values that float16 cannot hold")
             if work.statistics is None:
-                classes = None if self._spec.classes is None else len(self._spec.classes)
-                work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
+                self._begin_statistics(work)
+            assert work.statistics is not None
             work.statistics.add(stored, batch.labels)
+            if work.candidates is not None:
+                work.candidates.add(prediction.winners(), prediction.scores(), batch.labels, batch.first)
         return stored
+
+    def _begin_statistics(self, work: Work) -> None:
+        spec = self._spec
+        classes = None if spec.classes is None else len(spec.classes)
+        work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
+        if spec.best_of > 1:
+            work.candidates = CandidateStatistics(spec.best_of, spec.min_score, classes)
 
     # -- writer ------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class ShardSink:
             worker=self._assignment.worker_id,
             finished_at=time.time(),
             seconds=seconds,
+            candidates=work.candidates.result() if work.candidates else None,
         )
         self._dataset.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
         self._commit(work, receipt)

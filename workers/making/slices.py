@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +29,7 @@ from pipeline.common.errors import (
 from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.verification import damaged_inputs
+from pipeline.generators import Choice, Judge
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Claim, Ledger
@@ -77,6 +78,8 @@ class SliceWorker:
     info: WorkerInfo
     #: Set when the worker has to stop.
     stop: threading.Event
+    #: The judges that it may load, by digest: the built-in ones, and those that its user named.
+    judges: Mapping[str, Judge] = field(default_factory=dict)
     #: The process that this worker ends with (`pipeline.stores.lease.this_process`); empty: none.
     client: str = ""
     #: Samples made since the start.
@@ -260,6 +263,11 @@ class SliceWorker:
         if spec.digest != self.info.digest:
             self._refuse(job, "generator", f"it wants generator {spec.digest}, this worker holds {self.info.digest}")
             return None
+        if spec.judge_digest is not None and spec.judge_digest not in self.judges:
+            self._refuse(job, "judge", f"it wants the judge {shown(spec.judge)}: start a worker with --judge")
+            self.clock.sleep(_REFUSAL_S)
+            again.is_set = True
+            return None
         if not is_canonical(destination):
             raise DestinationError(f"{shown(destination)} is no destination that noisemill writes down")
         place = normalise(destination)
@@ -343,6 +351,14 @@ class SliceWorker:
             generator.check_sampler(spec.sampling)
         except UsageError as error:
             raise GeneratorError(f"the job's sampler is not one of its generator's: {error}") from None
+        if spec.judge_digest is not None:
+            try:
+                judge = self.judges[spec.judge_digest]
+                judge.layout(generator.interface)
+                if spec.enough is not None:
+                    judge.rank_of(spec.enough)
+            except UsageError as error:
+                raise GeneratorError(str(error)) from None
 
     def _check_inputs(self, place: str) -> None:
         """Raises DatasetError if the user's own latents or labels are not those that the job was submitted with."""
@@ -365,17 +381,27 @@ class SliceWorker:
         fitting = next((batch for batch in BATCHES if batch >= spec.shard_size), BATCHES[-1])
         way = (spec.precision, spec.sampling)
         if way not in self.calibrations:
-            self.calibrations[way] = self.rooms.calibrate(*way, batch=spec.batch, samples=spec.count)
+            each = spec.best_of
+            self.calibrations[way] = self.rooms.calibrate(*way, batch=spec.batch * each, samples=spec.count * each)
         calibration = self.calibrations[way]
-        batch = spec.batch or min(calibration.batch, fitting)
-        settled, batch = self.ledger.settle(job, calibration.engine, batch)
+        # All candidates of a batch are made in one pass, so that it takes no more memory than calibration has seen.
+        batch = spec.batch or max(1, min(calibration.batch // spec.best_of, fitting))
+        how = (spec.precision, spec.settings, spec.sampling)
+        chosen, judge = calibration.engine, self.judges.get(spec.judge_digest or "")
+        if judge is not None:
+            choice = Choice(best_of=spec.best_of, judge=judge, enough=spec.enough)
+            chosen = self.rooms.judging_engine(chosen, batch, *how, choice).engine
+        settled, batch = self.ledger.settle(job, chosen, batch)
         try:
             replace(spec, batch=batch).check()
         except UsageError as error:
             raise DamagedEntryError(job, str(error)) from None
         if settled not in ENGINES:
             raise DamagedEntryError(job, f"engine is {shown(settled)}")
-        engine = self.rooms.engine(settled, batch, spec.precision, spec.settings, spec.sampling)
+        if judge is None:
+            engine = self.rooms.engine(settled, batch, *how)
+        else:
+            engine = self.rooms.judging_engine(settled, batch, *how, choice)
         metrics.BATCH.set(engine.batch)
         return engine
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,12 @@ from pipeline.common.errors import GeneratorError, NoisemillError, SampleError, 
 from pipeline.common.processes import exit_on_error
 from pipeline.common.rights import drop_rights
 from pipeline.common.settings import load_settings
-from pipeline.generators import Generator, find_generator, sampling
+from pipeline.generators import Choice, Generator, find_generator, find_judge, sampling
 from pipeline.spec.sampler import parse_sampler
 from workers.engine.devices import pin_device
 
 if TYPE_CHECKING:
+    from workers.engine.engine import Engine
     from workers.engine.engine_room import EngineRoom
 
 #: Generators that are kept, and the time without a folder after which the process ends, seconds.
@@ -54,17 +55,17 @@ class Samples:
         rows = np.load(folder / sampling.ROWS)
         labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
         sampler = parse_sampler(request["sampler"]) if request["sampler"] else None
-        engine = self._room(generator).quick_engine(generator.settings(request["settings"]), sampler)
+        room = self._room(generator)
+        engine = room.quick_engine(generator.settings(request["settings"]), sampler)
+        if request["judge"]:
+            return _checked(_winner(room, engine, request, rows, labels, folder), generator)
         pieces = [
             engine.predict(
                 rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch]
             )
             for first in range(0, len(rows), engine.batch)
         ]
-        samples = np.concatenate([piece.samples() for piece in pieces])
-        if not np.isfinite(samples).all():
-            raise SampleError(f"generator {generator.reference} makes NaN or infinity of this latent")
-        return samples
+        return _checked(np.concatenate([piece.samples() for piece in pieces]), generator)
 
     def _room(self, generator: Generator) -> EngineRoom:
         from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
@@ -75,6 +76,33 @@ class Samples:
         while len(self._rooms) > _KEPT:
             self._rooms.popitem(last=False)
         return self._rooms[generator.digest]
+
+
+def _winner(
+    room: EngineRoom,
+    engine: Engine,
+    request: dict[str, Any],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int32] | None,
+    folder: Path,
+) -> NDArray[np.float32]:
+    """The best of the candidates in the rows; leaves its number and its score in the folder."""
+    judge = find_judge(request["judge"])
+    if judge.digest != request["judge_digest"]:
+        raise GeneratorError(f"judge {judge.reference} changed just now: try again")
+    choice = Choice(best_of=request["best_of"], judge=judge, enough=request["enough"])
+    batch, how = max(1, engine.batch // choice.best_of), (engine.precision, engine.settings, engine.sampler)
+    made = room.judging_engine(engine.engine, batch, *how, choice).predict(rows, labels)
+    winner = int(made.winners()[0])
+    np.save(folder / sampling.WINNER, np.array([winner, made.scores()[0, winner]]))
+    return made.samples()
+
+
+def _checked(samples: NDArray[np.float32], generator: Generator) -> NDArray[np.float32]:
+    """The samples. Raises SampleError if one is not finite."""
+    if not np.isfinite(samples).all():
+        raise SampleError(f"generator {generator.reference} makes NaN or infinity of this latent")
+    return samples
 
 
 def _make_many() -> None:

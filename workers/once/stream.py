@@ -32,7 +32,7 @@ from pipeline.common.settings import load_settings
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.shard_statistics import check_finite
 from pipeline.formats.values import to_stored
-from pipeline.generators import find_generator
+from pipeline.generators import Choice, find_generator, find_judge
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.order import Order, Piece
 from pipeline.stores import open_store
@@ -70,9 +70,17 @@ def load_engine(spec: JobSpec, device: str, settled: tuple[str, int] | None) -> 
 
     rooms = EngineRoom(generator, pinned, load_settings().cache_dir)
     if settled is None:
-        calibration = rooms.calibrate(spec.precision, spec.sampling, batch=spec.batch, samples=spec.count)
-        settled = calibration.engine, spec.batch or calibration.batch
-    return rooms.engine(*settled, spec.precision, spec.settings, spec.sampling)
+        calibration = rooms.calibrate(
+            spec.precision, spec.sampling, batch=spec.batch * spec.best_of, samples=spec.count * spec.best_of
+        )
+        settled = calibration.engine, spec.batch or max(1, calibration.batch // spec.best_of)
+    (name, batch), how = settled, (spec.precision, spec.settings, spec.sampling)
+    if spec.judge is None:
+        return rooms.engine(name, batch, *how)
+    judge = find_judge(spec.judge)
+    if judge.digest != spec.judge_digest:
+        raise GeneratorError(f"judge {judge.reference} changed just now: try again")
+    return rooms.judging_engine(name, batch, *how, Choice(best_of=spec.best_of, judge=judge, enough=spec.enough))
 
 
 def batches(

@@ -17,7 +17,7 @@ from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
 from pipeline.datasets.receipts import NOT_REPRODUCIBLE
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE, WORKER_ID_VARIABLE, WorkerConfig
-from pipeline.generators import find_generator
+from pipeline.generators import find_generator, find_judge, judge_names
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
@@ -130,6 +130,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         calibrations={("float32", sampler): calibration},
         info=info,
         stop=threading.Event(),
+        judges={judge.digest: judge for judge in map(find_judge, (*judge_names(), *config.judges))},
         client=config.client,
     )
 

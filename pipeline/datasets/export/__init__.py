@@ -15,9 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pipeline.common.errors import UsageError
 from pipeline.common.settings import load_settings
 from pipeline.common.version import VERSION
+from pipeline.datasets.candidates import Candidates, bits_of, pack
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare, spec_as_begun
 from pipeline.datasets.export.conversion import FORMS, check_form, check_precision, converted, exported_spec
@@ -262,8 +265,26 @@ class _Conversion:
             attempt=1,
             worker="export",
             finished_at=time.time(),
+            candidates=self._candidates(shard),
         )
         self._store.write(shards.receipt_name(shard.index), receipt.to_json().encode())
+
+    def _candidates(self, shard: Shard) -> Candidates | None:
+        """Which candidates won, from the source's receipts; with the scores if the shard is the same there."""
+        dataset, spec = self._source.dataset, self._spec
+        winners = dataset.winners(shard.first, shard.count)
+        if winners is None:
+            return None
+        same = dataset.receipt(shard.index) if spec.shard_size == dataset.spec.shard_size else None
+        if same is not None:
+            return same.candidates
+        below = np.zeros(shard.count, np.int32)
+        below[dataset.below_min_score(shard.first, shard.count) - shard.first] = 1
+        return Candidates(
+            winners=pack(winners, bits_of(spec.best_of)),
+            below=None if spec.min_score is None else pack(below, 1),
+            scores=None,
+        )
 
     def _report_progress(self, samples: int) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ import time
 from pipeline.datasets.receipts import Manifest
 from pipeline.datasets.report.code_examples import Snippet, checking, making, reading
 from pipeline.spec.about import About
-from pipeline.spec.job_spec import JobSpec, format_settings
+from pipeline.spec.job_spec import JobSpec, format_choice, format_settings
 
 _PROVENANCE = (
     "`job.json` defines every sample: sample *i* depends only on the generator's digest, the seed, *i* and the label "
@@ -93,6 +93,7 @@ def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
         *([("Attributes", spec.attributes)] if spec.attributes else []),
         *([("Settings", format_settings(spec.settings))] if spec.settings else []),
         *([("Sampler", spec.sampler)] if spec.sampler else []),
+        *([("Best of", format_choice(spec))] if spec.judge else []),
         ("Shards", f"{manifest.shards:,}, {manifest.size_bytes:,} bytes"),
         ("Values", f"{statistics.minimum:g} to {statistics.maximum:g}, mean {statistics.mean:.4g}"),
         ("Repeated, constant samples", f"{statistics.repeated:,}, {statistics.constant:,}"),
@@ -109,6 +110,23 @@ def _facts(spec: JobSpec, manifest: Manifest, exported_from: str | None) -> str:
         rows = zip(range(len(spec.classes)), spec.classes, statistics.classes, strict=True)
         table += "\n| label | class | samples |\n| --- | --- | --- |\n"
         table += "".join(f"| {label} | {_cell(name)} | {count:,} |\n" for label, name, count in rows)
+    return table + _scores(spec, manifest)
+
+
+def _scores(spec: JobSpec, manifest: Manifest) -> str:
+    """What the judge gave, by class."""
+    scores = manifest.scores
+    if scores is None:
+        return ""
+    marked = scores.candidates_below is not None and scores.winners_below is not None
+    below = f" | candidates below {spec.min_score:g} | samples below" if marked else ""
+    table = f"\n| class | mean score of candidates | of samples{below} |\n| --- | --- | ---"
+    table += " | --- | --- |\n" if marked else " |\n"
+    for row, name in enumerate(spec.classes or ("all",)):
+        table += f"| {_cell(name)} | {scores.candidates[row]:.4g} | {scores.winners[row]:.4g}"
+        if scores.candidates_below is not None and scores.winners_below is not None:
+            table += f" | {scores.candidates_below[row]:,} | {scores.winners_below[row]:,}"
+        table += " |\n"
     return table
 
 

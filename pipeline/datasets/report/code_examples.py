@@ -48,6 +48,10 @@ def making(spec: JobSpec, destination: str) -> Snippet:
         sampler = spec.sampling
         options.append(f"--sampler {sampler.method} --steps {sampler.steps} --guidance {sampler.guidance:g}")
         options += [f"--eta {sampler.eta:g}"] if sampler.method == "ddim" else []
+    if spec.judge is not None:
+        options.append(f"--best-of {spec.best_of} --judge {shlex.quote(spec.judge)}")
+        options += [f"--enough {spec.enough!r}"] if spec.enough is not None else []
+        options += [f"--min-score {spec.min_score!r}"] if spec.min_score is not None else []
     options += [f"--batch {spec.batch}"] if spec.batch else []
     options += [f"--precision {spec.precision}"] if spec.precision != "float32" else []
     if spec.labels and spec.labels.startswith("file:"):

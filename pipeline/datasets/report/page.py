@@ -20,7 +20,7 @@ from pipeline.datasets.report.findings import CLASSES, Findings, Rate
 from pipeline.datasets.report.pictures import grid, is_large, mean_and_deviation
 from pipeline.datasets.stages import STAGES, verdict
 from pipeline.formats.image import image_shape
-from pipeline.spec.job_spec import format_settings
+from pipeline.spec.job_spec import format_choice, format_settings
 
 #: Forbids everything that is not embedded: the page cannot make requests.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -275,6 +275,7 @@ def _provenance(findings: Findings) -> str:
         *([("Attributes", escape(spec.attributes))] if spec.attributes else []),
         *([("Settings", escape(format_settings(spec.settings)))] if spec.settings else []),
         *([("Sampler", escape(spec.sampler))] if spec.sampler else []),
+        *([("Best of", escape(format_choice(spec)))] if spec.judge else []),
         ("Job", escape(spec.sha256)),
         ("Shards", f"{findings.shards_made:,} of {len(spec.plan):,}, up to {spec.shard_size:,} samples each"),
     ]

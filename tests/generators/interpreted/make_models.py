@@ -36,6 +36,27 @@ def write_onnx(name: str, batch: str | int, conditional: bool) -> None:
     onnx.save(model, name)
 
 
+def write_judge(name: str) -> None:
+    """softmax(image @ weight) of images 1x8x8, channels first, to probabilities of four classes."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])
+    shares = helper.make_tensor_value_info("shares", TensorProto.FLOAT, ["batch", 4])
+    weight = np.random.default_rng(5).standard_normal((64, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["image", "shape"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["shares"]),
+        ],
+        "judge",
+        [image],
+        [shares],
+        [numpy_helper.from_array(np.array([-1, 64], np.int64), "shape"), numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, name)
+
+
 def write_tflite(name: str) -> None:
     """tanh(z @ WEIGHT) as 4x4x1."""
 
@@ -51,6 +72,7 @@ def write_tflite(name: str) -> None:
 def main() -> None:
     write_onnx("conditional.onnx", "batch", conditional=True)
     write_onnx("batch_of_one.onnx", 1, conditional=False)
+    write_judge("judge.onnx")
     write_tflite("plain.tflite")
     latents = RNG.standard_normal((5, 6)).astype(np.float32)
     labels = np.array([0, 2, 1, 1, 0], np.int32)

@@ -16,9 +16,10 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from pipeline.common.errors import LedgerError, StoreError, StoreUnavailableError
+from pipeline.common.errors import LedgerError, StoreError, StoreUnavailableError, UsageError
 from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
+from pipeline.generators import Judge
 from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.ledger import Claim, Ledger, NewJob
 from pipeline.spec import plan as shards
@@ -35,6 +36,8 @@ from workers.making.mill import Work
 from workers.making.slices import SliceWorker
 
 JOB = "tiny-1"
+#: Of a judge.
+DIGEST = "sha256:" + "1" * 64
 
 
 @dataclass
@@ -189,6 +192,47 @@ def test_another_generators_job_is_refused(bench: Bench) -> None:
     state, done, error = bench.state
     assert (state, done, bench.sent) == ("queued", 0, [])
     assert "it wants generator sha256:0000" in str(error)
+
+
+def test_candidates_of_a_judge_that_the_worker_holds(bench: Bench, tmp_path: Path) -> None:
+    """Four candidates of the calibrated batch make a quarter of it; the winners are those of another maker."""
+    judge = SimpleNamespace(layout=lambda interface: "same")
+    bench.worker.judges = {DIGEST: cast(Judge, judge)}
+    asked: list[Any] = []
+    engine: Any = bench.engine
+    engine.best_of, engine.batch, engine.engine = 4, 16, "tf"
+    rooms: Any = bench.worker.rooms
+
+    def judging_engine(*how: Any) -> Any:
+        asked.append(how)
+        return engine
+
+    rooms.judging_engine = judging_engine
+    bench.enter(make_spec(best_of=4, judge="j.keras", judge_digest=DIGEST))
+    bench.run()
+    assert bench.state == ("done", 4, None)
+    assert all((how[1], how[5].best_of, how[5].judge) == (16, 4, judge) for how in asked)
+    alone = make_dataset(tmp_path / "alone", bench.spec)
+    assert np.array_equal(Dataset(str(bench.folder)).samples(0, 100), Dataset(str(alone)).samples(0, 100))
+    assert np.array_equal(Dataset(str(bench.folder)).latents(0, 100), Dataset(str(alone)).latents(0, 100))
+
+
+def test_a_judge_that_only_the_job_names_is_not_loaded(bench: Bench) -> None:
+    bench.enter(make_spec(best_of=4, judge="/data/j.keras", judge_digest=DIGEST))
+    bench.run()
+    state, done, error = bench.state
+    assert (state, done, bench.sent) == ("queued", 0, [(JOB, bench.spec.digest, 5, 0, 2)])
+    assert "it wants the judge '/data/j.keras': start a worker with --judge" in str(error)
+
+
+def test_a_judge_of_other_samples_fails_the_job(bench: Bench) -> None:
+    def refuse(_: object) -> str:
+        raise UsageError("judge 'j' knows 4 classes, the generator has 10")
+
+    bench.worker.judges = {DIGEST: cast(Judge, SimpleNamespace(layout=refuse))}
+    bench.enter(make_spec(best_of=4, judge="j.keras", judge_digest=DIGEST))
+    bench.run()
+    assert bench.state == ("failed", 0, "judge 'j' knows 4 classes, the generator has 10")
 
 
 def test_a_destination_below_no_output_root_goes_to_others(

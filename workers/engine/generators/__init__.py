@@ -2,6 +2,7 @@
 
 network      what every kind is once it is loaded: named inputs, named outputs
 wiring       from latents and labels to a network's inputs, from its outputs to samples
+judge        from samples to the ranks that a judge gives them
 keras_files, checkpoint, saved_model, tfjs, untrained, interpreted, jax_export      the loaders
 trusted_code Keras models with their author's own layers, by code that the user trusts
 build        a Keras model from another's description of it
@@ -14,11 +15,12 @@ from pathlib import Path
 
 from pipeline.common.errors import GeneratorError
 from pipeline.common.limits import usable_memory
-from pipeline.generators import Generator
+from pipeline.generators import Generator, Judge
 from pipeline.generators.trusted_code import Code
 from workers.engine.generators.checkpoint import load_checkpoint
 from workers.engine.generators.interpreted import load_onnx, load_tflite
 from workers.engine.generators.jax_export import load_jax_export
+from workers.engine.generators.judge import Rank, wire_judge
 from workers.engine.generators.keras_files import load_hdf5, load_keras
 from workers.engine.generators.keras_model import lower_precision
 from workers.engine.generators.network import Network
@@ -28,7 +30,7 @@ from workers.engine.generators.trusted_code import load_with_code
 from workers.engine.generators.untrained import load_untrained
 from workers.engine.generators.wiring import Forward, wire
 
-__all__ = ["Forward", "load_generator", "load_network"]
+__all__ = ["Forward", "Rank", "load_generator", "load_judge", "load_network"]
 
 _LOADERS: dict[str, Callable[[Path], Network]] = {
     "keras": load_keras,
@@ -53,6 +55,11 @@ def load_generator(generator: Generator, policy: str = "float32") -> Forward:
     if policy != "float32":
         lower_precision(network, policy)
     return wire(network, generator)
+
+
+def load_judge(judge: Judge, generator: Generator) -> Rank:
+    """What ranks the samples of a generator, in float32. Raises GeneratorError if it cannot be loaded."""
+    return wire_judge(load_network(judge.kind, judge.model, code=judge.code), judge, generator)
 
 
 def load_network(kind: str, model: Path, signature: str | None = None, code: Code = ()) -> Network:
