@@ -53,6 +53,17 @@ class _WakeupsOnly:
             _refuse("it is no JSON")
         return True
 
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """Acknowledges a message; while Redis is away, in this process alone.
+
+        Otherwise it would count as in progress for ever, and the worker would take no other. Nothing depends on what
+        Redis keeps of it: should it be delivered again, its token is stale.
+        """
+        try:
+            super().basic_ack(delivery_tag, multiple)  # type: ignore[misc]
+        except self.connection_errors:  # type: ignore[attr-defined]
+            self.qos._quick_ack(delivery_tag)  # type: ignore[attr-defined]
+
 
 class _DeliversWakeups:
     """Of a transport: delivers wake-ups only."""
