@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import noisemill as noisemill_package
 from pipeline.datasets.candidates import bits_of, pack
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import Receipt
@@ -163,3 +164,9 @@ def test_a_worker_loads_no_judge_that_only_the_job_names(one: Path, tmp_path: Pa
     noisemill("resume", "one", "--judge", "moved.keras", cwd=tmp_path)
     assert Dataset(str(tmp_path / "one")).whole
     assert np.array_equal(Dataset(str(tmp_path / "one")).samples(0, 60), Dataset(str(one / "one")).samples(0, 60))
+
+
+def test_a_stream_has_the_same_winners(one: Path) -> None:
+    with noisemill_package.stream(TINY, count=60, batch_size=25, seed=3, best_of=4, judge=JUDGE) as batches:
+        samples = np.concatenate([each for each, _ in batches])
+    np.testing.assert_allclose(samples, Dataset(str(one / "one")).samples(0, 60), atol=2e-6)
