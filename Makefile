@@ -56,11 +56,11 @@ faults: setup  ## kill, stop and cut off real workers and servers (minutes)
 compat: setup  ## other servers, versions and readers of the datasets (minutes)
 	$(RUN) pytest -m compat
 
-readers: setup .venv-readers/.ready  ## PyTorch, torchvision, Hugging Face and webdataset read datasets (5.5 GB on disk)
+readers: setup .venv-readers/.ready  ## PyTorch, Hugging Face, DuckDB, Polars and others read datasets (6 GB on disk)
 	$(RUN) pytest -m compat tests/compat/readers
 
 .venv-readers/.ready: requirements-readers.txt
-	@echo 'Installing what requirements-readers.txt pins (5.5 GB on disk, most of it CUDA, which PyTorch brings)'
+	@echo 'Installing what requirements-readers.txt pins (6 GB on disk, most of it CUDA, which PyTorch brings)'
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-readers
 	@$(BIN)/uv pip install --quiet --system-certs --python .venv-readers/bin/python -r requirements-readers.txt
 	@touch $@

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shlex
 import time
+from typing import Any
 
 import click
 
 from pipeline.cli.interruption import interruptible
-from pipeline.cli.options import Count, examples, json_option
+from pipeline.cli.options import Count, Whole, examples, json_option
 from pipeline.cli.output import duration, print_json, rate, size
 
 
@@ -20,15 +21,17 @@ from pipeline.cli.output import duration, print_json, rate, size
     epilog=examples(
         "noisemill export out pictures --to png --layout class",
         "noisemill export s3://bucket/clothes s3://bucket/tars --to tar",
-        "noisemill export out fashion.npz --to npz",
+        "noisemill export out fashion.npz --to npz --channels 3",
     ),
 )
 @click.argument("destination", metavar="DEST")
 @click.argument("out", metavar="OUT")
-@click.option("--to", "form", required=True, metavar="npy|png|tar|npz", help="Format to write.")
-@click.option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: unchanged; images: uint8]")
+@click.option("--to", "form", required=True, metavar="FORMAT", help="npy|png|tar|tfrecord|parquet|npz")
+@click.option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: unchanged; as PNG: uint8]")
 @click.option("--layout", metavar="flat|class", help="Folders of PNGs: by shard or by class.  [default: flat]")
 @click.option("--shard-size", type=Count(), help="Samples per shard.  [default: unchanged]")
+@click.option("--channels", type=Whole(3, 3), help="Of npz: 3 for RGB, grey images repeated.")
+@click.option("--arrays", metavar="IMAGES,LABELS", help="Of npz: names of the arrays.  [default: arr_0,arr_1]")
 @json_option
 def export_command(
     destination: str,
@@ -37,6 +40,8 @@ def export_command(
     dtype: str | None,
     layout: str | None,
     shard_size: int | None,
+    channels: int | None,
+    arrays: str | None,
     as_json: bool,
 ) -> None:
     """Convert a complete dataset, with its labels, to another format. DEST and OUT are folders or s3://bucket/prefix.
@@ -50,11 +55,13 @@ def export_command(
     from pipeline.datasets.export import export
 
     started = time.monotonic()
-    options = f"--to {form}" + (f" --dtype {dtype}" if dtype else "") + (f" --layout {layout}" if layout else "")
-    options += f" --shard-size {shard_size}" if shard_size else ""
-    again = f"noisemill export {shlex.quote(destination)} {shlex.quote(out)} {options}"
+    given = {"dtype": dtype, "layout": layout, "shard_size": shard_size, "channels": channels, "arrays": arrays}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = {"--to": form} | {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+    text = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in options.items())
+    again = f"noisemill export {shlex.quote(destination)} {shlex.quote(out)} {text}"
     with interruptible(f"'{again}' {'starts again' if form == 'npz' else 'continues'}"), counted("export") as progress:
-        done = export(destination, out, to=form, dtype=dtype, layout=layout, shard_size=shard_size, progress=progress)
+        done = export(destination, out, to=form, **chosen, progress=progress)
     seconds = time.monotonic() - started
     made = done.count - done.count_found
     if as_json:

@@ -51,7 +51,7 @@ class Dataset:
     not made yet raises DatasetError. Returned arrays are copies, with shapes and dtypes as stored.
 
     May be used by several threads, pickled, and used in a forked process, as PyTorch's DataLoader does.
-    At most `cache_bytes` of samples are cached if single reads are slow (S3, tar).
+    At most `cache_bytes` of samples are cached if single reads are slow (S3, tar, parquet).
     Raises DatasetError if the destination has no job, or its job is malformed.
     """
 

@@ -1,7 +1,7 @@
 """Reads samples by index, fast and with bounded memory.
 
 On local disk `.npy` shards are memory-mapped. Tar files and files in S3, which are read in larger pieces, are read in
-blocks of rows, and the latest blocks are cached. PNG files are read one by one.
+blocks of rows, of a Parquet file its row groups, and the latest blocks are cached. PNG files are read one by one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.formats import FORMATS
 from pipeline.formats.format import Labels, malformed
 from pipeline.formats.npy import check_header
+from pipeline.formats.parquet import row_group_rows
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import Shard
 from pipeline.stores.local import LocalStore
@@ -103,6 +104,8 @@ def _block_rows(spec: JobSpec, local: bool) -> int:
     """Rows read and cached at a time; 0 if each is read by itself."""
     if spec.format == "png" or (spec.format == "npy" and local):
         return 0
+    if spec.format == "parquet":
+        return row_group_rows(spec.sample_type)
     target = _TAR_BLOCK_BYTES if spec.format == "tar" else _REMOTE_BLOCK_BYTES
     row_bytes = math.prod(spec.sample_shape) * np.dtype(spec.dtype).itemsize
     return max(1, min(spec.shard_size, target // max(1, row_bytes)))

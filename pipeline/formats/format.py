@@ -1,9 +1,10 @@
-"""The protocols of a format, implemented by npy, png, tar and null, and code that they share."""
+"""The protocols of a format, implemented by npy, png, tar, tfrecord, parquet and null, and code that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,12 +45,16 @@ class Format(Protocol):
 
     #: Its name in `--format`.
     name: str
-    #: The default dtype of stored samples.
-    default_dtype: str
     #: All dtypes that it can store.
     dtypes: tuple[str, ...]
     #: All layouts that it supports, the default first.
     layouts: tuple[str, ...]
+    #: Packages of the extra with the format's name, whose versions the bytes of its files depend on.
+    libraries: tuple[str, ...]
+
+    def default_dtype(self, shape: tuple[int, ...]) -> str:
+        """The dtype in which samples of this shape are stored by default."""
+        ...
 
     def check(self, sample: SampleType) -> None:
         """Raises UsageError if it cannot store samples of this type."""
@@ -134,11 +139,14 @@ class BatchChecker:
 
 
 def check_listed(format_: Format, sample: SampleType) -> None:
-    """Raises UsageError unless the format supports the dtype and layout of `sample`."""
+    """Raises UsageError unless the format supports the dtype and layout of `sample`, and its libraries are there."""
     if sample.dtype not in format_.dtypes:
         raise UsageError(f"{format_.name} stores {' or '.join(format_.dtypes)}, not {sample.dtype}")
     if sample.layout not in format_.layouts:
         raise UsageError(f"{format_.name} has no layout {sample.layout!r}: use {' or '.join(format_.layouts)}")
+    for library in format_.libraries:
+        if find_spec(library) is None:
+            raise UsageError(f"{format_.name} needs {library}: pip install 'noisemill[{format_.name}]'")
 
 
 def check_image(format_name: str, sample: SampleType) -> None:
@@ -146,6 +154,16 @@ def check_image(format_name: str, sample: SampleType) -> None:
     if image_shape(sample.shape) is None:
         wanted = "images of 1, 3 or 4 channels (height, width, channels), or (height, width)"
         raise UsageError(f"{format_name} needs {wanted}: the samples are {sample.shape}; use npy")
+
+
+def picture_dtype(shape: tuple[int, ...]) -> str:
+    """uint8 for shapes that PNG can hold, float32 for others."""
+    return "float32" if image_shape(shape) is None else "uint8"
+
+
+def is_png(sample: SampleType) -> bool:
+    """Whether a format for any samples stores these as PNGs: images of uint8."""
+    return sample.dtype == "uint8" and image_shape(sample.shape) is not None
 
 
 def labels_of(labels: list[int], shard: Shard) -> Labels:

@@ -17,9 +17,13 @@ class NullFormat:
     """Counts samples and drops them."""
 
     name = "null"
-    default_dtype = "float32"
     dtypes: tuple[str, ...] = ("float32", "float16", "uint8")
     layouts: tuple[str, ...] = ("flat",)
+    libraries: tuple[str, ...] = ()
+
+    def default_dtype(self, shape: tuple[int, ...]) -> str:
+        """The generator's own values."""
+        return "float32"
 
     def check(self, sample: SampleType) -> None:
         """Accepts any shape."""

@@ -32,9 +32,13 @@ class PngFormat:
     """
 
     name = "png"
-    default_dtype = "uint8"
     dtypes: tuple[str, ...] = ("uint8",)
     layouts: tuple[str, ...] = ("flat", "class")
+    libraries: tuple[str, ...] = ()
+
+    def default_dtype(self, shape: tuple[int, ...]) -> str:
+        """Pixels."""
+        return "uint8"
 
     def check(self, sample: SampleType) -> None:
         """Accepts images of 1, 3 or 4 channels; for layout "class", classes with different folder names."""

@@ -34,9 +34,13 @@ class TarFormat:
     """
 
     name = "tar"
-    default_dtype = "uint8"
     dtypes: tuple[str, ...] = ("uint8",)
     layouts: tuple[str, ...] = ("flat",)
+    libraries: tuple[str, ...] = ()
+
+    def default_dtype(self, shape: tuple[int, ...]) -> str:
+        """Pixels."""
+        return "uint8"
 
     def check(self, sample: SampleType) -> None:
         """Accepts images of 1, 3 or 4 channels."""

@@ -88,7 +88,7 @@ class JobRequest:
         count = self._final_count(count, labels, _rows(label_upload) if label_upload else None)
         sampler = generator.sampler_of(self.sampler, self.steps, self.guidance, self.eta)
         chosen = format_named(self.format)
-        dtype = chosen.default_dtype if self.dtype is None else self.dtype
+        dtype = chosen.default_dtype(interface.sample_shape) if self.dtype is None else self.dtype
         layout = chosen.layouts[0] if self.layout is None else self.layout
         spec = JobSpec(
             generator=generator.reference,

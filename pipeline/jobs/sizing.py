@@ -20,6 +20,10 @@ _LABEL_BYTES = 4
 #: Size of a compressed PNG of a photograph-like image as a share of its raw bytes: a rough estimate.
 _PNG_SHARE = 0.7
 _PNG_LEAST_BYTES = 100
+#: Bytes per value in lists of TFRecord and Parquet files: float32, and uint8 in 32 bits or, in TFRecord files, fewer.
+_VALUE_BYTES = 4
+#: What is stored with each sample: frame, names of features, label, index, and the entry in the file's index.
+_AROUND_BYTES = {"tfrecord": 100, "parquet": 50}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ def estimate_size(spec: JobSpec, workers: Sequence[WorkerInfo]) -> Sizing:
         shards=len(spec.plan),
         shard_size=spec.shard_size,
         size_bytes=_size_bytes(spec),
-        estimated=spec.format in ("png", "tar"),
+        estimated=spec.format not in ("npy", "null"),
         seconds=spec.count / rate if rate else None,
         workers=len(workers),
     )
@@ -65,11 +69,19 @@ def _size_bytes(spec: JobSpec) -> int:
         samples = spec.count * raw + _header_bytes(spec, spec.dtype, spec.sample_shape)
         labels = _LABEL_BYTES * spec.count + _header_bytes(spec, "int32", ())
         return samples if spec.classes is None else samples + labels
-    stored = StoredPng(image_shape(spec.sample_shape) or spec.sample_shape).size_bytes
-    encoded = stored if stored <= MOST_STORED_BYTES else round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
+    encoded = _encoded_bytes(spec, raw)
     if spec.format == "tar":
         encoded = 1024 + math.ceil(encoded / 512) * 512 + (1024 if spec.classes else 0)
-    return spec.count * encoded
+    return spec.count * (encoded + _AROUND_BYTES.get(spec.format, 0))
+
+
+def _encoded_bytes(spec: JobSpec, raw: int) -> int:
+    """Bytes of a sample as a PNG or, if it is not an image of uint8, as values."""
+    shape = image_shape(spec.sample_shape)
+    if spec.dtype != "uint8" or shape is None:
+        return math.prod(spec.sample_shape) * _VALUE_BYTES
+    stored = StoredPng(shape).size_bytes
+    return stored if stored <= MOST_STORED_BYTES else round(_PNG_LEAST_BYTES + raw * _PNG_SHARE)
 
 
 def _header_bytes(spec: JobSpec, dtype: str, row_shape: tuple[int, ...]) -> int:

@@ -46,6 +46,9 @@ SPEC_VERSION = 1
 OLDEST_SPEC_VERSION = 1
 
 
+#: Names of the formats in which samples are stored (`pipeline.formats`).
+FORMAT_NAMES = ("npy", "png", "tar", "tfrecord", "parquet", "null")
+
 #: Precision of the forward pass. float32 is float32 everywhere; tf32 lets GPUs round factors to 10 bits; mixed
 #: precision (Keras' term) computes in 16 bits, with weights and outputs in float32.
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
@@ -94,7 +97,7 @@ class JobSpec:
     seed: int
     #: Samples per shard; the last may hold fewer.
     shard_size: int
-    #: "npy", "png", "tar" or "null".
+    #: "npy", "png", "tar", "tfrecord", "parquet" or "null".
     format: str
     #: Stored type: "float32", "float16" or "uint8".
     dtype: str
@@ -310,7 +313,7 @@ class JobSpec:
             ("count", is_whole(self.count, 1, MAX_COUNT), f"a whole number from 1 to {MAX_COUNT:,}"),
             ("seed", is_whole(self.seed, 0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}"),
             ("shard_size", is_whole(self.shard_size, 1, MAX_COUNT), "a whole number of at least 1"),
-            ("format", self.format in ("npy", "png", "tar", "null"), "npy, png, tar or null"),
+            ("format", self.format in FORMAT_NAMES, ", ".join(FORMAT_NAMES[:-1]) + f" or {FORMAT_NAMES[-1]}"),
             ("dtype", self.dtype in ("float32", "float16", "uint8"), "float32, float16 or uint8"),
             ("layout", self.layout in ("flat", "class"), "flat or class"),
             ("folder_names", self.folder_names in (ASCII_FOLDERS, UNICODE_FOLDERS), "ascii or unicode"),

@@ -27,6 +27,8 @@ FORMS = {
     "png": {"format": "png"},
     "class": {"format": "png", "layout": "class", "labels": "random"},
     "tar": {"format": "tar"},
+    "tfrecord": {"format": "tfrecord"},
+    "parquet": {"format": "parquet"},
     "null": {"format": "null"},
 }
 

@@ -31,6 +31,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "png": {"format": "png", "dtype": "uint8"},
     "png-class": {"format": "png", "dtype": "uint8", "layout": "class", "labels": "random"},
     "tar": {"format": "tar", "dtype": "uint8", "labels": "class:2"},
+    "tfrecord": {"format": "tfrecord", "dtype": "uint8"},
+    "parquet": {"format": "parquet", "dtype": "uint8"},
     "null": {"format": "null"},
 }
 

@@ -40,6 +40,7 @@ def test_every_card_tells_what_it_is_and_how_to_read_it(form: str, tmp_path: Pat
     assert spec.digest in text
     assert not re.search(r"{[a-z]", text)
     wanted = {"png": "shards/**", "png-class": "images/**", "tar": "shards/*.tar"}.get(form)
+    wanted = "shards/*.parquet" if form.startswith("parquet") else wanted
     files = [{"split": "train", "path": wanted}]
     assert head.get("configs") == (None if wanted is None else [{"config_name": "default", "data_files": files}])
     assert ("preview.png" in text) == (tmp_path / "d/preview.png").exists()

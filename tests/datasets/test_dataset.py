@@ -28,6 +28,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "png": {"format": "png", "dtype": "uint8"},
     "png-class": {"format": "png", "dtype": "uint8", "layout": "class", "labels": "random"},
     "tar": {"format": "tar", "dtype": "uint8", "labels": "counts:2=50,0=50", "sample_shape": (4, 4, 3)},
+    "tfrecord": {"format": "tfrecord", "dtype": "uint8"},
+    "tfrecord-values": {"format": "tfrecord", "dtype": "float16", "classes": None, "labels": None},
+    "parquet": {"format": "parquet", "dtype": "uint8", "sample_shape": (4, 4, 3)},
+    "parquet-values": {"format": "parquet", "sample_shape": (3,)},
 }
 
 

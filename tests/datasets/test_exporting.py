@@ -36,6 +36,8 @@ SOURCES: dict[str, dict[str, Any]] = {
     "png": {"format": "png", "dtype": "uint8", "sample_shape": (4, 4, 3)},
     "png-class": {"format": "png", "dtype": "uint8", "layout": "class", "labels": "random"},
     "tar": {"format": "tar", "dtype": "uint8", "labels": "counts:2=50,0=50"},
+    "tfrecord": {"format": "tfrecord", "dtype": "uint8"},
+    "parquet": {"format": "parquet", "dtype": "uint8"},
     "plain": {"classes": None, "labels": None, "sample_shape": (4, 4, 4)},
 }
 TARGETS: dict[str, dict[str, Any]] = {
@@ -44,6 +46,8 @@ TARGETS: dict[str, dict[str, Any]] = {
     "png": {"to": "png", "shard_size": 50},
     "png-class": {"to": "png", "layout": "class"},
     "tar": {"to": "tar", "shard_size": 100},
+    "tfrecord": {"to": "tfrecord", "shard_size": 100},
+    "parquet": {"to": "parquet", "shard_size": 40},
     "npz": {"to": "npz"},
 }
 
@@ -109,9 +113,68 @@ def check_npz(path: Path, original: Dataset) -> None:
         assert json.loads(archive.comment)["exported_from"] == original.url
 
 
+EXACT: dict[str, dict[str, Any]] = {
+    "png": {"to": "png"},
+    "tar": {"to": "tar", "shard_size": 40},
+    "tfrecord": {"to": "tfrecord"},
+    "parquet": {"to": "parquet"},
+}
+
+
+@pytest.mark.parametrize(("form", "channels"), [("npy", 1), ("tar", 1), ("png", 3)])
+def test_npz_with_three_channels_and_other_names(made: Path, tmp_path: Path, form: str, channels: int) -> None:
+    export(str(made / form), str(tmp_path / "a.npz"), to="npz", channels=3, arrays="x_train,y_train")
+    original = Dataset(made / form)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert sorted(arrays) == ["x_train", "y_train"]
+        assert arrays["x_train"].dtype == np.uint8
+        assert np.array_equal(arrays["x_train"], np.repeat(expected_pixels(original), 3 // channels, axis=-1))
+        assert np.array_equal(arrays["y_train"], original.labels())  # type: ignore[arg-type]
+
+
+def test_guided_diffusion_reads_npz_with_three_channels(made: Path, tmp_path: Path) -> None:
+    """Batch by batch from within the zip file, as its evaluator does, whose network takes (n, height, width, 3)."""
+    export(str(made / "bytes"), str(tmp_path / "a.npz"), to="npz", channels=3)
+    batches = []
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive, archive.open("arr_0.npy") as member:
+        assert np.lib.format.read_magic(member) == (1, 0)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+        assert (shape[-1], fortran, dtype.name) == (3, False, "uint8")
+        for first in range(0, shape[0], 64):
+            rows = min(64, shape[0] - first)
+            data = member.read(rows * int(np.prod(shape[1:])))
+            batches.append(np.frombuffer(data, dtype).reshape(rows, *shape[1:]))
+        assert member.read() == b""
+    assert np.array_equal(np.concatenate(batches), np.repeat(expected_pixels(Dataset(made / "bytes")), 3, axis=-1))
+
+
+def test_npz_with_three_channels_of_matrices(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path / "d", make_spec(sample_shape=(4, 5), classes=None, labels=None))
+    export(str(folder), str(tmp_path / "a.npz"), to="npz", channels=3, arrays="images")
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert list(arrays) == ["images"]
+        assert np.array_equal(arrays["images"], np.stack([expected_pixels(Dataset(folder))] * 3, axis=-1))
+
+
+def test_values_stay_values(tmp_path: Path) -> None:
+    """Formats for any samples store others than images as they are, and images too if asked for."""
+    folder = make_dataset(tmp_path / "d", make_spec(sample_shape=(5,), dtype="float16"))
+    pictures = make_dataset(tmp_path / "pictures", make_spec())
+    for form in ("tfrecord", "parquet"):
+        export(str(folder), str(tmp_path / form), to=form)
+        assert Dataset(tmp_path / form).spec.dtype == "float16"
+        assert np.array_equal(Dataset(tmp_path / form).samples(0, 100), Dataset(folder).samples(0, 100))
+        export(str(pictures), str(tmp_path / f"{form}-floats"), to=form, dtype="float32")
+        assert np.array_equal(Dataset(tmp_path / f"{form}-floats").samples(0, 100), Dataset(pictures).samples(0, 100))
+        export(str(tmp_path / f"{form}-floats"), str(tmp_path / f"{form}-back"), to="npy")
+        assert (tmp_path / f"{form}-back/shards/00000001.npy").read_bytes() == (
+            pictures / "shards/00000001.npy"
+        ).read_bytes()
+
+
 def test_an_export_is_what_its_job_would_have_made(made: Path, tmp_path: Path) -> None:
     """From float32, byte for byte: the same spec, so the same dataset."""
-    for name, options in (("png", {"to": "png"}), ("tar", {"to": "tar", "shard_size": 40})):
+    for name, options in EXACT.items():
         export(str(made / "npy"), str(tmp_path / name), **options)
         changes = {"format": name, "dtype": "uint8", "shard_size": options.get("shard_size", 30)}
         direct = make_dataset(tmp_path / f"direct-{name}", make_spec(**changes))
@@ -287,7 +350,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], type[NoisemillError], str]] =
     "npz below itself": ("npy", "SOURCE/a.npz", {"to": "npz"}, UsageError, "is inside the dataset"),
     "above itself": ("npy", "SOURCE/..", {"to": "png"}, DestinationOccupiedError, "is not empty"),
     "unknown form": ("npy", "out", {"to": "jpg"}, UsageError, "'jpg' is unknown: did you mean png"),
-    "far from any": ("npy", "out", {"to": "parquet"}, UsageError, "unknown: use npy, png, tar or npz"),
+    "far from any": ("npy", "out", {"to": "hdf5"}, UsageError, "unknown: use npy, png, tar, tfrecord,"),
     "floats from bytes": ("bytes", "out", {"to": "npy", "dtype": "float32"}, UsageError, "cannot be restored"),
     "more bits": ("float16", "out", {"to": "npy", "dtype": "float32"}, UsageError, "the samples are float16"),
     "unknown dtype": ("npy", "out", {"to": "npy", "dtype": "int8"}, UsageError, "dtype 'int8' is not"),
@@ -296,6 +359,13 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], type[NoisemillError], str]] =
     "layout of npy": ("npy", "out", {"to": "npy", "layout": "class"}, UsageError, "npy has no layout 'class'"),
     "layout of npz": ("npy", "out.npz", {"to": "npz", "layout": "class"}, UsageError, "--layout is not for npz"),
     "shards of npz": ("npy", "out.npz", {"to": "npz", "shard_size": 5}, UsageError, "--shard-size is not for npz"),
+    "channels of npy": ("npy", "out", {"to": "npy", "channels": 3}, UsageError, "--channels is only for npz"),
+    "arrays of npy": ("npy", "out", {"to": "npy", "arrays": "x,y"}, UsageError, "--arrays is only for npz"),
+    "four channels": ("npy", "out.npz", {"to": "npz", "channels": 4}, UsageError, "channels 4: only 3"),
+    "alpha": ("plain", "out.npz", {"to": "npz", "channels": 3}, UsageError, "have an alpha channel"),
+    "one name": ("npy", "out.npz", {"to": "npz", "arrays": "x"}, UsageError, "the samples have labels too"),
+    "same names": ("npy", "out.npz", {"to": "npz", "arrays": "x,x"}, UsageError, "two different names"),
+    "odd names": ("npy", "out.npz", {"to": "npz", "arrays": "x,a/b"}, UsageError, "two different names"),
     "name of npz": ("npy", "out", {"to": "npz"}, UsageError, r"must end in \.npz"),
     "bucket": ("npy", "s3://name.npz", {"to": "npz"}, UsageError, "names a bucket"),
     "no classes": ("plain", "out", {"to": "png", "layout": "class"}, UsageError, "needs a generator with classes"),

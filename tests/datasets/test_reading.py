@@ -25,6 +25,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "png": {"format": "png", "dtype": "uint8"},
     "png-class": {"format": "png", "dtype": "uint8", "layout": "class", "labels": "random"},
     "tar": {"format": "tar", "dtype": "uint8"},
+    "tfrecord": {"format": "tfrecord", "dtype": "uint8"},
+    "parquet": {"format": "parquet", "dtype": "uint8"},
 }
 SLICES = [
     slice(None), slice(0, 0), slice(25, 65), slice(-7, None), slice(29, 31), slice(90, 500), slice(60, 20),
@@ -72,7 +74,7 @@ def test_every_way_to_ask(form: str, tmp_path: Path) -> None:
     check_reading(Dataset(dataset.url, cache_bytes=0), whole)
 
 
-@pytest.mark.parametrize("form", ["npy", "tar"])
+@pytest.mark.parametrize("form", ["npy", "tar", "tfrecord", "parquet"])
 def test_in_s3(form: str, tmp_path: Path, s3: S3Server) -> None:
     folder = make_dataset(tmp_path / "d", make_spec(**FORMS[form]))
     whole = Dataset(folder).samples(0, 100)

@@ -19,6 +19,8 @@ WAYS = [
     ("png", ["--format", "png", "--shard-size", "100"]),
     ("png-class", ["--format", "png", "--layout", "class"]),
     ("tar", ["--format", "tar", "--shard-size", "250"]),
+    ("tfrecord", ["--format", "tfrecord"]),
+    ("parquet", ["--format", "parquet", "--dtype", "float32"]),
     ("s3", ["--shard-size", "128"]),
     ("s3-png", ["--format", "png"]),
 ]

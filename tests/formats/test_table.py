@@ -6,10 +6,12 @@ import pytest
 
 from pipeline.common.errors import UsageError
 from pipeline.formats import FORMATS, format_named
+from pipeline.spec.job_spec import FORMAT_NAMES
 
 
 def test_formats_are_known_by_their_names() -> None:
-    assert list(FORMATS) == ["npy", "png", "tar", "null"]
+    assert list(FORMATS) == ["npy", "png", "tar", "tfrecord", "parquet", "null"]
+    assert tuple(FORMATS) == FORMAT_NAMES
     assert all(format_named(name).name == name for name in FORMATS)
 
 
@@ -18,7 +20,8 @@ def test_formats_are_known_by_their_names() -> None:
     [
         ("pgn", "did you mean png"),
         ("NPY", "did you mean npy"),
-        ("tfrecord", "use npy, png, tar, null"),
+        ("hdf5", "use npy, png, tar, tfrecord, parquet, null"),
+        ("tfrecords", "did you mean tfrecord"),
         ("", "use npy"),
     ],
 )

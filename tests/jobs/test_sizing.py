@@ -29,9 +29,12 @@ def test_bytes_of_npy_are_exact(tmp_path: Path, changes: dict[str, Any]) -> None
     assert sizing.size_bytes == stored_bytes(make_dataset(tmp_path / "d", spec, finished=False))
 
 
-@pytest.mark.parametrize("form", ["png", "tar"])
-def test_bytes_of_images_are_an_estimate_of_the_right_size(tmp_path: Path, form: str) -> None:
-    spec = make_spec(format=form, dtype="uint8", sample_shape=(28, 28, 1))
+@pytest.mark.parametrize(("form", "dtype"), [
+    ("png", "uint8"), ("tar", "uint8"), ("tfrecord", "uint8"), ("tfrecord", "float16"), ("parquet", "uint8"),
+    ("parquet", "float32"),
+])  # fmt: skip
+def test_bytes_of_other_formats_are_an_estimate_of_the_right_size(tmp_path: Path, form: str, dtype: str) -> None:
+    spec = make_spec(format=form, dtype=dtype, sample_shape=(28, 28, 1))
     sizing = estimate_size(spec, [])
     assert sizing.estimated
     assert 0.2 < sizing.size_bytes / stored_bytes(make_dataset(tmp_path / "d", spec, finished=False)) < 5

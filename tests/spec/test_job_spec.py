@@ -14,7 +14,7 @@ from pipeline.common import quantities
 from pipeline.common.errors import DatasetError, UsageError
 from pipeline.common.quantities import parse_count
 from pipeline.spec import latents
-from pipeline.spec.job_spec import PRECISIONS, JobSpec
+from pipeline.spec.job_spec import FORMAT_NAMES, PRECISIONS, JobSpec
 from tests.making import make_spec
 
 SHA = "0123456789abcdef" * 4
@@ -40,7 +40,7 @@ def specs(draw: st.DrawFn) -> JobSpec:
         count=draw(st.integers(1, 10**6)),
         seed=draw(st.integers(0, 2**32 - 1)),
         shard_size=draw(st.integers(1, 10**6)),
-        format=draw(st.sampled_from(["npy", "png", "tar", "null"])),
+        format=draw(st.sampled_from(FORMAT_NAMES)),
         dtype=draw(st.sampled_from(["float32", "float16", "uint8"])),
         classes=tuple(classes) if classes else None,
         labels=draw(st.sampled_from(["balanced", "random", "class:0", f"file:{SHA}"])) if classes else None,
@@ -158,7 +158,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("digest", "sha256:" + SHA + "\n", "digest"), ("count", 0, "count"), ("count", -1, "count"),
     ("count", 10**12 + 1, "count"), ("count", 1.0, "count"), ("count", "100", "count"), ("count", True, "count"),
     ("count", 10**400, "count"), ("seed", -1, "seed"), ("seed", 2**32, "seed"), ("seed", 0.5, "seed"),
-    ("shard_size", 0, "shard size"), ("shard_size", None, "shard size"), ("format", "jpg", "npy, png, tar or null"),
+    ("shard_size", 0, "shard size"), ("shard_size", None, "shard size"), ("format", "jpg", "parquet or null"),
     ("format", ["npy"], "format"), ("format", None, "format"), ("dtype", "float64", "float16 or uint8"),
     ("layout", "tree", "flat or class"), ("labels", None, "label plan"), ("labels", "balance", "label plan"),
     ("labels", "class:x", "label plan"), ("labels", "class:\u0661", "label plan"),

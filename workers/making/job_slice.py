@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.common.errors import DatasetError
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.receipts import Statistics
+from pipeline.formats import library_versions
 from pipeline.stores.store import StoredFile
 from workers.engine.engine import Engine
 from workers.making.assignment import Assignment
@@ -24,7 +27,8 @@ class JobSlice:
             raise DatasetError(f"{assignment.destination} has become another job's")
         self.leases = Leases(assignment)
         self._mill = Mill(engine, assignment.spec, dataset.store, self)
-        self._sink = ShardSink(assignment, self.leases, dataset, engine.record)
+        versions = {**engine.record.versions, **library_versions(dataset.spec.format)}
+        self._sink = ShardSink(assignment, self.leases, dataset, replace(engine.record, versions=versions))
         self._source = ShardSource(assignment, self.leases, self._sink, lambda: self._mill.broken)
 
     def predict(self) -> None:

@@ -1,6 +1,6 @@
-"""Converts a dataset to another format: npy, png, tar, or one npz file.
+"""Converts a dataset to another format: npy, png, tar, tfrecord, parquet, or one npz file.
 
-An export as npy, png or tar is a dataset like any other, with a spec, receipts and a manifest: those of the job that
+An export in any format but npz is a dataset like any other, with a spec, receipts and a manifest: those of the job that
 would have made the samples in this format. So it is recognized while incomplete, the same command continues it, and
 `verify`, `extend` and other commands work on it.
 """
@@ -23,14 +23,13 @@ from pipeline.common.version import VERSION
 from pipeline.datasets.candidates import Candidates, bits_of, pack
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare, spec_as_begun
-from pipeline.datasets.export.conversion import FORMS, check_form, check_precision, converted, exported_spec
-from pipeline.datasets.export.npz import NpzFile, write_npz
+from pipeline.datasets.export.conversion import FORMS, check_form, converted, exported_spec
+from pipeline.datasets.export.npz import NpzArrays, NpzFile, npz_arrays, write_npz
 from pipeline.datasets.export.source import Source
 from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.receipts import Receipt
 from pipeline.datasets.shard_statistics import ShardStatistics
-from pipeline.formats import FORMATS
-from pipeline.formats.format import check_image
+from pipeline.formats import FORMATS, library_versions
 from pipeline.formats.image import encoder_versions
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -74,10 +73,13 @@ def export(
     dtype: str | None = None,
     layout: str | None = None,
     shard_size: int | None = None,
+    channels: int | None = None,
+    arrays: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Writes a complete dataset in another format to `out`: a new or empty destination, or a new `.npz` file.
 
+    Of an npz file, `channels` is 3 for RGB from grey images, and `arrays` names the two arrays, as "images,labels".
     Every file is checked against its receipt while it is read. `progress` is called with (samples done, samples),
     from any thread. If `out` has the same export, interrupted, it is completed.
     Raises UsageError for an impossible conversion, DatasetError if the source is incomplete or damaged,
@@ -87,7 +89,15 @@ def export(
     _check_apart(normalise(source), normalise(out))
     opened = Source(source, shards_kept=_THREADS + 1)
     if to == "npz":
-        return _to_npz(opened, out, dtype, layout, shard_size, progress)
+        for name, value in (("--layout", layout), ("--shard-size", shard_size)):
+            if value is not None:
+                raise UsageError(f"{name} is not for npz, which is one file")
+        if dtype not in (None, "uint8"):
+            raise UsageError(f"dtype {dtype}: npz is uint8, as FID tools read it; use --to npy for {dtype}")
+        return _to_npz(opened, out, npz_arrays(opened.spec, channels, arrays), progress)
+    for name, value in (("--channels", channels), ("--arrays", arrays)):
+        if value is not None:
+            raise UsageError(f"{name} is only for npz")
     spec = exported_spec(opened.spec, to, dtype=dtype, layout=layout, shard_size=shard_size)
     spec = spec_as_begun(spec, open_store(out))
     store = prepare(spec, out, [])
@@ -102,21 +112,7 @@ def _check_apart(source: str, out: str) -> None:
         raise UsageError(f"{out} is inside the dataset {source}: export it to another destination")
 
 
-def _to_npz(
-    source: Source,
-    out: str,
-    dtype: str | None,
-    layout: str | None,
-    shard_size: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> Exported:
-    for name, value in (("--layout", layout), ("--shard-size", shard_size)):
-        if value is not None:
-            raise UsageError(f"{name} is not for npz, which is one file")
-    if dtype not in (None, "uint8"):
-        raise UsageError(f"dtype {dtype}: npz is uint8, as FID tools read it; use --to npy for {dtype}")
-    check_image("npz", source.spec.sample_type)
-    check_precision(source.spec, "uint8")
+def _to_npz(source: Source, out: str, arrays: NpzArrays, progress: Callable[[int, int], None] | None) -> Exported:
     file = NpzFile(out)
     file.check_free()
     done = 0
@@ -127,7 +123,7 @@ def _to_npz(
         if progress is not None:
             progress(done, source.spec.count)
 
-    stored = write_npz(source, file, _origin(source), count_done)
+    stored = write_npz(source, file, arrays, _origin(source), count_done)
     return Exported(
         source=source.dataset.url,
         out=file.url,
@@ -155,7 +151,7 @@ def _origin(source: Source) -> dict[str, Any]:
 
 
 class _Conversion:
-    """One export to npy, png or tar."""
+    """One export to a dataset."""
 
     def __init__(
         self, source: Source, spec: JobSpec, store: Store, progress: Callable[[int, int], None] | None
@@ -261,7 +257,9 @@ class _Conversion:
             count=shard.count,
             files=tuple(files),
             statistics=statistics.result(),
-            made_by=replace(made_by, versions={**made_by.versions, **encoder_versions()}),
+            made_by=replace(
+                made_by, versions={**made_by.versions, **encoder_versions(), **library_versions(spec.format)}
+            ),
             attempt=1,
             worker="export",
             finished_at=time.time(),

@@ -21,7 +21,7 @@ from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import folder_style
 
 #: Choices of `export --to`; npz is one file for other programs, the others are datasets.
-FORMS = ("npy", "png", "tar", "npz")
+FORMS = ("npy", "png", "tar", "tfrecord", "parquet", "npz")
 
 #: The finest first.
 _PRECISIONS = ("float32", "float16", "uint8")
@@ -38,10 +38,10 @@ def check_form(name: str) -> None:
 def exported_spec(
     spec: JobSpec, form: str, *, dtype: str | None = None, layout: str | None = None, shard_size: int | None = None
 ) -> JobSpec:
-    """The spec of the same samples as npy, png or tar. Raises UsageError."""
+    """The spec of the same samples in another format of datasets. Raises UsageError."""
     format_ = FORMATS[form]
     if dtype is None:
-        dtype = spec.dtype if spec.dtype in format_.dtypes else format_.default_dtype
+        dtype = max(spec.dtype, format_.default_dtype(spec.sample_shape), key=_PRECISIONS.index)
     layout = format_.layouts[0] if layout is None else layout
     exported = replace(
         spec,

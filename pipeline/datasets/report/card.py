@@ -7,6 +7,7 @@ import time
 
 from pipeline.datasets.receipts import Manifest
 from pipeline.datasets.report.code_examples import Snippet, checking, making, reading
+from pipeline.formats.format import is_png
 from pipeline.spec.about import About
 from pipeline.spec.job_spec import JobSpec, format_choice, format_settings
 
@@ -14,8 +15,13 @@ _PROVENANCE = (
     "`job.json` defines every sample: sample *i* depends only on the generator's digest, the seed, *i* and the label "
     "plan. `receipts/` has the hashes of each shard's files, `manifest.json` the totals.\n"
 )
-#: The files for loaders of dataset hubs, which cannot read .npy.
-_DATA_FILES = {("png", "flat"): "shards/**", ("png", "class"): "images/**", ("tar", "flat"): "shards/*.tar"}
+#: The files for loaders of dataset hubs, which read neither .npy nor .tfrecord.
+_DATA_FILES = {
+    ("png", "flat"): "shards/**",
+    ("png", "class"): "images/**",
+    ("tar", "flat"): "shards/*.tar",
+    ("parquet", "flat"): "shards/*.parquet",
+}
 #: Licenses that hubs know by these identifiers.
 _HUB_LICENSES = frozenset(
     ("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "cc0-1.0", "cc-by-4.0",
@@ -23,9 +29,12 @@ _HUB_LICENSES = frozenset(
 )  # fmt: skip
 #: Notes beside the code.
 _NOTES = {
-    "npy": "Loaders of dataset hubs read png and tar: `noisemill export . OUT --to tar` writes those.\n",
+    "npy": "Loaders of dataset hubs read parquet: `noisemill export . OUT --to parquet` writes it.\n",
     "png": "One PNG per sample, named by its 12-digit index; labels are in {labels}.\n",
     "tar": "WebDataset shards: `<index>.png`{labels} in `shards/*.tar`.\n",
+    "tfrecord": "A `tf.train.Example` per sample in `shards/*.tfrecord`: `{samples}`{labels}, `index`. Each file's "
+    "`.idx` has the offset and size of every record.\n",
+    "parquet": "One row per sample in `shards/*.parquet`: `{samples}`{labels}, `index`.\n",
     "null": "No samples were written: the job only measured speed.\n",
 }
 
@@ -138,10 +147,14 @@ def _reading(spec: JobSpec) -> str:
     where = {
         "png": "`metadata.jsonl` beside them" if spec.layout == "flat" else "the folders' names",
         "tar": " and `<index>.cls`",
+        "tfrecord": ", `label`",
+        "parquet": ", `label`",
     }
     without = {"png": "no file, since the generator has no classes"}
     labels = (where if spec.classes else without).get(spec.format, "")
-    return "\n".join([_NOTES.get(spec.format, "").format(labels=labels), *map(_code, reading(spec))])
+    samples = "image" if is_png(spec.sample_type) else "sample"
+    note = _NOTES.get(spec.format, "").format(labels=labels, samples=samples)
+    return "\n".join([note, *map(_code, reading(spec))])
 
 
 def _code(snippet: Snippet) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from pipeline.formats.format import is_png
 from pipeline.formats.image import image_shape
 from pipeline.spec.job_spec import JobSpec
 
@@ -27,7 +28,14 @@ def reading(spec: JobSpec) -> list[Snippet]:
     """How to read such a dataset, the shortest way first; empty if no samples were written."""
     if spec.format == "null":
         return []
-    readers = {("npy", "flat"): _npy, ("png", "flat"): _png_flat, ("png", "class"): _png_class, ("tar", "flat"): _tar}
+    readers = {
+        ("npy", "flat"): _npy,
+        ("png", "flat"): _png_flat,
+        ("png", "class"): _png_class,
+        ("tar", "flat"): _tar,
+        ("tfrecord", "flat"): _tfrecord,
+        ("parquet", "flat"): _parquet,
+    }
     return [*readers[spec.format, spec.layout](spec), _noisemill(spec)]
 
 
@@ -148,3 +156,38 @@ def _tar(spec: JobSpec) -> list[Snippet]:
         'data = load_dataset("webdataset", data_files="shards/*.tar", split="train")'
     )
     return [Snippet("WebDataset", "python", web), Snippet("Hugging Face", "python", hugging_face)]
+
+
+def _tfrecord(spec: JobSpec) -> list[Snippet]:
+    image = image_shape(spec.sample_shape)
+    if is_png(spec.sample_type) and image is not None:
+        feature, value = '"image": tf.io.FixedLenFeature([], tf.string)', f'tf.io.decode_png(one["image"], {image[2]})'
+    else:
+        kind = "int64" if spec.dtype == "uint8" else "float32"
+        feature, value = f'"sample": tf.io.FixedLenFeature({list(spec.sample_shape)}, tf.{kind})', 'one["sample"]'
+    label_feature = ', "label": tf.io.FixedLenFeature([], tf.int64)' if spec.classes else ""
+    label = ', one["label"]' if spec.classes else ""
+    code = (
+        "from glob import glob\n\nimport tensorflow as tf\n\n"
+        f"features = {{{feature}{label_feature}}}\n\n\n"
+        "def parsed(record):\n"
+        "    one = tf.io.parse_single_example(record, features)\n"
+        f"    return {value}{label}\n\n\n"
+        'records = tf.data.TFRecordDataset(sorted(glob("shards/*.tfrecord")))\n'
+        "batches = records.map(parsed, tf.data.AUTOTUNE).shuffle(10_000).batch(64)"
+    )
+    return [Snippet("Keras", "python", code)]
+
+
+def _parquet(spec: JobSpec) -> list[Snippet]:
+    hugging_face = (
+        "from datasets import load_dataset\n\n"
+        'data = load_dataset("parquet", data_files="shards/*.parquet", split="train")'
+    )
+    duckdb = "import duckdb\n\nrows = duckdb.sql(\"SELECT * FROM 'shards/*.parquet' WHERE index < 10\").fetchall()"
+    polars = 'import polars\n\ntable = polars.read_parquet("shards/*.parquet")'
+    return [
+        Snippet("Hugging Face", "python", hugging_face),
+        Snippet("DuckDB", "python", duckdb),
+        Snippet("Polars", "python", polars),
+    ]

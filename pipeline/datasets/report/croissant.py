@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.datasets.receipts import Manifest
+from pipeline.formats.format import is_png
 from pipeline.spec import plan as shards
 from pipeline.spec.about import About
 from pipeline.spec.job_spec import JobSpec
@@ -236,9 +237,30 @@ def _tar(spec: JobSpec, archives: Sequence[StoredFile]) -> tuple[list[_Json], li
     return files, fields
 
 
+def _parquet(spec: JobSpec) -> tuple[list[_Json], list[_Json]]:
+    files = [_file_set("tables", f"{shards.SHARDS}/????????.parquet", "application/x-parquet")]
+
+    def column(name: str, data_type: str, transform: _Json | None = None, **more: Any) -> _Json:
+        source: _Json = {"fileSet": {"@id": "tables"}, "extract": {"column": name}}
+        return _field(f"samples/{name}", data_type, {**source, "transform": transform} if transform else source, **more)
+
+    if is_png(spec.sample_type):
+        fields = [column("image", "sc:ImageObject", {"jsonPath": "bytes"})]
+    else:
+        fields = [column("sample", "sc:Integer" if spec.dtype == "uint8" else "sc:Float", repeated=True)]
+    if spec.classes is not None:
+        fields.append(column("label", "sc:Integer", **_to_class(spec, "label")))
+    return files, [*fields, column("index", "sc:Integer")]
+
+
+def _tfrecord(spec: JobSpec) -> tuple[list[_Json], list[_Json]]:
+    """The files alone: Croissant cannot describe what is in their records."""
+    return [_file_set("records", f"{shards.SHARDS}/????????.tfrecord", "application/x-tfrecord")], []
+
+
 def _null(spec: JobSpec) -> tuple[list[_Json], list[_Json]]:
     return [], []
 
 
 #: Format -> its files and the fields of a sample.
-_FORMATS = {"npy": _npy, "png": _png, "null": _null}
+_FORMATS = {"npy": _npy, "png": _png, "parquet": _parquet, "tfrecord": _tfrecord, "null": _null}

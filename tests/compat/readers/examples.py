@@ -12,7 +12,14 @@ from pipeline.jobs.request import JobRequest
 from tests.making import make_dataset
 
 _TINY = Path(__file__).parents[2] / "data" / "tiny.keras"
-_FORMS = {"out": ("npy", None), "pictures": ("png", "class"), "flat": ("png", "flat"), "tars": ("tar", None)}
+_FORMS = {
+    "out": ("npy", None),
+    "pictures": ("png", "class"),
+    "flat": ("png", "flat"),
+    "tars": ("tar", None),
+    "records": ("tfrecord", None),
+    "tables": ("parquet", None),
+}
 
 #: Samples of each, and their labels in order: the plan is `balanced`.
 COUNT = 22
@@ -25,6 +32,6 @@ def make_examples(folder: Path) -> Path:
     for name, (format_, layout) in _FORMS.items():
         request = JobRequest(count=COUNT, shard_size=8, format=format_, layout=layout)
         make_dataset(folder / name, request.resolve(find_generator(str(_TINY)))[0])
-    export(str(folder / "out"), str(folder / "out.npz"), to="npz")
+    export(str(folder / "out"), str(folder / "out.npz"), to="npz", channels=3)
     (folder / "out.recipe.json").write_text(recipe_of(Dataset(folder / "out")).to_json(), encoding="utf-8")
     return folder

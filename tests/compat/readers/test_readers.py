@@ -1,4 +1,6 @@
-"""torchvision, PyTorch's DataLoader, Hugging Face datasets and webdataset read datasets as docs/datasets.md says.
+"""torchvision, PyTorch, Hugging Face datasets, webdataset, DuckDB, Polars and torch-fidelity read datasets.
+
+As docs/datasets.md says, where it has code for them.
 
 They are in an environment of their own, `.venv-readers`, which `make readers` makes.
 """
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.dataset import Dataset
+from pipeline.datasets.export import export
 from pipeline.stores import open_store
 from tests.compat.readers.blocks import ROOT, answers, block, blocks_of
 from tests.compat.readers.examples import CLASSES, COUNT, LABELS, make_examples
@@ -45,6 +48,52 @@ TARS = """{
     "labels": [label for _, label in samples],
     "sums": [float(image[:, :, 0].sum()) for image, _ in samples],
 }"""
+TABLE = """{
+    "names": names,
+    "labels": [row["label"] for row in table],
+    "indices": [row["index"] for row in table],
+    "sums": [sum(row["image"].getdata()) for row in table],
+}"""
+FOURTH = """{
+    "label": fourth["label"][0],
+    "path": fourth["image"][0]["path"],
+    "sum": sum(image.getdata()),
+}"""
+FLOATS = """
+import duckdb, polars
+from datasets import load_dataset
+
+rows = load_dataset("parquet", data_files="floats/shards/*.parquet", split="train")
+first = {
+    "datasets": rows[21]["sample"],
+    "duckdb": duckdb.sql("SELECT sample FROM 'floats/shards/*.parquet' WHERE index = 21").fetchall()[0][0],
+    "polars": polars.read_parquet("floats/shards/*.parquet").filter(polars.col("index") == 21)["sample"].to_list()[0],
+}
+"""
+#: Features that stand in for those of Inception, whose weights would have to be downloaded: means of parts of an image.
+FIDELITY = """
+import torch
+from torch_fidelity import FeatureExtractorBase, calculate_metrics, register_feature_extractor
+
+class Means(FeatureExtractorBase):
+    get_provided_features_list = staticmethod(lambda: ("means",))
+    get_default_feature_layer_for_metric = staticmethod(lambda metric: "means")
+    can_be_compiled = staticmethod(lambda: False)
+
+    def __init__(self, name, features, **options):
+        super().__init__(name, features)
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8 and images.shape[1:] == (3, 8, 8)
+        return (images.double().mean(dim=(1, 2)),)
+
+register_feature_extractor("means", Means)
+options = dict(feature_extractor="means", fid=True, cuda=False, samples_find_deep=True, verbose=False, cache=False)
+same, other = (
+    calculate_metrics(input1="pictures/images", input2=place, **options)["frechet_inception_distance"]
+    for place in ("flat/shards", "flat/shards/00000000")
+)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +110,8 @@ def pixels(folder: Path) -> list[float]:
 
 
 def test_every_piece_of_the_page_is_run() -> None:
-    words = ["ImageFolder", "DataLoader(Dataset", "flat/shards", "features", "webdataset", 'row["cls"]', "mlcroissant"]
-    words += ["with noisemill.stream", "StreamDataset"]
+    words = ["ImageFolder", "DataLoader(Dataset", "flat/shards", "pictures/images", "webdataset", 'row["cls"]']
+    words += ["mlcroissant", "with noisemill.stream", "StreamDataset", "tables"]
     assert {code for word in words for code in blocks_of("readers") if word in code} == set(blocks_of("readers"))
 
 
@@ -101,7 +150,7 @@ def test_hugging_face_by_shard(folder: Path, tmp_path: Path, pixels: list[float]
 
 
 def test_hugging_face_by_class(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
-    [told] = answers(PYTHON, folder, [(block("readers", "features"), BY_CLASS)], tmp_path)
+    [told] = answers(PYTHON, folder, [(block("readers", 'data_dir="pictures/images"'), BY_CLASS)], tmp_path)
     assert Counter(told["names"][label] for label in told["labels"]) == Counter(CLASSES[label] for label in LABELS)
     assert told["sums"] == sorted(pixels)
 
@@ -131,13 +180,16 @@ def test_mlcroissant(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
         "labels": [row["samples/label"] for row in rows],
         "sums": [float(sum(row["samples/image"].convert("L").getdata())) for row in rows],
     }"""
-    valid = "import mlcroissant\nfor name in ('out', 'pictures', 'flat', 'tars'):\n"
+    valid = "import mlcroissant\nfor name in ('out', 'pictures', 'flat', 'tars', 'records', 'tables'):\n"
     valid += (
         "    errors = mlcroissant.Dataset(f'{name}/croissant.json').metadata.ctx.issues.errors\n    assert not errors\n"
     )
     by_class = "import mlcroissant\nrows = list(mlcroissant.Dataset('pictures/croissant.json').records('samples'))\n"
     pairs = "sorted([row['samples/index'], row['samples/class'].decode()] for row in rows)"
-    told, _, classes = answers(PYTHON, folder, [(reading, rows), (valid, "None"), (by_class, pairs)], tmp_path)
+    tables = "import mlcroissant\nrows = list(mlcroissant.Dataset('tables/croissant.json').records('samples'))\n"
+    pieces = [(reading, rows), (valid, "None"), (by_class, pairs), (tables, rows)]
+    told, _, classes, table = answers(PYTHON, folder, pieces, tmp_path)
+    assert table == {"labels": LABELS, "sums": pixels}
     assert sorted(zip(told["labels"], told["sums"], strict=True)) == sorted(zip(LABELS, pixels, strict=True))
     assert classes == [[index, CLASSES[label]] for index, label in enumerate(LABELS)]
 
@@ -158,3 +210,28 @@ def test_streams(folder: Path, tmp_path: Path) -> None:
     assert in_order == LABELS
     assert Counter(shared) == Counter(LABELS)
     assert dtype == "torch.float32"
+
+
+def test_hugging_face_reads_tables(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    [told] = answers(PYTHON, folder, [(block("readers", 'load_dataset("tables"'), TABLE)], tmp_path)
+    assert told == {"names": list(CLASSES), "labels": LABELS, "indices": list(range(COUNT)), "sums": pixels}
+
+
+def test_duckdb_and_polars(folder: Path, tmp_path: Path, pixels: list[float]) -> None:
+    pieces = [(block("readers", "duckdb"), "counts"), (block("readers", "polars"), FOURTH)]
+    counts, fourth = answers(PYTHON, folder, pieces, tmp_path)
+    assert counts == [[label, count] for label, count in sorted(Counter(LABELS).items())]
+    assert fourth == {"label": LABELS[3], "path": "000000000003.png", "sum": pixels[3]}
+
+
+def test_tables_of_floats(folder: Path, tmp_path: Path) -> None:
+    export(str(folder / "out"), str(folder / "floats"), to="parquet", dtype="float32")
+    [told] = answers(PYTHON, folder, [(FLOATS, "first")], tmp_path)
+    expected = Dataset(folder / "out")[21][0].reshape(-1).tolist()
+    assert told == {"datasets": expected, "duckdb": expected, "polars": expected}
+
+
+def test_torch_fidelity(folder: Path, tmp_path: Path) -> None:
+    """Grey PNGs by class and by shard are the same images in RGB; those of the first shard alone are others."""
+    [told] = answers(PYTHON, folder, [(FIDELITY, "[same, other]")], tmp_path)
+    assert abs(told[0]) < 1e-6 < told[1]

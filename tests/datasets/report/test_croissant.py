@@ -64,7 +64,11 @@ def test_it_follows_the_specification(form: str, tmp_path: Path) -> None:
         assert all(field["dataType"].startswith("sc:") for field in record_set["field"])
         assert all(set(row) == fields for row in record_set.get("data", []))
         assert all(("source" in field) == ("data" not in record_set) for field in record_set["field"])
-    assert [each["@id"] for each in metadata["recordSet"]][-1:] == (["classes"] if form == "null" else ["samples"])
+    # Croissant cannot describe the records of TFRecord files.
+    expected = [] if form == "null" or form.startswith("tfrecord") else ["samples"]
+    if make_spec(**FORMS.get(form, {})).classes is not None:
+        expected.insert(0, "classes")
+    assert [each["@id"] for each in metadata["recordSet"]] == expected
 
 
 def test_folders_of_classes_are_found_by_the_names_in_it(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def files(store: Store) -> dict[str, str]:
 
 FORMS: list[dict[str, Any]] = [
     {}, {"dtype": "float16"}, {"format": "png", "dtype": "uint8"}, {"format": "tar", "dtype": "uint8"},
+    {"format": "tfrecord", "dtype": "uint8"}, {"format": "parquet", "dtype": "uint8"},
     {"format": "null"}, {"classes": None, "labels": None, "sample_shape": (5,)},
 ]  # fmt: skip
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -308,6 +310,29 @@ def test_a_destination_that_only_another_worker_can_write_to(bench: Bench, monke
     bench.worker.run(job=JOB, token=0, serial=2)
     assert bench.state == ("failed", 0, "read-only here")
     assert not bench.worker.unreachable
+
+
+def test_a_format_whose_library_only_another_worker_has(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    bench.enter(make_spec(format="parquet"))
+    bench.ledger.announce(replace(bench.worker.info, id="other"))
+    bench.run()
+    assert bench.state[:2] == ("queued", 0)
+    bench.ledger.withdraw("other")
+    bench.worker.run(job=JOB, token=0, serial=2)
+    state, _, error = bench.state
+    assert state == "failed"
+    assert error is not None
+    assert "parquet needs pyarrow: pip install 'noisemill[parquet]'" in error
+
+
+def test_receipts_name_the_version_of_what_wrote_the_files(bench: Bench) -> None:
+    bench.enter(make_spec(format="parquet"))
+    bench.run()
+    assert bench.state == ("done", 4, None)
+    manifest = Dataset(bench.folder).manifest()
+    assert manifest is not None
+    assert [record.versions["pyarrow"] for record in manifest.made_by] == [version("pyarrow")]
 
 
 def test_an_unexpected_error_fails_the_job_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
