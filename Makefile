@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python -m
-# A file of tests stays on one core, and the order is that of tests/conftest.py.
-PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A file of tests stays in one process, and the order is that of tests/conftest.py. Three processes for two cores: tests wait
+# for servers and workers half of the time.
+PYTEST := $(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test test-all coverage slow faults compat readers train bench lint fix types docs wheel clean
