@@ -76,16 +76,16 @@ def ui_command(
         # Whoever names datasets alone may have no Redis at all.
         redis_expected=not destinations or names_redis(redis_url),
     )
-    listener = _listen(host, port)
-    if not local_only:
-        warn("the page is served without encryption: put a proxy with TLS before it where others listen")
-    click.echo(f"noisemill ui: {_address(host, listener, token)}")
-    sys.stdout.flush()
-    # Its log has no line per request, which would hold the token.
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=2
-    )
-    _serve(uvicorn.Server(config), listener)
+    with _listen(host, port) as listener:
+        if not local_only:
+            warn("the page is served without encryption: put a proxy with TLS before it where others listen")
+        click.echo(f"noisemill ui: {_address(host, listener, token)}")
+        sys.stdout.flush()
+        # Its log has no line per request, which would hold the token.
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=2
+        )
+        _serve(uvicorn.Server(config), listener)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,7 +110,7 @@ def _serve(server: Any, listener: socket.socket) -> None:
     # Also called after the server has ended: it sends the signal that ended it again.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with contextlib.suppress(KeyboardInterrupt), listener:
+        with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)

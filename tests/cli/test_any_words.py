@@ -95,6 +95,7 @@ def odd_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr(subprocess, "Popen", _start_nothing)
     monkeypatch.setattr(os, "execve", _start_nothing)
+    monkeypatch.setattr("pipeline.cli.ui._serve", _start_nothing)
 
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)

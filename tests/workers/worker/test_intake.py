@@ -20,6 +20,7 @@ def test_a_message_that_cannot_be_acknowledged_is_no_longer_in_progress(monkeypa
     """A worker takes one at a time: it would never take another."""
     for scheme in ("redis", "rediss", "sentinel"):
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, TRANSPORT_ALIASES[scheme])
+    monkeypatch.setattr("kombu.transport._transport_cache", {})  # Of tests before this one.
     intake.register_transport()
     with Valkey(port=0) as server:
         settings = Settings(redis_url=server.url, key_prefix="intake")

@@ -114,8 +114,13 @@ def test_an_error_of_celerys_stops_its_threads_and_takes_it_off_the_list(
     celery: CeleryWorker, settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr(Reconciler, "stop", lambda _: stopped.append("reconciler"))
-    monkeypatch.setattr(WebhookCaller, "stop", lambda _: stopped.append("webhooks"))
+    for kind in (Reconciler, WebhookCaller):
+
+        def stop(self: Any, kind: Any = kind, really_stop: Any = kind.stop) -> None:
+            really_stop(self)
+            stopped.append(kind.__name__)
+
+        monkeypatch.setattr(kind, "stop", stop)
 
     def while_up() -> None:
         _announce(ledger)
@@ -124,7 +129,7 @@ def test_an_error_of_celerys_stops_its_threads_and_takes_it_off_the_list(
     celery.while_up = while_up
     with pytest.raises(OSError, match="no more processes"):
         main.run(config(settings))
-    assert stopped == ["reconciler", "webhooks"]
+    assert stopped == ["Reconciler", "WebhookCaller"]
     assert ledger.workers() == []
 
 
