@@ -32,14 +32,11 @@ LONG = {
     "generators/test_checkpoint.py", "generators/test_denoisers.py",
     "generators/test_inputs.py", "generators/test_interpreted.py", "generators/test_jax_export.py",
     "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
-    "schedules/test_scheduler_metrics.py", "security/test_surroundings.py",
+    "security/test_surroundings.py",
     "ui/test_browser.py", "ui/test_playground.py",
     "end_to_end/test_generate.py::test_straight_to_s3",
     "end_to_end/test_generate.py::test_two_at_once_make_one_dataset",
     "end_to_end/test_generate.py::test_under_nohup_it_outlives_its_terminal",
-    "end_to_end/test_queued.py::test_a_worker_leaves_no_temporary_file",
-    "end_to_end/test_queued.py::test_two_versions_under_one_name_do_not_mix",
-    "generators/test_saved_model.py::test_a_fixed_batch",
     "generators/test_saved_model.py::test_what_reaches_out_is_refused_wherever_it_is",
 }  # fmt: skip
 #: The same for tests that CI leaves to `make slow`: others like them are in `make test-all`.
@@ -55,15 +52,20 @@ SLOW = {
     "end_to_end/test_mixed_fleets.py::test_a_worker_that_sees_the_destination_elsewhere_refuses_it",
     "end_to_end/test_mixed_fleets.py::test_no_worker_s_clock_matters",
     "end_to_end/test_queued.py::test_a_job_begins_while_the_one_before_is_finished",
+    "end_to_end/test_queued.py::test_a_worker_leaves_no_temporary_file",
     "end_to_end/test_queued.py::test_priorities_hold",
+    "end_to_end/test_queued.py::test_two_versions_under_one_name_do_not_mix",
     "examples/test_examples.py::test_augment_a_small_set", "examples/test_examples.py::test_diffusion",
     "examples/test_examples.py::test_the_article", "examples/test_examples.py::test_train_on_a_stream",
     "faults/test_poison.py::test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again",
     "faults/test_poison.py::test_what_nobody_foresaw_fails_the_job_once",
     "faults/test_redis.py::test_generate_whose_private_valkey_dies_says_how_to_go_on",
     "generators/test_denoisers.py::test_a_job_of_many_shards_and_workers_makes_the_same_samples",
+    "generators/test_interpreted.py::test_a_dataset_is_made_and_made_again",
+    "generators/test_interpreted.py::test_a_file_that_was_cut_off",
     "generators/test_keras.py::test_matrices_are_grey_images",
     "generators/test_reproducible.py::test_what_cannot_be_the_same_is_not_called_different",
+    "generators/test_saved_model.py::test_a_fixed_batch", "schedules/test_scheduler_metrics.py",
 }  # fmt: skip
 #: Folders of tests that need no process and no TensorFlow, and fixtures by which those in them that do are known.
 QUICK = ("common", "fleet", "formats", "jobs", "spec", "workers")
