@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import shutil
 import stat
@@ -156,7 +157,7 @@ class LocalStore:
         with _translate_errors(self._root):
             self._make_root()
             probe.touch(exist_ok=False)
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # The last step of a job sweeps temporary files.
 
     def check_access(self) -> Access:
         """Creates the folder, then writes, reads, lists and deletes a file in it. Its clock is this machine's."""
@@ -512,12 +513,11 @@ def _entry(found: os.DirEntry[str], folder: str) -> Entry | None:
 
 
 def _last_change(path: Path) -> float:
-    """Time of the latest change of a temporary file or of anything in a staging folder, in seconds."""
-    times = [0.0]
-    for each in (path, *path.rglob("*")):
-        with suppress(FileNotFoundError):
-            times.append(each.stat().st_mtime)
-    return max(times)
+    """Time of the latest change of a temporary file or of anything in a staging folder, in seconds; inf for now."""
+    try:
+        return max(each.stat().st_mtime for each in (path, *path.rglob("*")))
+    except FileNotFoundError:  # Its owner puts files in place, or removes it, at this moment.
+        return math.inf
 
 
 def _remove_abandoned(path: Path) -> None:

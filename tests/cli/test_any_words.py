@@ -57,7 +57,8 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
     yield path, command
 
 
-TREE = dict(commands(noisemill))
+#: Without the web page, whose server would run in this process: `tests/ui/test_command.py` starts it as users do.
+TREE = {path: command for path, command in commands(noisemill) if path != ("ui",)}
 
 
 @st.composite
@@ -95,7 +96,6 @@ def odd_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr(subprocess, "Popen", _start_nothing)
     monkeypatch.setattr(os, "execve", _start_nothing)
-    monkeypatch.setattr("pipeline.cli.ui._serve", _start_nothing)
 
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,21 @@ def test_a_file_system_without_locks(store: Store, root: Path, monkeypatch: pyte
     assert not store.write_lease(b"y", before=None)
     assert store.write_lease(b"y", before=b"x")
     assert store.read_lease() == b"y"
+
+
+def test_a_sweep_passes_over_what_disappears_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a worker finishes a shard while a client adds a job."""
+    store = open_store(str(tmp_path))
+    draft = store.draft()
+    draft.add("a.bin", b"abc")
+    found = Path.rglob
+
+    def committed_meanwhile(self: Path, pattern: str) -> Iterator[Path]:
+        if list(tmp_path.glob(".noisemill-*/0/a.bin")):
+            draft.commit()
+            raise FileNotFoundError(self)
+        return found(self, pattern)
+
+    monkeypatch.setattr(Path, "rglob", committed_meanwhile)
+    store.sweep()
+    assert store.read("a.bin") == b"abc"
