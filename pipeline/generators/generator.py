@@ -5,41 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import UsageError, shown
 from pipeline.generators.interface import Constant, Interface, constant_of
-from pipeline.generators.structure import Structure
-from pipeline.generators.trusted_code import Code
+from pipeline.generators.model import Model
 from pipeline.spec.about import About
 from pipeline.spec.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generator:
+class Generator(Model):
     """A generator and its identity."""
 
-    #: Its reference: the name of a built-in one, an absolute path or an s3:// URL.
-    reference: str
-    #: "keras", "tfjs", "saved_model" or "untrained".
-    kind: str
-    #: The model: a file, or the folder of a SavedModel.
-    model: Path
-    #: Short name.
-    name: str
-    #: One line of description.
-    summary: str
-    #: Hash of the model's content, independent of its location.
-    content: str
-    #: "sha256:..." over the model's content and its interface.
-    digest: str
-    #: Bytes of all its files.
-    size_bytes: int
-    structure: Structure
     interface: Interface
-    #: Code of its author that must be run to load it.
-    code: Code = ()
     #: The default sampler of a denoiser; None for a generator that takes one pass.
     sampler: Sampler | None = None
     #: License and provenance; not part of the digest.

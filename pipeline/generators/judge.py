@@ -20,20 +20,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import GeneratorError, UsageError, shown
-from pipeline.common.files import read_regular
 from pipeline.generators.catalogue import builtin_names, locate, short_name, structure_of
 from pipeline.generators.interface import Interface
 from pipeline.generators.kinds import content_sha256, size_bytes
+from pipeline.generators.model import Model
 from pipeline.generators.remote import is_remote
-from pipeline.generators.sidecar import JUDGE_SIDECAR
-from pipeline.generators.structure import Port, Structure
-from pipeline.generators.trusted_code import Code, code_offers
+from pipeline.generators.sidecar import JUDGE_SIDECAR, is_range, read_tables
+from pipeline.generators.structure import Port
+from pipeline.generators.trusted_code import code_offers
 
 JUDGE_FOLDER = Path(__file__).parent / "judges"
 
@@ -41,26 +40,9 @@ _KEYS = {"input": {"name", "channels", "range"}, "output": {"name", "softmax"}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Judge(Model):
     """A judge and its identity."""
 
-    #: Its reference: the name of a built-in one, an absolute path or an s3:// URL.
-    reference: str
-    #: Kind of model, as of a generator.
-    kind: str
-    #: The model: a file, or the folder of a SavedModel.
-    model: Path
-    #: Short name.
-    name: str
-    #: One line of description.
-    summary: str
-    #: Hash of the model's content, independent of its location.
-    content: str
-    #: "sha256:..." over the model's content and what `judge.toml` says.
-    digest: str
-    #: Bytes of all its files.
-    size_bytes: int
-    structure: Structure
     #: The input that takes images.
     image: Port
     #: The input that takes labels; None if there is none.
@@ -74,8 +56,6 @@ class Judge:
     channels: str | None = None
     #: Whether softmax is applied; None: to rows that are not probabilities already.
     softmax: bool | None = None
-    #: Code of its author that must be run to load it.
-    code: Code = ()
 
     @property
     def is_classifier(self) -> bool:
@@ -227,28 +207,15 @@ def find_judge(reference: str) -> Judge:
 def _read_sidecar(model: Path) -> dict[str, Any]:
     """The tables of judge.toml, empty ones if there is no such file. Raises GeneratorError."""
     path = (model if model.is_dir() else model.parent) / JUDGE_SIDECAR
-    data: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            data = tomllib.loads(read_regular(path).decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise GeneratorError(f"{path} cannot be read: {error}") from None
-    tables = {name: data.pop(name, {}) for name in _KEYS}
-    summary = data.pop("summary", "")
-    unknown = list(data)
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise GeneratorError(f"{path}: {name} is {shown(table)}, write [{name}] and lines below it")
-        unknown += [f"{name}.{key}" for key in table if key not in _KEYS[name]]
-    if unknown:
-        raise GeneratorError(f"{path}: unknown {', '.join(unknown)}")
-    ends = tables["input"].get("range", [0, 1])
-    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    if not path.is_file():
+        return {"summary": "", **{name: {} for name in _KEYS}}
+    tables, others = read_tables(path, _KEYS, ("summary",))
+    summary = others.get("summary", "")
     for good, problem in (
         (isinstance(summary, str), "summary is not text"),
         (all(isinstance(table.get("name", ""), str) for table in tables.values()), "a name is not text"),
         (tables["input"].get("channels", "last") in ("first", "last"), "channels are neither 'first' nor 'last'"),
-        (numbers and all(map(math.isfinite, ends)) and ends[0] < ends[1], "range is not a pair of numbers, low first"),
+        (is_range(tables["input"].get("range", [0, 1])), "range is not a pair of numbers, low first"),
         (isinstance(tables["output"].get("softmax", True), bool), "softmax is neither true nor false"),
     ):
         if not good:

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,33 +96,20 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return Sidecar()
-    try:
-        data = tomllib.loads(read_regular(path).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise GeneratorError(f"{path} cannot be read: {error}") from None
-    tables = {name: data.pop(name, {}) for name in _KEYS}
-    inputs, sampler = data.pop("inputs", {}), data.pop("sampler", None)
-    about_table = data.pop("about", {})
-    summary, signature = data.pop("summary", ""), data.pop("signature", None)
-    wrong = list(data)
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise GeneratorError(f"{path}: {name} is {table!r}, write [{name}] and lines below it")
-        wrong += [f"{name}.{key}" for key in table if key not in _KEYS[name]]
-    if wrong:
-        raise GeneratorError(f"{path}: unknown {', '.join(wrong)}")
+    tables, others = read_tables(path, _KEYS, ("inputs", "sampler", "about", "summary", "signature"))
+    inputs, sampler, signature = others.get("inputs", {}), others.get("sampler"), others.get("signature")
     try:
         if not isinstance(signature, str | None):
             raise ValueError(f"signature {shown(signature)} is not a name")
         _check_types(tables)
         _check_inputs(inputs)
         code = _code(path.parent, tables.pop("code"))
-        about = read_about(about_table)
+        about = read_about(others.get("about", {}))
         denoiser, usual = (None, None) if sampler is None else read_denoiser(sampler)
     except ValueError as error:
         raise GeneratorError(f"{path}: {error}") from None
     return Sidecar(
-        summary=str(summary),
+        summary=str(others.get("summary", "")),
         signature=signature,
         inputs=inputs,
         code=code,
@@ -131,6 +118,34 @@ def read_sidecar(paths: Sequence[Path]) -> Sidecar:
         about=about,
         **tables,
     )
+
+
+def read_tables(
+    path: Path, keys: Mapping[str, set[str]], others: Collection[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The tables of a sidecar, empty ones if it lacks them, and which of `others` it has beside them.
+
+    `keys` has the keys of each table. Raises GeneratorError for anything else, and if the file cannot be read.
+    """
+    try:
+        data = tomllib.loads(read_regular(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise GeneratorError(f"{path} cannot be read: {error}") from None
+    tables = {name: data.pop(name, {}) for name in keys}
+    unknown = [name for name in data if name not in others]
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise GeneratorError(f"{path}: {name} is {shown(table)}, write [{name}] and lines below it")
+        unknown += [f"{name}.{key}" for key in table if key not in keys[name]]
+    if unknown:
+        raise GeneratorError(f"{path}: unknown {', '.join(unknown)}")
+    return tables, data
+
+
+def is_range(ends: Any) -> bool:
+    """Whether this is a list of two finite numbers, the lower one first."""
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+    return bool(numbers and all(map(math.isfinite, ends)) and ends[0] < ends[1])
 
 
 def _check_types(tables: dict[str, dict[str, Any]]) -> None:
@@ -149,8 +164,7 @@ def _check_types(tables: dict[str, dict[str, Any]]) -> None:
     if encoding not in ENCODINGS:
         raise ValueError(f"label encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
     ends = tables["output"].get("range", [0, 1])
-    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-    if not numbers or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+    if not is_range(ends):
         raise ValueError(f"[output] range {ends!r} is not a pair of numbers, the lower one first")
 
 
