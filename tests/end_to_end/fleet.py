@@ -130,6 +130,16 @@ class Fleet:
         """Waits until jobs have ended."""
         return self.run("watch", *jobs, timeout_s=timeout_s)
 
+    def start_watching(self, job: str) -> subprocess.Popen[str]:
+        """`watch` as a process, once it has seen the job."""
+        command = [sys.executable, "-m", "pipeline.cli", "watch", job]
+        process = subprocess.Popen(
+            command, env=self.environment, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        assert job in process.stderr.readline()
+        return process
+
     def stop(self) -> None:
         """Ends all workers."""
         for worker in self.workers:

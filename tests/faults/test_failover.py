@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,17 +31,6 @@ def fleet(replicated: Replicated, tmp_path: Path, cache: Path) -> Iterator[Fleet
     fleet.stop()
 
 
-def watch(fleet: Fleet, job: str) -> subprocess.Popen[str]:
-    """`watch` as a process, once it has seen the job."""
-    command = [sys.executable, "-m", "pipeline.cli", "watch", job]
-    process = subprocess.Popen(
-        command, env=fleet.environment, cwd=fleet.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    assert job in process.stderr.readline()
-    return process
-
-
 def shards_done(replicated: Replicated, job: str) -> int:
     """By the primary, at once: a command takes a second."""
     with replicated.client(replicated.primary) as primary:
@@ -57,11 +44,11 @@ def test_jobs_survive_their_primary(fleet: Fleet, replicated: Replicated, figure
     workers = [fleet.start_worker(ready=False, **faulty(pace_s=PACE_S)) for _ in range(2)]
     fleet.wait_until(lambda: all(fleet.is_up(worker) for worker in workers))
     known = fleet.submit(TINY, str(fleet.folder / "known"), *size(SHARDS))
-    watching = [watch(fleet, known)]
+    watching = [fleet.start_watching(known)]
     fleet.wait_until(lambda: shards_done(replicated, known) > 5)
     replicated.part()
     lost = fleet.submit(TINY, str(fleet.folder / "lost"), *size(SHARDS))
-    watching.append(watch(fleet, lost))
+    watching.append(fleet.start_watching(lost))
     parted = shards_done(replicated, known)
     fleet.wait_until(lambda: shards_done(replicated, known) > parted + 5)
     assert shards_done(replicated, known) < SHARDS

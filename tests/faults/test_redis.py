@@ -41,17 +41,6 @@ def restart(server: Valkey) -> None:
     server.start()
 
 
-def watch(fleet: Fleet, job: str) -> subprocess.Popen[str]:
-    """`watch` as a process, once it has seen the job at work."""
-    command = [sys.executable, "-m", "pipeline.cli", "watch", job]
-    process = subprocess.Popen(
-        command, env=fleet.environment, cwd=fleet.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    assert job in process.stderr.readline()
-    return process
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lose", [flush, restart])
@@ -61,7 +50,7 @@ def test_a_redis_that_lost_everything(
     fleet = fleet_on(forgetful_valkey)
     worker = fleet.start_worker(**faulty(pace_s=PACE_S))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(SHARDS))
-    watching = watch(fleet, job)
+    watching = fleet.start_watching(job)
     fleet.wait_until(lambda: fleet.json("status", job)["shards_done"] > 3)
     kept = {path: path.stat().st_mtime_ns for path in (fleet.folder / "out/receipts").iterdir()}
     lose(forgetful_valkey)
@@ -84,7 +73,7 @@ def test_a_redis_that_is_away_for_a_moment_costs_the_client_nothing_and_the_shar
 ) -> None:
     worker = fleet.start_worker(**faulty(pace_s=PACE_S))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(SHARDS))
-    watching = watch(fleet, job)
+    watching = fleet.start_watching(job)
     fleet.wait_until(lambda: fleet.json("status", job)["shards_done"] > 3)
     durable_valkey.stop(kill=True)
     time.sleep(1)
@@ -102,7 +91,7 @@ def test_a_redis_that_is_away_for_a_moment_costs_the_client_nothing_and_the_shar
 def test_a_redis_that_stays_away_ends_the_client_after_a_lease(fleet: Fleet, durable_valkey: Valkey) -> None:
     fleet.start_worker(**faulty(pace_s=PACE_S))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(SHARDS))
-    watching = watch(fleet, job)
+    watching = fleet.start_watching(job)
     fleet.wait_until(lambda: fleet.json("status", job)["shards_done"] > 3)
     durable_valkey.stop(kill=True)
     said = watching.communicate(timeout=60)[1].splitlines()

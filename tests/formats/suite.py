@@ -21,6 +21,16 @@ from pipeline.stores import Store, StoredFile
 
 CLASSES = ("T-shirt/top", "Trouser", "été")
 
+#: Samples of a format that stores any shape: images, then others.
+ANY_SHAPE = (
+    SampleType(shape=(6, 5, 1), dtype="uint8", class_names=CLASSES),
+    SampleType(shape=(30, 31, 4), dtype="uint8", class_names=None),
+    SampleType(shape=(6, 5, 3), dtype="float32", class_names=CLASSES),
+    SampleType(shape=(10,), dtype="float16", class_names=None),
+    SampleType(shape=(2, 3, 4, 5), dtype="uint8", class_names=CLASSES),
+    SampleType(shape=(), dtype="float32", class_names=CLASSES),
+)
+
 #: Neither the first shard nor one that begins at a round number.
 SHARD = Shard(index=3, first=21, count=7)
 

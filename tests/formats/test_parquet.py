@@ -21,22 +21,15 @@ from pipeline.formats import FORMATS, Labels, SampleType, library_versions, parq
 from pipeline.spec.plan import Shard
 from pipeline.stores import Store
 from pipeline.stores.store import Draft
-from tests.formats.suite import CLASSES, SHARD, FormatSuite, Samples, make_samples, write_shard
+from tests.formats.suite import ANY_SHAPE, CLASSES, SHARD, FormatSuite, Samples, make_samples, write_shard
 
-LABELLED = SampleType(shape=(6, 5, 1), dtype="uint8", class_names=CLASSES)
+LABELLED = ANY_SHAPE[0]
 NAME = "shards/00000003.parquet"
 
 
 class TestParquet(FormatSuite):
     name = "parquet"
-    samples = (
-        LABELLED,
-        SampleType(shape=(30, 31, 4), dtype="uint8", class_names=None),
-        SampleType(shape=(6, 5, 3), dtype="float32", class_names=CLASSES),
-        SampleType(shape=(10,), dtype="float16", class_names=None),
-        SampleType(shape=(2, 3, 4, 5), dtype="uint8", class_names=CLASSES),
-        SampleType(shape=(), dtype="float32", class_names=CLASSES),
-    )
+    samples = ANY_SHAPE
     refused = (
         (SampleType(shape=(4,), dtype="float64", class_names=None), "parquet stores float32 or float16 or uint8"),
         (SampleType(shape=(6, 5, 1), dtype="uint8", class_names=CLASSES, layout="class"), "no layout 'class'"),
