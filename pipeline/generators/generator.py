@@ -90,20 +90,11 @@ class Generator(Model):
     def as_json(self) -> dict[str, Any]:
         """For `--json` and for a worker's announcement."""
         return {
-            "name": self.name,
-            "reference": self.reference,
-            "kind": self.kind,
-            "digest": self.digest,
-            "summary": self.summary,
-            "model": str(self.model),
-            "size_bytes": self.size_bytes,
-            "parameters": self.structure.parameters,
-            "flop": self.structure.flop,
+            **super().as_json(),
             "flop_per_sample": self.flop_per_sample,
             "sampler": str(self.sampler) if self.sampler else None,
             "notes": list(self.structure.notes),
             "about": self.about.as_json(),
-            "code": {str(file.path): file.sha256 for file in self.code},
             **asdict(self.interface),
             "latent_dim": self.interface.latent_dim,
         }

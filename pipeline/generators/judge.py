@@ -83,16 +83,7 @@ class Judge(Model):
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "name": self.name,
-            "reference": self.reference,
-            "kind": self.kind,
-            "digest": self.digest,
-            "summary": self.summary,
-            "model": str(self.model),
-            "size_bytes": self.size_bytes,
-            "parameters": self.structure.parameters,
-            "flop": self.structure.flop,
-            "code": {str(file.path): file.sha256 for file in self.code},
+            **super().as_json(),
             "image_input": self.image.name,
             "image_shape": list(self.image.shape),
             "label_input": self.label.name if self.label else None,

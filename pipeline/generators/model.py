@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.generators.structure import Structure
 from pipeline.generators.trusted_code import Code
@@ -32,3 +33,18 @@ class Model:
     structure: Structure
     #: Code of its author that must be run to load it.
     code: Code = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "name": self.name,
+            "reference": self.reference,
+            "kind": self.kind,
+            "digest": self.digest,
+            "summary": self.summary,
+            "model": str(self.model),
+            "size_bytes": self.size_bytes,
+            "parameters": self.structure.parameters,
+            "flop": self.structure.flop,
+            "code": {str(file.path): file.sha256 for file in self.code},
+        }
