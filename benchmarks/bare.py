@@ -12,8 +12,8 @@ from benchmarks.figures import Effort
 from pipeline.common.errors import GeneratorError
 
 if TYPE_CHECKING:
+    from workers.engine.calibration import CalibratedEngines
     from workers.engine.engine import Engine
-    from workers.engine.engine_room import EngineRoom
 
 #: More than a worker tries, so that what it settles for is compared with the best there is.
 BATCHES = (64, 128, 256, 512, 1024)
@@ -41,14 +41,14 @@ class Bare:
         return batches * self.engine.batch / (time.perf_counter() - start)
 
 
-def fastest(rooms: EngineRoom, effort: Effort) -> tuple[Bare, dict[str, float]]:
+def fastest(engines: CalibratedEngines, effort: Effort) -> tuple[Bare, dict[str, float]]:
     """The fastest of `tf.function` and XLA over batch sizes; the median rate of each, "xla 256" and so on."""
-    interface = rooms.generator.interface
+    interface = engines.generator.interface
     candidates: dict[str, Bare] = {}
     for engine in ("xla", "tf"):
         for batch in BATCHES if effort.share else BATCHES[:1]:
             try:
-                found = rooms.engine(engine, batch)
+                found = engines.engine(engine, batch)
             except GeneratorError:  # XLA does not take every network.
                 continue
             classes = None if interface.classes is None else len(interface.classes)
@@ -69,11 +69,11 @@ def _tried(bare: Bare, effort: Effort) -> float:
     return batches * bare.engine.batch / (time.perf_counter() - start)
 
 
-def described(rooms: EngineRoom, bare: Bare) -> dict[str, Any]:
+def described(engines: CalibratedEngines, bare: Bare) -> dict[str, Any]:
     """What was measured, and on what."""
     return {
-        "generator": rooms.generator.name,
-        "device": rooms.device.model,
+        "generator": engines.generator.name,
+        "device": engines.device.model,
         "engine": bare.engine.engine,
         "batch": bare.engine.batch,
     }

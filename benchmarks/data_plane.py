@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.figures import Effort, Figure, Result
-from benchmarks.free_generator import FreeRooms, free_generator
+from benchmarks.free_generator import FreeEngines, free_generator
 from benchmarks.rig import Rig, folder, memory_folder, rig
 from pipeline.formats.image import encode_pngs
 from pipeline.formats.png_file import CompressedPng
@@ -46,18 +46,19 @@ class _Case:
 
 def run(effort: Effort) -> Result:
     """Ratios of each case to its own limit, measured just before and just after it."""
-    from workers.engine.engine_room import Calibration
+    from workers.engine.calibration import Calibration
 
     with ExitStack() as stack:
         places = {"disk": stack.enter_context(folder())}
         if memory_folder() is not None:
             places["memory"] = stack.enter_context(folder(memory_folder()))
         calibration = Calibration(engine="tf", batch=_BATCH, rate=1e6)
-        rooms = {shape: FreeRooms(shape) for shape in (_SMALL, _LARGE)}
-        images = {shape: rooms[shape].engine("tf", _BATCH).images for shape in rooms}
+        engines = {shape: FreeEngines(shape) for shape in (_SMALL, _LARGE)}
+        images = {shape: engines[shape].engine("tf", _BATCH).images for shape in engines}
         roots = [str(path) for path in places.values()]
         rigs: dict[tuple[int, int, int], Rig] = {
-            shape: stack.enter_context(rig(free_generator(shape), rooms[shape], calibration, roots)) for shape in rooms
+            shape: stack.enter_context(rig(free_generator(shape), engines[shape], calibration, roots))
+            for shape in engines
         }
         cases = [case for case in _cases() if case.where in places]
         ratios: dict[str, list[float]] = {case.name: [] for case in cases}

@@ -34,14 +34,14 @@ CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
 def run(effort: Effort) -> Result:
     """Ratios of each case to the bare forward passes just before and after it."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned.
 
     with ExitStack() as stack:
         places = _places(stack)
-        rooms = EngineRoom(generator, device, stack.enter_context(folder()) / "cache")
-        calibration = rooms.calibrate()
-        bare, tried = fastest(rooms, effort)
-        runs = stack.enter_context(rig(generator, rooms, calibration, list(places.values())))
+        engines = CalibratedEngines(generator, device, stack.enter_context(folder()) / "cache")
+        calibration = engines.calibrate()
+        bare, tried = fastest(engines, effort)
+        runs = stack.enter_context(rig(generator, engines, calibration, list(places.values())))
         cases = [case for case in CASES if case[1] in places]
         ratios: dict[tuple[str, str], list[float]] = {case[:2]: [] for case in cases}
         rates: dict[tuple[str, str], list[float]] = {case[:2]: [] for case in cases}
@@ -67,7 +67,7 @@ def run(effort: Effort) -> Result:
         f"`{GENERATOR}`, {effort.samples(SAMPLES):,} samples a job; bare: {bare.engine.engine} in batches of "
         f"{bare.engine.batch}, worker: {calibration.engine} in batches of {calibration.batch}."
     )
-    details = {**described(rooms, bare), "bare_rates": tried, "calibration": vars(calibration), "stages": stages}
+    details = {**described(engines, bare), "bare_rates": tried, "calibration": vars(calibration), "stages": stages}
     return Result(title="End to end against the bare forward pass", figures=figures, notes=[note], details=details)
 
 

@@ -17,7 +17,7 @@ from pipeline.datasets.destination import prepare
 from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, QueueOptions
 from pipeline.jobs.queueing import enqueue
 from pipeline.jobs.request import JobRequest
 
@@ -112,7 +112,7 @@ def _submit(settings: Settings, place: Path, job_shards: int, size: int, *, seed
     request = JobRequest(count=job_shards * size, shard_size=size, seed=seed)
     spec, uploads = request.resolve(find_generator(GENERATOR))
     store = prepare(spec, place / f"job-{seed}", uploads)
-    return enqueue(spec, store.url, Ledger(settings), priority=priority).id
+    return enqueue(spec, store.url, Ledger(settings), QueueOptions(priority=priority)).id
 
 
 @contextmanager

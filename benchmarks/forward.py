@@ -21,11 +21,11 @@ _SIZE = 2048
 def run(effort: Effort) -> Result:
     """Operations per second of both, interleaved; the ratio."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned.
 
     with folder() as place:
-        rooms = EngineRoom(generator, device, place)
-        bare, tried = fastest(rooms, effort)
+        engines = CalibratedEngines(generator, device, place)
+        bare, tried = fastest(engines, effort)
     flop = generator.structure.flop or 0
     rates, products = [], [_product_rate(effort)]
     for _ in range(_ROUNDS * effort.rounds):
@@ -45,7 +45,7 @@ def run(effort: Effort) -> Result:
         f"`{GENERATOR}`: {flop / 1e6:.0f} MFLOP a sample by {bare.engine.engine} in batches of {bare.engine.batch}; "
         f"float32 matrices of {_SIZE} x {_SIZE} by the same TensorFlow on the same cores."
     )
-    details = {**described(rooms, bare), "bare_rates": tried}
+    details = {**described(engines, bare), "bare_rates": tried}
     return Result(title="The forward pass against the matrix product", figures=figures, notes=[note], details=details)
 
 

@@ -51,8 +51,8 @@ class FreeEngine:
         return Ready(self.images[first : first + len(latents)])
 
 
-class FreeRooms:
-    """Stands in for `workers.engine.engine_room.EngineRoom`."""
+class FreeEngines:
+    """Stands in for `workers.engine.calibration.CalibratedEngines`."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.images: dict[int, NDArray[np.float32]] = {}

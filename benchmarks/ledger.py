@@ -277,7 +277,7 @@ def _huge_spec() -> JobSpec:
 def _enter(ledger: Ledger, job_id: str, job_shards: int, done: Iterator[tuple[int, int]] | tuple[()] = ()) -> None:
     """A job of this number of shards of one sample, in the ledger alone."""
     spec = replace(_huge_spec(), count=job_shards, shard_size=1)
-    assert ledger.enter(NewJob(job_id=job_id, spec=spec, destination="/nowhere", priority=5), done=done)
+    assert ledger.enter(NewJob(job_id=job_id, spec=spec, destination="/nowhere"), done=done)
 
 
 def _command(settings: Settings, *arguments: str) -> float:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.figures import Effort, Figure, Result
-from benchmarks.free_generator import FreeRooms, free_generator
+from benchmarks.free_generator import FreeEngines, free_generator
 from benchmarks.rig import folder, rig
 
 _SHAPE = (28, 28, 1)
@@ -43,12 +43,12 @@ def _resident_mb(which: str) -> float:
 
 def main(samples: int) -> None:
     """Makes the shard; prints what it took as JSON."""
-    from workers.engine.engine_room import Calibration
+    from workers.engine.calibration import Calibration
 
     with ExitStack() as stack:
         place = stack.enter_context(folder())
         calibration = Calibration(engine="tf", batch=_BATCH, rate=1e6)
-        runs = stack.enter_context(rig(free_generator(_SHAPE), FreeRooms(_SHAPE), calibration, [str(place)]))
+        runs = stack.enter_context(rig(free_generator(_SHAPE), FreeEngines(_SHAPE), calibration, [str(place)]))
         runs.run(str(place), 4 * _BATCH)
         Path("/proc/self/clear_refs").write_text("5")  # The peak counts from here on.
         before = _resident_mb("VmRSS")

@@ -32,7 +32,7 @@ from pipeline.jobs.request import JobRequest
 from pipeline.jobs.worker_info import WorkerInfo
 
 if TYPE_CHECKING:
-    from workers.engine.engine_room import Calibration, EngineRoom
+    from workers.engine.calibration import CalibratedEngines, Calibration
     from workers.making.slices import SliceWorker
 
 
@@ -77,8 +77,8 @@ class Rig:
 
 
 @contextmanager
-def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[str]) -> Iterator[Rig]:
-    """A rig that may write below `roots`; `rooms` is an EngineRoom, or a stand-in for it."""
+def rig(generator: Generator, engines: Any, calibration: Calibration, roots: list[str]) -> Iterator[Rig]:
+    """A rig that may write below `roots`; `engines` are CalibratedEngines, or stand in for them."""
     from workers.making.slices import SliceWorker  # TensorFlow comes with it, after the device is pinned.
 
     with private_server() as url:
@@ -92,9 +92,9 @@ def rig(generator: Generator, rooms: Any, calibration: Calibration, roots: list[
             output_roots=tuple(roots), started_at=time.time(), version=VERSION,
         )  # fmt: skip
         wakeups = Wakeups(settings, ledger)
-        rooms = cast("EngineRoom", rooms)
+        engines = cast("CalibratedEngines", engines)
         worker = SliceWorker(
-            settings, ledger, wakeups, rooms, {("float32", generator.sampler): calibration}, info, threading.Event()
+            settings, ledger, wakeups, engines, {("float32", generator.sampler): calibration}, info, threading.Event()
         )
         yield Rig(generator, worker)
 

@@ -37,13 +37,13 @@ _Make = Callable[[int], None]
 def run(effort: Effort) -> Result:
     """Ratios of a job to both loops, just before and after it."""
     device = pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned.
 
     with folder() as place:
         model = _save_network(place / "model")
         generator = find_generator(str(place / "model"))
-        rooms = EngineRoom(generator, device, place / "cache")
-        calibration = rooms.calibrate()
+        engines = CalibratedEngines(generator, device, place / "cache")
+        calibration = engines.calibrate()
         loops = {
             "the same loop in one tf.function": _by_hand(model, calibration.batch, calibration.engine == "xla"),
             "a loop in Python, as in Keras' DDIM example": _in_python(model, calibration.batch),
@@ -52,7 +52,7 @@ def run(effort: Effort) -> Result:
         counts = dict(zip(loops, (count, count // 8), strict=True))  # The loop in Python is the slowest by far.
         rates: list[float] = []
         others: dict[str, list[float]] = {name: [_rate(make, counts[name])] for name, make in loops.items()}
-        with rig(generator, rooms, calibration, [str(place)]) as runs:
+        with rig(generator, engines, calibration, [str(place)]) as runs:
             for _ in range(effort.rounds):
                 rates.append(runs.run(str(place), count, format="null").rate)
                 for name, make in loops.items():

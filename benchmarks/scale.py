@@ -29,7 +29,7 @@ from pipeline.fleet.local import private_server
 from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeup, Wakeups, queue_name, read_wakeup
 from pipeline.jobs.connection import connect
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.jobs.request import JobRequest
 from workers.worker.reconciler import Reconciler
 
@@ -200,7 +200,7 @@ def _enter(settings: Settings, root: str, job_shards: int, workers: int) -> None
     """A job in the ledger alone, and its wake-ups."""
     spec, _ = JobRequest(count=job_shards, shard_size=1).resolve(find_generator(GENERATOR))
     ledger = Ledger(settings)
-    assert ledger.enter(NewJob(job_id=_JOB, spec=spec, destination=f"{root}/x", priority=_PRIORITY))
+    assert ledger.enter(NewJob(job_id=_JOB, spec=spec, destination=f"{root}/x", queue=QueueOptions(priority=_PRIORITY)))
     Wakeups(settings, ledger).send_missing(_JOB, spec.digest, _PRIORITY, workers=workers)
 
 

@@ -32,12 +32,12 @@ from pipeline.generators import find_generator
 from pipeline.jobs.broker import Wakeups, celery_app, queue_name, read_wakeup
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.worker_info import WorkerInfo
-from workers.engine.engine_room import Calibration
+from workers.engine.calibration import Calibration
 from workers.making.slices import SliceWorker
 from workers.worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
-    from workers.engine.engine_room import EngineRoom
+    from workers.engine.calibration import CalibratedEngines
 
 GENERATOR = "article-28"
 BATCH = 64
@@ -58,8 +58,8 @@ class SleepingEngine(FreeEngine):
         return super().predict(latents, labels)
 
 
-class SleepingRooms:
-    """Stands in for `workers.engine.engine_room.EngineRoom`."""
+class SleepingEngines:
+    """Stands in for `workers.engine.calibration.CalibratedEngines`."""
 
     def __init__(self, sample_s: float) -> None:
         self._images = np.random.default_rng(0).uniform(-1, 1, (4 * BATCH, 28, 28, 1)).astype(np.float32)
@@ -97,9 +97,9 @@ def serve(settings: Settings, name: str, root: str, sample_s: float, stop: threa
     stop = stop or threading.Event()
     ledger, info = Ledger(settings), worker_info(name, root)
     wakeups = Wakeups(settings, ledger)
-    rooms = cast("EngineRoom", SleepingRooms(sample_s))
+    engines = cast("CalibratedEngines", SleepingEngines(sample_s))
     calibration = Calibration(engine="tf", batch=BATCH, rate=1000.0)
-    worker = SliceWorker(settings, ledger, wakeups, rooms, {("float32", None): calibration}, info, stop)
+    worker = SliceWorker(settings, ledger, wakeups, engines, {("float32", None): calibration}, info, stop)
     threading.Thread(target=_announce, args=(worker,), daemon=True).start()
     reconciler = Reconciler(ledger, wakeups, info.id, settings.reconcile_s)
     reconciler.start()

@@ -24,11 +24,11 @@ _AHEAD, _PAUSE_S = 16, 1.0
 def run(effort: Effort) -> Result:
     """Samples per second of both, interleaved, each time the other one waits; the ratio."""
     generator, device = find_generator(GENERATOR), pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned.
 
     with folder() as place:
-        rooms = EngineRoom(generator, device, place)
-        bare, tried = fastest(rooms, effort)
+        engines = CalibratedEngines(generator, device, place)
+        bare, tried = fastest(engines, effort)
         spec, _ = JobRequest(count=10_000_000, batch=bare.engine.batch).resolve(generator)
         rates, ratios = [], []
         with noisemill.stream(spec, batch_size=_BATCH) as stream:
@@ -44,7 +44,7 @@ def run(effort: Effort) -> Result:
     figures = [Figure(case="stream, float32", against="bare forward pass", values=ratios, rates=rates, reach=0.95)]
     engine = f"{bare.engine.engine} in batches of {bare.engine.batch}"
     note = f"`{GENERATOR}`, batches of {_BATCH} as numpy arrays in this process; both by {engine}."
-    details = {**described(rooms, bare), "bare_rates": tried}
+    details = {**described(engines, bare), "bare_rates": tried}
     return Result(title="A stream against the bare forward pass", figures=figures, notes=[note], details=details)
 
 

@@ -22,39 +22,52 @@ EXIT_INTERRUPTED = 130
 #: A longer line of an error is shortened to this many characters of its start and its end.
 _LONGEST_LINE, _CUT = 600, 290
 
-#: Command -> its module, and its line in `--help`.
-_COMMANDS = {
-    "generate": ("making", "Make a dataset on this machine."),
-    "submit": ("making", "Queue a job in Redis; prints its id."),
-    "jobs": ("jobs", "List jobs."),
-    "status": ("jobs", "Show one job."),
-    "watch": ("jobs", "Follow jobs until they end."),
-    "cancel": ("jobs", "Cancel a job; finished shards stay."),
-    "resume": ("making", "Make what is missing of a job or destination."),
-    "extend": ("making", "Add samples to a dataset."),
-    "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
-    "preview": ("datasets", "Draw a dataset's contact sheet."),
-    "report": ("report", "Write one HTML page about a dataset."),
-    "card": ("report", "Write a dataset's card and metadata again."),
-    "export": ("exports", "Convert a dataset to another format."),
-    "evaluate": ("evaluate", "Compare samples with real images."),
-    "rm": ("removal", "Remove a dataset or a job, after a question."),
-    "latents": ("datasets", "Show the latent and label of a sample."),
-    "recipe": ("recipes", "Write a recipe, from which a dataset can be made."),
-    "reproduce": ("recipes", "Make the dataset of a recipe and compare it."),
-    "sample": ("samples", "Make one sample."),
-    "interpolate": ("samples", "Draw the steps between two samples."),
-    "generators": ("generators", "List generators, or inspect one."),
-    "worker": ("workers", "Run a worker for one generator on one device."),
-    "up": ("workers", "Run a worker per GPU, restarted if they die."),
-    "top": ("top", "Watch jobs and workers, live."),
-    "ui": ("ui", "Show jobs, workers and datasets on a web page."),
-    "workers": ("workers", "List the workers that are up."),
-    "schedule": ("schedule", "Submit a job regularly."),
-    "scheduler": ("workers", "Carry out the schedules."),
-    "doctor": ("doctor", "Check Redis, storage, devices and generators."),
-    "completion": ("completion", "Complete commands in bash, zsh or fish."),
+#: Section of `--help` -> its commands -> the module of each, and its line in `--help`.
+_SECTIONS = {
+    "Make datasets": {
+        "generate": ("making", "Make a dataset on this machine."),
+        "submit": ("making", "Queue a job in Redis; prints its id."),
+        "resume": ("making", "Make what is missing of a job or destination."),
+        "extend": ("making", "Add samples to a dataset."),
+        "schedule": ("schedule", "Submit a job regularly."),
+        "recipe": ("recipes", "Write a recipe, from which a dataset can be made."),
+        "reproduce": ("recipes", "Make the dataset of a recipe and compare it."),
+    },
+    "Follow jobs": {
+        "jobs": ("jobs", "List jobs."),
+        "status": ("jobs", "Show one job."),
+        "watch": ("jobs", "Follow jobs until they end."),
+        "cancel": ("jobs", "Cancel a job; finished shards stay."),
+        "top": ("top", "Watch jobs and workers, live."),
+        "ui": ("ui", "Show jobs, workers and datasets on a web page."),
+    },
+    "Use datasets": {
+        "verify": ("datasets", "Check every byte of a dataset; recompute samples."),
+        "preview": ("datasets", "Draw a dataset's contact sheet."),
+        "report": ("report", "Write one HTML page about a dataset."),
+        "card": ("report", "Write a dataset's card and metadata again."),
+        "export": ("exports", "Convert a dataset to another format."),
+        "evaluate": ("evaluate", "Compare samples with real images."),
+        "latents": ("datasets", "Show the latent and label of a sample."),
+        "rm": ("removal", "Remove a dataset or a job, after a question."),
+    },
+    "Try generators": {
+        "generators": ("generators", "List generators, or inspect one."),
+        "sample": ("samples", "Make one sample."),
+        "interpolate": ("samples", "Draw the steps between two samples."),
+    },
+    "Run workers": {
+        "worker": ("workers", "Run a worker for one generator on one device."),
+        "up": ("workers", "Run a worker per GPU, restarted if they die."),
+        "workers": ("workers", "List the workers that are up."),
+        "scheduler": ("workers", "Carry out the schedules."),
+    },
+    "Set up": {
+        "doctor": ("doctor", "Check Redis, storage, devices and generators."),
+        "completion": ("completion", "Complete commands in bash, zsh or fish."),
+    },
 }
+_COMMANDS = {name: command for commands in _SECTIONS.values() for name, command in commands.items()}
 
 
 class _LazyGroup(click.Group):
@@ -71,8 +84,10 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+        longest = max(map(len, _COMMANDS))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), line) for name, (_, line) in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -26,8 +26,10 @@ from pipeline.cli.options import (
     redis_option,
     take_over_option,
     trust_option,
+    work_option,
 )
 from pipeline.cli.output import duration, print_json, print_manifest_hash, rate, shard_count, size, warn
+from pipeline.cli.sections import SectionedCommand
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import names_redis
@@ -43,12 +45,14 @@ if TYPE_CHECKING:
     from pipeline.jobs.sizing import Sizing
     from pipeline.jobs.worker_info import WorkerInfo
 
-_local_workers_option = click.option(
+_local_workers_option = work_option(
     "--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help="Workers on this machine.  [default: 1]"
 )
 
 
-@click.command("generate", epilog=examples("noisemill generate fashion out --count 10k --format png"))
+@click.command(
+    "generate", cls=SectionedCommand, epilog=examples("noisemill generate fashion out --count 10k --format png")
+)
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
@@ -102,7 +106,11 @@ def generate_command(
     run_if_done(on_done, place, count)
 
 
-@click.command("submit", epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"))
+@click.command(
+    "submit",
+    cls=SectionedCommand,
+    epilog=examples("noisemill submit fashion s3://bucket/clothes --count 1M --priority 3"),
+)
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
 @job_options
@@ -124,7 +132,7 @@ def submit_command(
     """Queue a job in Redis for the workers that hold its generator; prints the job's id."""
 
     from pipeline.client.making import plan_job
-    from pipeline.jobs.ledger import open_ledger
+    from pipeline.jobs.ledger import QueueOptions, open_ledger
     from pipeline.jobs.request import JobRequest
     from pipeline.jobs.sizing import estimate_size
 
@@ -135,8 +143,8 @@ def submit_command(
         _print_sizing(estimate_size(planned.spec, able), as_json, queued=True)
         return
     planned.remember()
-    prepared = planned.at(destination)
-    _print_queued(prepared.enqueue(ledger, priority=priority, parallel=workers or 0, webhook=webhook), as_json)
+    queue = QueueOptions(priority=priority, parallel=workers or 0, webhook=webhook)
+    _print_queued(planned.at(destination).enqueue(ledger, queue), as_json)
 
 
 @click.command("resume", epilog=examples("noisemill resume out"))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.cli.sections import options_of
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_BATCH, MAX_BEST_OF, MAX_SEED, MAX_WORKERS, parse_count, parse_numbers
 from pipeline.common.settings import TRUST_OWN
@@ -17,6 +18,13 @@ from pipeline.fleet.launch import DEVICE
 from pipeline.spec.sampler import MAX_GUIDANCE, MAX_STEPS, METHODS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: One for each section of `--help`.
+_samples = options_of("Samples")
+_sampling = options_of("Sampling of a denoiser")
+_choice = options_of("Best of several")
+_files = options_of("Files")
+work_option = options_of("Work")
 
 
 def examples(*commands: str) -> str:
@@ -163,7 +171,7 @@ redis_option = click.option(
     help="Redis or Valkey to use.  [default: NOISEMILL_REDIS_URL or the file NOISEMILL_REDIS_URL_FILE, else localhost]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-device_option = click.option(
+device_option = work_option(
     "--device",
     type=Device(),
     default="auto",
@@ -218,9 +226,8 @@ generator_options = together(
 _LABELS_HELP = "balanced, random, class:K, counts:K=100,L=50 or a file.  [default: balanced]"
 _PRECISION_HELP = "float32, tf32, mixed_float16 or mixed_bfloat16."
 _NOISE_HELP = "normal, normal:SIGMA, uniform or truncated:T."
-_option = click.option
 
-settings_option = click.option(
+settings_option = _samples(
     "--set",
     "settings",
     type=Setting(),
@@ -234,39 +241,39 @@ settings_option = click.option(
 def sampler_options(*steps: str) -> Callable[[_Command], _Command]:
     """How a denoiser samples; `steps` are the names of its steps."""
     return together(
-        _option("--sampler", metavar="METHOD", help=f"Of a denoiser: {'|'.join(METHODS)}."),
-        _option(*steps, type=Whole(1, MAX_STEPS), help="Its steps from noise to data."),
-        _option("--guidance", type=Number(0, MAX_GUIDANCE), help="Weight of the label; 1 is no guidance."),
-        _option("--eta", type=Number(0, 1), help="Fresh noise of ddim, 0 to 1."),
+        _sampling("--sampler", metavar="METHOD", help=f"Of a denoiser: {'|'.join(METHODS)}."),
+        _sampling(*steps, type=Whole(1, MAX_STEPS), help="Its steps from noise to data."),
+        _sampling("--guidance", type=Number(0, MAX_GUIDANCE), help="Weight of the label; 1 is no guidance."),
+        _sampling("--eta", type=Number(0, 1), help="Fresh noise of ddim, 0 to 1."),
     )
 
 
 #: The choice among candidates.
 candidate_options = together(
-    _option("--best-of", type=Whole(2, MAX_BEST_OF), help="Candidates per sample; the best one is kept."),
-    _option("--judge", metavar="JUDGE", help="What scores them: a model, or fashion-judge."),
-    _option("--enough", type=Number(-1e30, 1e30), metavar="S", help="Take the first candidate with this score."),
+    _choice("--best-of", type=Whole(2, MAX_BEST_OF), help="Candidates per sample; the best one is kept."),
+    _choice("--judge", metavar="JUDGE", help="What scores them: a model, or fashion-judge."),
+    _choice("--enough", type=Number(-1e30, 1e30), metavar="S", help="Take the first candidate with this score."),
 )
 
 #: Options that define a job; the same for `generate`, `submit` and `schedule add`.
 job_options = together(
-    _option("--count", "-n", type=Count(), help="Number of samples: 10000, 10_000, 10k, 1M."),
-    _option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
-    _option("--shard-size", type=Count(), help="Samples per shard.  [default: about 64 MiB]"),
-    _option("--format", default="npy", show_default=True, metavar="FORMAT", help="npy|png|tar|tfrecord|parquet|null"),
-    _option("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; as PNG: uint8]"),
-    _option("--layout", metavar="flat|class", help="PNGs by shard or by class.  [default: flat]"),
-    _option("--labels", metavar="PLAN", help=_LABELS_HELP),
-    _option("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
-    _option("--latents", metavar="FILE.npy", help="Your own latents, (count, latent_dim)."),
-    _option("--attributes", metavar="PLAN", help="The generator's attributes: FILE.npy or V,V"),
+    _samples("--count", "-n", type=Count(), help="Number of samples: 10000, 10_000, 10k, 1M."),
+    _samples("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Same seed, same samples."),
+    _samples("--labels", metavar="PLAN", help=_LABELS_HELP),
+    _samples("--noise", default="normal", show_default=True, metavar="NOISE", help=_NOISE_HELP),
+    _samples("--latents", metavar="FILE.npy", help="Your own latents, (count, latent_dim)."),
+    _samples("--attributes", metavar="PLAN", help="The generator's attributes: FILE.npy or V,V"),
     settings_option,
+    _samples("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
     sampler_options("--steps"),
     candidate_options,
-    _option("--min-score", type=Number(-1e30, 1e30), metavar="S", help="Mark samples with a lower score."),
-    _option("--batch", type=Batch(), default="auto", show_default=True, help="Samples a pass, or measured."),
-    _option("--precision", default="float32", show_default=True, metavar="PRECISION", help=_PRECISION_HELP),
-    _option("--dry-run", is_flag=True, help="Print the size, and make nothing."),
+    _choice("--min-score", type=Number(-1e30, 1e30), metavar="S", help="Mark samples with a lower score."),
+    _files("--format", default="npy", show_default=True, metavar="FORMAT", help="npy|png|tar|tfrecord|parquet|null"),
+    _files("--dtype", metavar="float32|float16|uint8", help="Stored type.  [default: float32; as PNG: uint8]"),
+    _files("--layout", metavar="flat|class", help="PNGs by shard or by class.  [default: flat]"),
+    _files("--shard-size", type=Count(), help="Samples per shard.  [default: about 64 MiB]"),
+    work_option("--batch", type=Batch(), default="auto", show_default=True, help="Samples a pass, or measured."),
+    work_option("--dry-run", is_flag=True, help="Print the size, and make nothing."),
 )
 
 _SHARING_HELP = "Most workers that share the job."
@@ -274,7 +281,7 @@ _WEBHOOK_HELP = "URL to call when the job has ended."
 
 #: Options for queueing; the same for `submit` and `schedule add`.
 queueing_options = together(
-    _option("--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help=_SHARING_HELP),
-    _option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."),
-    _option("--webhook", type=Webhook(), metavar="URL", help=_WEBHOOK_HELP),
+    work_option("--workers", "--parallel", "workers", type=Whole(1, MAX_WORKERS), help=_SHARING_HELP),
+    work_option("--priority", type=Whole(0, 9), default=5, show_default=True, help="0 comes first, 9 last."),
+    work_option("--webhook", type=Webhook(), metavar="URL", help=_WEBHOOK_HELP),
 )

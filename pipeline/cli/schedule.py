@@ -14,6 +14,7 @@ import click
 
 from pipeline.cli.options import Whole, examples, job_options, json_option, queueing_options, redis_option
 from pipeline.cli.output import print_facts, print_json, print_table, warn
+from pipeline.cli.sections import SectionedCommand, options_of
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_KEPT
 from pipeline.common.settings import load_settings
@@ -36,12 +37,15 @@ def schedule_command() -> None:
     """
 
 
+_times, _runs = options_of("Times"), options_of("Runs")
+
 #: Options of a schedule itself; all others are those of its jobs.
 _TERMS = ("cron", "every", "timezone", "keep", "overlap", "catch_up", "priority", "webhook")
 
 
 @schedule_command.command(
     "add",
+    cls=SectionedCommand,
     epilog=examples(
         'noisemill schedule add nightly fashion /data/{date} -n 9k --cron "0 2 * * *"',
         "noisemill schedule add probe fashion s3://bucket/{run} -n 1k --every 15m",
@@ -50,18 +54,18 @@ _TERMS = ("cron", "every", "timezone", "keep", "overlap", "catch_up", "priority"
 @_name_argument
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
-@click.option("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
-@click.option("--every", metavar="TIME", help="Interval, from now on: 90s, 15m, 6h, 1d, 2w.")
-@click.option("--timezone", metavar="ZONE", help="Time zone of --cron, {date} and {time}.  [default: UTC]")
-@click.option("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
-@click.option(
+@_times("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
+@_times("--every", metavar="TIME", help="Interval, from now on: 90s, 15m, 6h, 1d, 2w.")
+@_times("--timezone", metavar="ZONE", help="Time zone of --cron, {date} and {time}.  [default: UTC]")
+@_runs("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
+@_runs(
     "--overlap",
     type=click.Choice(["skip", "queue"]),
     default="skip",
     show_default=True,
     help="While a run is in progress, skip the next, or let it wait.",
 )
-@click.option(
+@_runs(
     "--catch-up",
     type=click.Choice(["one", "none"]),
     default="one",

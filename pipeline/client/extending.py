@@ -16,7 +16,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import spec_at
 from pipeline.jobs.following import cancel_and_wait
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import open_ledger
+from pipeline.jobs.ledger import QueueOptions, open_ledger
 from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
 from pipeline.jobs.sizing import estimate_size
 from pipeline.spec import plan as shards
@@ -83,15 +83,15 @@ def extend(
     spec = _extended_spec(Dataset(url), count)
     open_store(url).check_writable()
     ledger = open_ledger(redis_url)
-    priority = last_priority(ledger, old, url)
+    queue = QueueOptions(priority=last_priority(ledger, old, url), parallel=parallel)
     if spec != old:
         cancel_and_wait(ledger, old.job_id(url))
     elif is_live(ledger, spec.job_id(url)):
-        return enqueue(spec, url, ledger, priority=priority, parallel=parallel)
+        return enqueue(spec, url, ledger, queue)
     lease = destination_lease(url, f"job {spec.job_id(url)}", ledger)
     with lease.held(take_over=take_over):
         _record(spec, old, url)
-        return enqueue(spec, url, ledger, priority=priority, parallel=parallel, lease=lease)
+        return enqueue(spec, url, ledger, queue, lease=lease)
 
 
 def extend_here(

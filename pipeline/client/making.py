@@ -32,7 +32,7 @@ from pipeline.generators import (
 )
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger, open_ledger
+from pipeline.jobs.ledger import Ledger, QueueOptions, open_ledger
 from pipeline.jobs.queueing import JobHandle, destination_lease, enqueue, is_live, last_priority
 from pipeline.jobs.request import JobRequest
 from pipeline.jobs.webhooks import check_webhook
@@ -69,9 +69,9 @@ class PreparedJob:
     #: The destination, normalised.
     url: str
 
-    def enqueue(self, ledger: Ledger, **options: Any) -> JobHandle:
+    def enqueue(self, ledger: Ledger, queue: QueueOptions, **options: Any) -> JobHandle:
         """Queues it in Redis for workers; options are those of `pipeline.jobs.queueing.enqueue`."""
-        return enqueue(self.spec, self.url, ledger, **options)
+        return enqueue(self.spec, self.url, ledger, queue, **options)
 
     def make_here(self, models: Models, run: LocalRun, **options: Any) -> Job | None:
         """Makes it with a private Valkey and local workers; options are those of `make_here`."""
@@ -156,7 +156,7 @@ def submit(
     if webhook is not None:
         check_webhook(webhook)
     ledger = open_ledger(redis_url)
-    return planned.at(destination).enqueue(ledger, priority=priority, parallel=parallel, webhook=webhook)
+    return planned.at(destination).enqueue(ledger, QueueOptions(priority=priority, parallel=parallel, webhook=webhook))
 
 
 def make_here(
@@ -244,13 +244,13 @@ def resume(
     spec, destination = _job_or_destination(job_or_destination, ledger)
     open_store(destination).check_writable()
     job_id = spec.job_id(destination)
-    priority = last_priority(ledger, spec, destination)
+    queue = QueueOptions(priority=last_priority(ledger, spec, destination), parallel=parallel)
     if is_live(ledger, job_id):
-        return enqueue(spec, destination, ledger, priority=priority, parallel=parallel)
+        return enqueue(spec, destination, ledger, queue)
     lease = destination_lease(destination, f"job {job_id}", ledger)
     with lease.held(take_over=take_over):
         withdraw_damaged(destination)
-        return enqueue(spec, destination, ledger, priority=priority, parallel=parallel, lease=lease)
+        return enqueue(spec, destination, ledger, queue, lease=lease)
 
 
 def resume_here(

@@ -19,7 +19,7 @@ from pipeline.datasets.recipe import DIFFERENT, UNCOMPARABLE, VERDICTS, Recipe
 from pipeline.datasets.repair import withdraw_damaged_shards
 from pipeline.generators import Generator, same_judge
 from pipeline.jobs.following import raise_unless_done, wait_for
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, QueueOptions
 from pipeline.jobs.queueing import destination_lease
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import Selection, parse_selection
@@ -119,7 +119,7 @@ def reproduce(
         lease = destination_lease(store.url, f"job {spec.job_id(store.url)}", ledger)
         with lease.held():
             prepare()
-            handle = job.enqueue(ledger, parallel=run.workers, only=chosen, made_by=made_by, lease=lease)
+            handle = job.enqueue(ledger, QueueOptions(parallel=run.workers), only=chosen, made_by=made_by, lease=lease)
         raise_unless_done(wait_for(ledger, handle.id, run.watcher, enters_again=True))
     return _compared(recipe, store.url, chosen, found)
 

@@ -15,7 +15,7 @@ from pipeline.datasets.receipts import EngineRecord, Receipt
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.jobs.following import Watcher, raise_unless_done, wait_for
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger, NewJob, Order
+from pipeline.jobs.ledger import Ledger, NewJob, Order, QueueOptions
 from pipeline.jobs.worker_info import WorkerInfo, describe_roots
 from pipeline.spec import plan as shards
 from pipeline.spec.job_spec import JobSpec
@@ -58,31 +58,28 @@ def enqueue(
     spec: JobSpec,
     destination: str,
     ledger: Ledger,
+    queue: QueueOptions | None = None,
     *,
-    priority: int = 5,
-    parallel: int = 0,
-    schedule: str | None = None,
-    webhook: str | None = None,
     only: Selection | None = None,
     made_by: EngineRecord | None = None,
     lease: Lease | None = None,
 ) -> JobHandle:
     """Adds a prepared job to the ledger, with the shards at the destination as done, and sends its wake-ups.
 
-    `schedule` is the name of the schedule that submits it; `webhook` a URL to call at its end
-    (`pipeline.jobs.webhooks`). `only` limits it to a selection of shards. Engine and batch are those of `made_by`, else
+    `only` limits it to a selection of shards. Engine and batch are those of `made_by`, else
     of existing shards. A job that is live already continues, and its entry is repaired. Raises DestinationOccupiedError
     if it makes other shards, DestinationBusyError if another maker works there and the caller does not hold the
     `lease`.
     """
     job_id = spec.job_id(destination)
     handle = JobHandle(job_id, destination, ledger)
+    queue = queue or QueueOptions()
     if is_live(ledger, job_id):
         _refuse_other_selection(ledger.job(job_id), only)
         ledger.repair(job_id)
-        if webhook is not None:
+        if queue.webhook is not None:
             handle.warning = "it was queued before: its webhook stays the same"
-        _wake(handle, spec, priority)
+        _wake(handle, spec, queue.priority)
         return handle
     held = nullcontext() if lease else destination_lease(destination, f"job {job_id}", ledger).held()
     with held:  # The workers take it when they begin.
@@ -92,16 +89,13 @@ def enqueue(
             job_id=job_id,
             spec=spec,
             destination=destination,
-            priority=priority,
-            parallel=parallel,
+            queue=queue,
             engine=made_by.engine if made_by else None,
             batch=made_by.batch if made_by else 0,
-            schedule=schedule,
-            webhook=webhook,
             only=only,
         )
         ledger.enter(new, done=((index, receipt.count) for index, receipt in finished.items()), whole=whole)
-    _wake(handle, spec, priority)
+    _wake(handle, spec, queue.priority)
     return handle
 
 
@@ -111,16 +105,7 @@ def enter_again(ledger: Ledger, job_id: str, order: Order) -> None:
     Raises DestinationBusyError while workers, or another maker, are still there.
     """
     new = order.new_job(job_id)
-    enqueue(
-        new.spec,
-        new.destination,
-        ledger,
-        priority=new.priority,
-        parallel=new.parallel,
-        schedule=new.schedule,
-        webhook=new.webhook,
-        only=new.only,
-    )
+    enqueue(new.spec, new.destination, ledger, new.queue, only=new.only)
 
 
 def destination_lease(destination: str, what: str, ledger: Ledger, *, process: str = "") -> Lease:

@@ -48,8 +48,8 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.ui.guard import Guard
 from pipeline.ui.library import Library, UnknownDatasetError
 from pipeline.ui.live import Live, job_for_page
+from pipeline.ui.open_dataset import MOST_AT_ONCE, OpenDataset
 from pipeline.ui.playground import BusyError, Playground
-from pipeline.ui.shelf import MOST_AT_ONCE, OpenDataset
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.common.errors import UsageError
 from pipeline.datasets.dataset import Dataset
 from pipeline.stores import is_canonical, normalise
-from pipeline.ui.shelf import OpenDataset
+from pipeline.ui.open_dataset import OpenDataset
 
 #: Destinations of jobs that are remembered, datasets that are kept open, and bytes that each may cache.
 _KNOWN, _OPEN, _CACHE_BYTES = 1000, 6, 64 * 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -33,7 +34,8 @@ def test_it_runs_at_a_tiny_size(name: str, tmp_path: Path) -> None:
     assert result.figures
     for figure in result.figures:
         assert figure.case in done.stdout
-        assert all(value >= 0 for value in figure.values)
+        # Not their sign: a difference of two short times may be less than nothing on a busy machine.
+        assert all(map(math.isfinite, figure.values))
         assert figure.values
 
 

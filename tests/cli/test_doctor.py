@@ -43,7 +43,7 @@ def find(redis: Settings) -> Callable[..., Finding]:
 
 
 def enter(ledger: Ledger, destination: str = "/data/x") -> None:
-    assert ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination=destination, priority=5))
+    assert ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination=destination))
 
 
 def test_workers_are_counted_by_generator_and_device(ledger: Ledger, find: Callable[..., Finding]) -> None:
@@ -87,7 +87,7 @@ def test_a_job_that_is_held_and_one_that_failed(ledger: Ledger, find: Callable[.
 
 def test_many_jobs_are_not_told_one_by_one(ledger: Ledger, find: Callable[..., Finding]) -> None:
     for number in range(8):
-        ledger.enter(NewJob(job_id=f"tiny-{number}", spec=make_spec(), destination=f"/data/{number}", priority=5))
+        ledger.enter(NewJob(job_id=f"tiny-{number}", spec=make_spec(), destination=f"/data/{number}"))
     warnings = find("jobs").warnings
     assert len(warnings) == 6
     assert warnings[-1] == "and 3 more of this kind"

@@ -21,7 +21,7 @@ from rich.console import Console
 from pipeline.cli.top import _view
 from pipeline.common.settings import Settings
 from pipeline.fleet.overview import FleetMonitor, FleetState, WorkerRates
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.jobs.worker_info import WorkerInfo
 from tests.cli.running import Run
 from tests.making import make_spec
@@ -45,7 +45,7 @@ def fleet(redis: Settings) -> Ledger:
     places = {"ended": "/data/e", "waits": "/data/w", "stuck": "/elsewhere/s", "runs": "/data/r"}
     for name, place in places.items():
         schedule = "nightly" if name == "waits" else None
-        ledger.enter(NewJob(job_id=name, spec=SPEC, destination=place, priority=5, schedule=schedule))
+        ledger.enter(NewJob(job_id=name, spec=SPEC, destination=place, queue=QueueOptions(schedule=schedule)))
     ledger.cancel("ended")
     claim = ledger.claim("runs", "w")
     assert isinstance(claim, Claim)

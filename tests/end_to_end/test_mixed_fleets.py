@@ -61,7 +61,7 @@ def test_a_worker_among_newer_ones(lone_fleet: Fleet) -> None:
     newer = json.loads(spec.to_json()) | {"version": SPEC_VERSION + 1, "style": "cubist"}
     destination.mkdir()
     (destination / "job.json").write_text(spec.to_json())
-    ledger.enter(NewJob(job_id=second, spec=spec, destination=str(destination), priority=5))
+    ledger.enter(NewJob(job_id=second, spec=spec, destination=str(destination)))
     server.hset(f"{prefix}:job:{second}", "spec", json.dumps(newer))
 
     def told() -> str:

@@ -75,7 +75,12 @@ def test_it_is_tried_on_different_workers(fleet: Fleet) -> None:
 def test_a_generator_that_crashes_its_process_while_it_loads_does_not_loop(fleet: Fleet) -> None:
     flags = fleet.folder / "flags"
     flags.mkdir()
-    die = {"at": "workers.engine.engine_room:EngineRoom.calibrate", "when": "before", "times": 99, "flags": str(flags)}
+    die = {
+        "at": "workers.engine.calibration:CalibratedEngines.calibrate",
+        "when": "before",
+        "times": 99,
+        "flags": str(flags),
+    }
     worker = fleet.start_worker(ready=False, **faulty(die=die))
     assert worker.process.wait(120) == 1
     assert len(list(flags.iterdir())) == 3
@@ -90,7 +95,7 @@ def test_a_generator_that_crashes_its_process_while_it_loads_does_not_loop(fleet
 def test_a_generator_that_crashed_once_while_it_loaded_is_loaded_again(fleet: Fleet) -> None:
     flags = fleet.folder / "flags"
     flags.mkdir()
-    die = {"at": "workers.engine.engine_room:EngineRoom.calibrate", "when": "before", "flags": str(flags)}
+    die = {"at": "workers.engine.calibration:CalibratedEngines.calibrate", "when": "before", "flags": str(flags)}
     fleet.start_worker(**faulty(die=die))
     job = fleet.submit(TINY, str(fleet.folder / "out"), *size(2))
     assert fleet.watch(job).returncode == 0

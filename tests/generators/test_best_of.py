@@ -18,8 +18,8 @@ from pipeline.datasets.receipts import Receipt
 from pipeline.generators import Choice, find_generator, find_judge
 from pipeline.generators.sampling import draw, interpolate
 from tests.generators.suite import CPU, noisemill
+from workers.engine.calibration import CalibratedEngines
 from workers.engine.engine import Engine
-from workers.engine.engine_room import EngineRoom
 from workers.once.recompute import _behind, compare
 
 DATA = Path(__file__).parents[1] / "data"
@@ -92,15 +92,15 @@ def test_single_samples_and_latents(one: Path) -> None:
 
 def test_another_winner_is_found_unless_rounding_explains_it(one: Path, tmp_path: Path) -> None:
     """A recorded winner that is not the best differs, even though its sample is stored as it should be."""
-    rooms = EngineRoom(find_generator(TINY), CPU, tmp_path / "cache")
+    engines = CalibratedEngines(find_generator(TINY), CPU, tmp_path / "cache")
     judge = find_judge(JUDGE)
-    assert compare(Dataset(str(one / "one")), [3], rooms, judge).different == ()
+    assert compare(Dataset(str(one / "one")), [3], engines, judge).different == ()
     shutil.copytree(one / "one", tmp_path / "forged")
     dataset = Dataset(str(tmp_path / "forged"))
     rows, labels = dataset.rows(0, 40), dataset.labels(0, 40)
-    judged = rooms.judging_engine("tf", 40, "float32", (), None, Choice(best_of=4, judge=judge)).predict(rows, labels)
+    judged = engines.judging_engine("tf", 40, "float32", (), None, Choice(best_of=4, judge=judge)).predict(rows, labels)
     worst = judged.ranks().argmin(axis=1)
-    others = rooms.engine("tf", 40).predict(rows[np.arange(40) * 4 + worst], labels).samples()
+    others = engines.engine("tf", 40).predict(rows[np.arange(40) * 4 + worst], labels).samples()
     samples = np.load(tmp_path / "forged" / "shards" / "00000000.npy")
     changed = np.array(winners_of(dataset)[:40], np.int32)
     for index in (3, 5):
@@ -111,13 +111,13 @@ def test_another_winner_is_found_unless_rounding_explains_it(one: Path, tmp_path
     assert receipt.candidates is not None
     record = replace(receipt.candidates, winners=pack(changed, bits_of(4)))
     path.write_text(replace(receipt, candidates=record).to_json())
-    assert compare(Dataset(str(tmp_path / "forged")), [2, 3, 4, 5], rooms, judge).different == (3, 5)
+    assert compare(Dataset(str(tmp_path / "forged")), [2, 3, 4, 5], engines, judge).different == (3, 5)
 
-    rooms = EvenRoom(find_generator(TINY), CPU, tmp_path / "cache")
-    assert compare(Dataset(str(tmp_path / "forged")), [2, 3, 4, 5], rooms, judge).different == ()
+    engines = EvenEngines(find_generator(TINY), CPU, tmp_path / "cache")
+    assert compare(Dataset(str(tmp_path / "forged")), [2, 3, 4, 5], engines, judge).different == ()
 
 
-class EvenRoom(EngineRoom):
+class EvenEngines(CalibratedEngines):
     """Its judge finds all candidates alike but for rounding, and others the best."""
 
     def judging_engine(self, *how: Any) -> Any:

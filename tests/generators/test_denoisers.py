@@ -27,8 +27,8 @@ from pipeline.spec.sampler import Sampler, parse_sampler
 from tests.generators.denoiser import SIDECAR, write_flow
 from tests.generators.suite import CPU, noisemill, save_keras
 from tests.making import make_dataset
+from workers.engine.calibration import CalibratedEngines
 from workers.engine.engine import Engine
-from workers.engine.engine_room import EngineRoom
 from workers.engine.generators import load_generator
 from workers.once.recompute import compare
 
@@ -182,7 +182,7 @@ def test_latents_of_ones_own_start_the_steps(flow: Path, tmp_path: Path) -> None
     own = np.random.default_rng(3).standard_normal((8, 4, 4, 1)).astype(np.float32)
     np.save(tmp_path / "own.npy", own)
     spec, uploads = JobRequest(latents=str(tmp_path / "own.npy"), sampler="ddpm", steps=3, seed=5).resolve(found)
-    engine = EngineRoom(found, CPU, tmp_path / "cache").engine("tf", 4, sampler=spec.sampling)
+    engine = CalibratedEngines(found, CPU, tmp_path / "cache").engine("tf", 4, sampler=spec.sampling)
     files = {upload.name: upload.data for upload in uploads}
     dataset = Dataset(str(make_dataset(tmp_path / "out", spec, uploads=files, engine=engine)))
     rows = np.concatenate([own.reshape(8, DIM), noise_keys(5, 0, 8)], axis=1)
@@ -307,10 +307,10 @@ def test_a_disturbed_run_tells_what_errors_in_each_pass_come_to(tmp_path: Path) 
     rows = np.concatenate([latents(0, 0, 500, 6), noise_keys(0, 0, 500)], axis=1)
     for factor in (0.0, 6.0):
         found = find_generator(str(amplifier(tmp_path / str(factor), factor)))
-        room = EngineRoom(found, CPU, tmp_path / "cache")
-        engine = room.engine("tf", 500)
+        engines = CalibratedEngines(found, CPU, tmp_path / "cache")
+        engine = engines.engine("tf", 500)
         sound = engine.predict(rows, None).samples().astype(np.float64)
-        moved = room.disturbed_engine(engine, 1e-3).predict(rows, None).samples() - sound
+        moved = engines.disturbed_engine(engine, 1e-3).predict(rows, None).samples() - sound
         growth = 1 + factor / 8
         largest = np.abs(rows[:, :6]).max(axis=1)
         errors = [1e-3 * largest * factor * growth**step / 8 * growth ** (7 - step) for step in range(8)]
@@ -322,18 +322,18 @@ def test_the_tolerance_grows_with_what_steps_amplify(tmp_path: Path) -> None:
     """A difference of 3e-5 of full scale is what rounding in each step may come to, or damage."""
     for factor, is_damage in ((-0.5, True), (6.0, False)):
         found = find_generator(str(amplifier(tmp_path / f"model{factor}", factor)))
-        room = EngineRoom(found, CPU, tmp_path / "cache")
+        engines = CalibratedEngines(found, CPU, tmp_path / "cache")
         spec = JobRequest(count=8, noise="truncated:0.5", batch=8).resolve(found)[0]
-        folder = make_dataset(tmp_path / f"out{factor}", spec, engine=room.engine("tf", 8))
+        folder = make_dataset(tmp_path / f"out{factor}", spec, engine=engines.engine("tf", 8))
         path, indices = folder / "shards" / "00000000.npy", list(range(8))
-        untouched = compare(Dataset(str(folder)), indices, room)
+        untouched = compare(Dataset(str(folder)), indices, engines)
         assert (untouched.identical, untouched.different, untouched.tolerance) == (8, (), 1e-5)
         samples = np.load(path)
         for moved, damaged in ((3e-5, is_damage), (0.3, True)):
             changed = samples.copy()
             changed[3] += moved * 2
             np.save(path, changed)
-            found_again = compare(Dataset(str(folder)), indices, room)
+            found_again = compare(Dataset(str(folder)), indices, engines)
             assert found_again.identical == 7
             assert found_again.different == ((3,) if damaged else ()), found_again
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.common.errors import GeneratorError
 from pipeline.generators import find_generator
 from tests.generators.suite import CLOSE, CPU, noisemill, predict
-from workers.engine.engine_room import EngineRoom
+from workers.engine.calibration import CalibratedEngines
 
 MODELS = Path(__file__).parent / "interpreted"
 EXPECTED: Any = np.load(MODELS / "expected.npz")
@@ -43,9 +43,9 @@ def test_it_makes_what_it_should(model: tuple[Path, str]) -> None:
 
 
 def test_calibration_finds_the_engine_that_can(model: tuple[Path, str], tmp_path: Path) -> None:
-    room = EngineRoom(find_generator(str(model[0])), CPU, tmp_path / "cache")
-    assert room.calibrate().engine == "tf", "XLA compiles no network that another library interprets"
-    assert room.is_reproducible()
+    engines = CalibratedEngines(find_generator(str(model[0])), CPU, tmp_path / "cache")
+    assert engines.calibrate().engine == "tf", "XLA compiles no network that another library interprets"
+    assert engines.is_reproducible()
 
 
 def test_a_dataset_is_made_and_made_again(model: tuple[Path, str]) -> None:

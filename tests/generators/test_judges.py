@@ -25,7 +25,7 @@ from pipeline.jobs.request import JobRequest
 from pipeline.spec.latents import latents
 from tests.generators.suite import CPU, save_keras
 from workers.engine.engine import BestOf, Engine
-from workers.engine.engines import Engines
+from workers.engine.engine_cache import EngineCache
 from workers.engine.generators import load_generator, load_judge
 from workers.engine.generators.judge import scores_of, wire_judge
 from workers.engine.generators.network import Network
@@ -329,12 +329,12 @@ def test_a_judge_that_xla_cannot_run_is_run_by_tensorflow() -> None:
         means = tf.numpy_function(lambda each: each.mean(axis=(1, 2, 3)), [samples], tf.float32)
         return tf.ensure_shape(means, (samples.shape[0],))
 
-    rooms = Engines(generator, CPU)
-    rooms._ranks[judge.digest] = outside
+    engines = EngineCache(generator, CPU)
+    engines._ranks[judge.digest] = outside
     for _ in range(2):
-        engine = rooms.judging_engine("xla", 4, "float32", (), None, Choice(best_of=3, judge=judge))
+        engine = engines.judging_engine("xla", 4, "float32", (), None, Choice(best_of=3, judge=judge))
         assert engine.engine == "tf"
-    assert rooms.engine("xla", 4).engine == "xla"
+    assert engines.engine("xla", 4).engine == "xla"
 
 
 def test_a_judge_in_onnx_or_a_saved_model(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.generators import find_generator
 from tests.end_to_end.fleet import TINY
 from tests.generators.suite import CLOSE, CPU, Example, GeneratorSuite, noisemill, predict, save_keras
-from workers.engine.engine_room import EngineRoom
+from workers.engine.calibration import CalibratedEngines
 
 RNG = np.random.default_rng(3)
 
@@ -305,13 +305,13 @@ def test_too_large_for_this_machine(flat, monkeypatch):
 def test_a_batch_too_large_for_this_machine(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused before anything is computed; where noisemill chooses, it takes a smaller one."""
     found = find_generator(str(flat))
-    room = EngineRoom(found, CPU, tmp_path)
+    engines = CalibratedEngines(found, CPU, tmp_path)
     one = 4 * (found.interface.row_dim + int(np.prod(found.interface.sample_shape)))
-    monkeypatch.setattr("workers.engine.engines.usable_memory", lambda: 6 * 10 * one)
+    monkeypatch.setattr("workers.engine.engine_cache.usable_memory", lambda: 6 * 10 * one)
     with pytest.raises(GeneratorError, match=r"batches of 11 samples take .*: use --batch 10 or less"):
-        room.engine("tf", 11)
-    assert room.engine("tf", 10).batch == 10
-    assert room.quick_engine().batch == 8
+        engines.engine("tf", 11)
+    assert engines.engine("tf", 10).batch == 10
+    assert engines.quick_engine().batch == 8
 
 
 def test_dictionaries_for_inputs_and_outputs(tmp_path: Path) -> None:

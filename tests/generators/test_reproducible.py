@@ -14,7 +14,7 @@ from pipeline.datasets.receipts import NOT_REPRODUCIBLE, Manifest
 from pipeline.datasets.recipe import Recipe
 from pipeline.generators import find_generator
 from tests.generators.suite import CPU, noisemill
-from workers.engine.engine_room import EngineRoom
+from workers.engine.calibration import CalibratedEngines
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -54,8 +54,8 @@ def save(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_found_by_trying(tmp_path: Path, kind: str) -> None:
     found = find_generator(str(save(tmp_path / "model", kind)))
-    room = EngineRoom(found, CPU, tmp_path / "cache")
-    assert room.is_reproducible() == (kind == "plain")
+    engines = CalibratedEngines(found, CPU, tmp_path / "cache")
+    assert engines.is_reproducible() == (kind == "plain")
 
 
 def test_differences_are_no_damage(tmp_path: Path) -> None:

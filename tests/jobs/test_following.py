@@ -15,7 +15,7 @@ from pipeline.common.settings import Settings
 from pipeline.jobs.broker import Wakeups, queue_name
 from pipeline.jobs.following import Follower
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Claim, Ledger
+from pipeline.jobs.ledger import Claim, Ledger, QueueOptions
 from pipeline.jobs.queueing import JobHandle, enqueue
 from pipeline.spec import plan as shards
 from pipeline.spec.selection import parse_selection
@@ -35,8 +35,8 @@ def begin(folder: Path) -> None:
     run_mill(make_spec(), store, [0, 1])
 
 
-def queue(ledger: Ledger, folder: Path, **options: object) -> JobHandle:
-    return enqueue(make_spec(), open_store(folder).url, ledger, **options)  # type: ignore[arg-type]
+def queue(ledger: Ledger, folder: Path, options: QueueOptions | None = None) -> JobHandle:
+    return enqueue(make_spec(), open_store(folder).url, ledger, options)
 
 
 def lose_all(ledger: Ledger, raw: redis.Redis) -> None:
@@ -47,7 +47,7 @@ def lose_all(ledger: Ledger, raw: redis.Redis) -> None:
 def test_a_lost_job_is_added_again_as_it_was_ordered(ledger: Ledger, raw: redis.Redis, tmp_path: Path) -> None:
     begin(tmp_path)
     hook = "http://127.0.0.1:1/hook"
-    handle = queue(ledger, tmp_path, priority=2, parallel=3, schedule="nightly", webhook=hook)
+    handle = queue(ledger, tmp_path, QueueOptions(priority=2, parallel=3, schedule="nightly", webhook=hook))
     said: list[str] = []
     follower = Follower(ledger, handle.id, enters_again=True, notice=said.append)
     before = follower.poll()

@@ -15,7 +15,7 @@ import redis
 from pipeline.common.errors import LedgerError, UnknownJobError
 from pipeline.common.settings import Settings
 from pipeline.datasets.stages import verdict
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.jobs.worker_info import WorkerInfo, output_allowed
 from tests.making import make_spec
 from tests.servers import Valkey
@@ -28,7 +28,7 @@ def enter(
 ) -> None:
     """A job of so many shards of ten samples."""
     spec = make_spec(count=shards * 10, shard_size=10)
-    new = NewJob(job_id=JOB, spec=spec, destination="/data/x", priority=5, **options)
+    new = NewJob(job_id=JOB, spec=spec, destination="/data/x", **options)
     assert ledger.enter(new, done=done, whole=whole)
 
 
@@ -89,14 +89,14 @@ def test_a_job_from_queued_to_done(ledger: Ledger) -> None:
 
 def test_spec_and_destination_come_back(ledger: Ledger) -> None:
     spec = make_spec(generator="/ü/猫.keras", classes=("|", "été", "a|b", "a=b"))
-    ledger.enter(NewJob(job_id="j", spec=spec, destination="/data/ü |", priority=0))
+    ledger.enter(NewJob(job_id="j", spec=spec, destination="/data/ü |", queue=QueueOptions(priority=0)))
     assert ledger.spec("j") == (spec, "/data/ü |")
 
 
 def test_entering_a_live_job_changes_nothing(ledger: Ledger) -> None:
     enter(ledger)
     got = claim(ledger)
-    assert not ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination="/other", priority=0))
+    assert not ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination="/other", queue=QueueOptions(priority=0)))
     assert ledger.job(JOB).destination == "/data/x"
     assert commit(ledger, got) == "done"
 
@@ -223,12 +223,12 @@ def test_of_two_clients_that_enter_a_job_at_once_one_counts(ledger: Ledger) -> N
     def found() -> Iterator[tuple[int, int]]:
         for index in range(2500):
             if index == 1500:  # The first thousand is marked: now the other client comes.
-                large = NewJob(job_id=JOB, spec=make_spec(count=40_000, shard_size=10), destination="/x", priority=5)
+                large = NewJob(job_id=JOB, spec=make_spec(count=40_000, shard_size=10), destination="/x")
                 entered.append(ledger.enter(large, done=((shard, 10) for shard in range(2000))))
             yield index, 10
 
     spec = make_spec(count=40_000, shard_size=10)
-    entered.append(ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x", priority=5), done=found()))
+    entered.append(ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x"), done=found()))
     assert entered == [True, False]
     job = ledger.job(JOB)
     assert (job.state, job.shards_done) == ("queued", 2000)
@@ -437,7 +437,7 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_those_that_run_go_on() -> None
         raw.config_set("maxmemory", "1")
         before = sorted(raw.scan_iter("*"))
         with pytest.raises(LedgerError, match="is full: raise its maxmemory"):
-            ledger.enter(NewJob(job_id="other", spec=make_spec(), destination="/y", priority=5), done=[(0, 10)])
+            ledger.enter(NewJob(job_id="other", spec=make_spec(), destination="/y"), done=[(0, 10)])
         assert sorted(raw.scan_iter("*")) == before
         assert ledger.renew(JOB, {got.shard: (got.fence, 5)}).lost == set()
         assert commit(ledger, got) == "done"
@@ -445,10 +445,10 @@ def test_a_full_redis_refuses_jobs_whole_and_lets_those_that_run_go_on() -> None
         ledger.fail(JOB, claim(ledger), "boom", delay_s=0)
         assert end(ledger) == "done"
         with pytest.raises(LedgerError, match="is full"):  # Nor is one that has ended forgotten for its successor.
-            ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination="/x", priority=5))
+            ledger.enter(NewJob(job_id=JOB, spec=make_spec(), destination="/x"))
         assert ledger.job(JOB).state == "done"
         raw.config_set("maxmemory", "0")
-        assert ledger.enter(NewJob(job_id="other", spec=make_spec(), destination="/y", priority=5), done=[(0, 10)])
+        assert ledger.enter(NewJob(job_id="other", spec=make_spec(), destination="/y"), done=[(0, 10)])
 
 
 def test_the_commit_that_fills_a_pack_of_receipts_says_so(ledger: Ledger) -> None:
@@ -514,7 +514,7 @@ def test_settling_is_the_first_slices_matter(ledger: Ledger) -> None:
 
 def test_a_batch_that_the_user_chose_stays(ledger: Ledger) -> None:
     spec = make_spec(batch=64)
-    ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x", priority=5))
+    ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x"))
     assert ledger.settle(JOB, "tf", 512) == ("tf", 64)
 
 
@@ -568,7 +568,7 @@ def test_one_wakeup_even_without_workers_or_shards(ledger: Ledger) -> None:
 
 
 def test_parallel_bounds_the_wakeups(ledger: Ledger) -> None:
-    enter(ledger, parallel=2)
+    enter(ledger, queue=QueueOptions(parallel=2))
     assert len(ledger.missing_wakeups(JOB, workers=9, grace_s=5)) == 2
 
 
@@ -689,7 +689,7 @@ def test_a_silent_worker_is_gone_after_its_time(ledger: Ledger, raw: redis.Redis
 
 def test_jobs_are_listed_the_latest_first_and_found_by_their_beginning(ledger: Ledger, raw: redis.Redis) -> None:
     for name in ("tiny-aaa", "tiny-aab", "other-1"):
-        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x", priority=5))
+        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x"))
         time.sleep(0.002)
     assert [job.id for job in ledger.jobs()] == ["other-1", "tiny-aab", "tiny-aaa"]
     assert ledger.find_job("tiny-aab") == "tiny-aab"
@@ -708,7 +708,7 @@ def test_jobs_are_listed_the_latest_first_and_found_by_their_beginning(ledger: L
 
 def test_an_id_that_begins_another_is_found(ledger: Ledger) -> None:
     for name in ("tiny-a", "tiny-ab"):
-        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x", priority=5))
+        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x"))
     assert ledger.find_job("tiny-a") == "tiny-a"
 
 
@@ -758,7 +758,7 @@ def test_verdict(seconds: dict[str, float], word: str | None) -> None:
 def test_a_job_that_is_entered_again_keeps_its_schedule_and_its_webhook(
     ledger: Ledger, raw: redis.Redis, settings: Settings
 ) -> None:
-    enter(ledger, schedule="nightly", webhook="https://example.org/done")
+    enter(ledger, queue=QueueOptions(schedule="nightly", webhook="https://example.org/done"))
     assert ledger.cancel(JOB) == "cancelled"
     enter(ledger)
     assert ledger.job(JOB).schedule == "nightly"
@@ -767,7 +767,7 @@ def test_a_job_that_is_entered_again_keeps_its_schedule_and_its_webhook(
 
 def test_each_end_of_a_job_with_a_webhook_is_noted_once(ledger: Ledger, raw: redis.Redis, settings: Settings) -> None:
     notes = f"{settings.key_prefix}:webhooks"
-    enter(ledger, shards=1, webhook="https://example.org/done")
+    enter(ledger, shards=1, queue=QueueOptions(webhook="https://example.org/done"))
     assert not raw.exists(notes)
     ledger.cancel(JOB)
     ledger.cancel(JOB)

@@ -58,7 +58,7 @@ def test_of_many_that_enter_a_job_one_does_and_all_find_it_whole(settings: Setti
     spec = make_spec(count=shards * 10, shard_size=10)
     found = [(index, 10) for index in range(shards) if index % 3]
     entered = all_at_once(*[
-        lambda: Ledger(settings).enter(NewJob(job_id=JOB, spec=spec, destination="/x", priority=5), done=found)
+        lambda: Ledger(settings).enter(NewJob(job_id=JOB, spec=spec, destination="/x"), done=found)
         for _ in range(AT_ONCE)
     ])  # fmt: skip
     assert entered.count(True) == 1
@@ -92,7 +92,7 @@ def test_cancel_in_the_middle_of_commits_leaves_exact_counts(settings: Settings)
     for number in range(15):
         job = f"{JOB}-{number}"
         spec = make_spec(count=3000, shard_size=10)
-        ledger.enter(NewJob(job_id=job, spec=spec, destination="/x", priority=5))
+        ledger.enter(NewJob(job_id=job, spec=spec, destination="/x"))
         counts: Counter[int] = Counter()
 
         def cancel(job: str = job, pause_s: float = 0.002 * number) -> None:
@@ -113,7 +113,7 @@ def test_workers_of_before_a_resume_change_nothing_after_it(settings: Settings) 
     """Cancelled and resumed again and again under workers that never pause."""
     spec = make_spec(count=6000, shard_size=10)
     ledger = Ledger(settings)
-    ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x", priority=5))
+    ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/x"))
     over = threading.Event()
     #: What would lie at the destination: shards that somebody was told are done.
     written: set[int] = set()
@@ -134,7 +134,7 @@ def test_workers_of_before_a_resume_change_nothing_after_it(settings: Settings) 
         for _ in range(12):
             threading.Event().wait(0.02)
             if own.cancel(JOB) == "cancelled":
-                again = NewJob(job_id=JOB, spec=spec, destination="/x", priority=5)
+                again = NewJob(job_id=JOB, spec=spec, destination="/x")
                 own.enter(again, done=[(one, 10) for one in list(written)])
 
     all_at_once(disturb, *[lambda name=f"w{number}": work(name) for number in range(3)])

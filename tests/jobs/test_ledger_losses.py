@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.errors import LedgerError
 from pipeline.common.settings import Settings
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.spec.selection import Selection
 from tests.making import make_spec
 from tests.servers import Valkey
@@ -46,7 +46,7 @@ class History:
         self.saved: dict[bytes, bytes] = {}
         self.job = f"{prefix}:job:{JOB}"
         self.prefix = prefix
-        assert self.ledger.enter(NewJob(job_id=JOB, spec=self.spec, destination="/x", priority=5, only=only))
+        assert self.ledger.enter(NewJob(job_id=JOB, spec=self.spec, destination="/x", only=only))
 
     def close(self) -> None:
         self.raw.execute_command("ACL", "DELUSER", self.user)
@@ -193,7 +193,7 @@ def contents(raw: redis.Redis, settings: Settings) -> dict[str, object]:
 
 
 def test_mending_what_is_well_writes_nothing(ledger: Ledger, settings: Settings, raw: redis.Redis) -> None:
-    ledger.enter(NewJob(job_id=JOB, spec=make_spec(count=40, shard_size=10), destination="/x", priority=5))
+    ledger.enter(NewJob(job_id=JOB, spec=make_spec(count=40, shard_size=10), destination="/x"))
     claims = [ledger.claim(JOB, "a") for _ in range(3)]
     assert isinstance(claims[0], Claim)
     ledger.commit(JOB, claims[0], samples=10, size_bytes=1, stage_seconds={})
@@ -205,7 +205,7 @@ def test_mending_what_is_well_writes_nothing(ledger: Ledger, settings: Settings,
 
 def test_lists_are_restored(ledger: Ledger, settings: Settings, raw: redis.Redis) -> None:
     for name in ("job-1", "job-2"):
-        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x", priority=5, webhook="http://x/"))
+        ledger.enter(NewJob(job_id=name, spec=make_spec(), destination="/x", queue=QueueOptions(webhook="http://x/")))
     ledger.cancel("job-2")
     raw.delete(f"{settings.key_prefix}:live", f"{settings.key_prefix}:webhooks:due")
     ledger.repair_lists()

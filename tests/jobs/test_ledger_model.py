@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from pipeline.common.settings import Settings
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from tests.making import make_spec
 from tests.servers import Valkey
 
@@ -152,7 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
         spec = make_spec(count=SHARDS * 10, shard_size=10)
         done = [(shard, 10) for shard in sorted(found)]
         assert self.ledger.enter(
-            NewJob(job_id=JOB, spec=spec, destination="/x", priority=5, parallel=parallel), done=done
+            NewJob(job_id=JOB, spec=spec, destination="/x", queue=QueueOptions(parallel=parallel)), done=done
         )
         self.model = Model(done=set(found), parallel=parallel)
 
@@ -400,7 +400,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """A job that is live is left as it is."""
         if self.model.live:
             spec = make_spec(count=SHARDS * 10, shard_size=10)
-            assert not self.ledger.enter(NewJob(job_id=JOB, spec=spec, destination="/y", priority=0), done=[(0, 10)])
+            assert not self.ledger.enter(
+                NewJob(job_id=JOB, spec=spec, destination="/y", queue=QueueOptions(priority=0)), done=[(0, 10)]
+            )
 
     @rule()
     def script_is_forgotten(self) -> None:

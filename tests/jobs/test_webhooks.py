@@ -19,7 +19,7 @@ import redis
 
 from pipeline.common.errors import UsageError
 from pipeline.common.settings import Settings
-from pipeline.jobs.ledger import Ledger, NewJob
+from pipeline.jobs.ledger import Ledger, NewJob, QueueOptions
 from pipeline.jobs.webhooks import Call, Webhooks, check_webhook, run_on_done, send, shown_webhook, webhook_secret
 from tests.making import make_spec
 from tests.schedules.receiver import receiver
@@ -51,7 +51,9 @@ def caller(webhooks: Webhooks, now: list[float]) -> WebhookCaller:
 def end_job(ledger: Ledger, url: str, name: str = "tiny-1") -> None:
     """A job with a webhook, cancelled at once."""
     spec = make_spec(count=40, shard_size=10)
-    ledger.enter(NewJob(job_id=name, spec=spec, destination="/data/x", priority=5, webhook=url, schedule="nightly"))
+    ledger.enter(
+        NewJob(job_id=name, spec=spec, destination="/data/x", queue=QueueOptions(webhook=url, schedule="nightly"))
+    )
     ledger.cancel(name)
 
 
@@ -334,8 +336,8 @@ def test_a_job_that_is_queued_keeps_its_webhook(settings: Settings, ledger: Ledg
 
     spec = make_spec(count=40, shard_size=10)
     prepare(spec, tmp_path / "out", [])
-    first = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://one/")
-    again = enqueue(spec, str(tmp_path / "out"), ledger, webhook="http://two/")
+    first = enqueue(spec, str(tmp_path / "out"), ledger, QueueOptions(webhook="http://one/"))
+    again = enqueue(spec, str(tmp_path / "out"), ledger, QueueOptions(webhook="http://two/"))
     assert first.warning != again.warning == "it was queued before: its webhook stays the same"
     ledger.cancel(first.id)
     call = Webhooks(settings).take()

@@ -128,7 +128,7 @@ def test_a_job_that_a_person_resumes_is_followed_again(
     steward.advance(schedule)
     assert only(book).state == "cancelled"
     spec, destination = ledger.spec(str(only(book).job))
-    assert ledger.enter(NewJob(job_id=str(only(book).job), spec=spec, destination=destination, priority=5))
+    assert ledger.enter(NewJob(job_id=str(only(book).job), spec=spec, destination=destination))
     steward.advance(schedule)
     assert (only(book).state, only(book).ended_at) == ("queued", None)
 

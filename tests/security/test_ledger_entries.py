@@ -52,7 +52,7 @@ def key(ledger: Ledger, job: str = "job-1") -> str:
 
 
 def enter(ledger: Ledger, job: str = "job-1", spec: JobSpec | None = None, destination: str = "/data/x") -> None:
-    assert ledger.enter(NewJob(job_id=job, spec=spec or make_spec(), destination=destination, priority=5))
+    assert ledger.enter(NewJob(job_id=job, spec=spec or make_spec(), destination=destination))
 
 
 @pytest.mark.parametrize(("field", "value"), FIELDS, ids=lambda value: str(value)[:20])

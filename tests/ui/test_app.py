@@ -28,7 +28,7 @@ SPEC = make_spec(count=1000, shard_size=100)
 
 
 def enter(ledger: Ledger, job_id: str, destination: str, spec=SPEC) -> None:
-    ledger.enter(NewJob(job_id=job_id, spec=spec, destination=destination, priority=5))
+    ledger.enter(NewJob(job_id=job_id, spec=spec, destination=destination))
 
 
 def test_jobs(page: Open, ledger: Ledger):
@@ -180,7 +180,7 @@ def test_only_known_datasets(page: Open, dataset, ledger: Ledger, tmp_path, spec
 
 
 def test_an_unfinished_dataset_fills(page: Open, tmp_path, spec, monkeypatch):
-    monkeypatch.setattr("pipeline.ui.shelf._LOOK_S", 0)
+    monkeypatch.setattr("pipeline.ui.open_dataset._LOOK_S", 0)
     folder = make_dataset(tmp_path / "part", spec, finished=False)
     receipt = folder / "receipts" / "00000001.json"
     text = receipt.read_bytes()

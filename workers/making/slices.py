@@ -38,8 +38,8 @@ from pipeline.jobs.worker_info import UNREACHABLE_KEPT, WorkerInfo, describe_roo
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.sampler import Sampler
 from pipeline.stores import is_canonical, normalise, open_store
+from workers.engine.calibration import BATCHES, CalibratedEngines, Calibration
 from workers.engine.engine import ENGINES, Engine
-from workers.engine.engine_room import BATCHES, Calibration, EngineRoom
 from workers.making.assignment import Assignment, Clock, in_words
 from workers.making.background import Background
 from workers.making.job_slice import JobSlice
@@ -72,7 +72,7 @@ class SliceWorker:
     settings: Settings
     ledger: Ledger
     wakeups: Wakeups
-    rooms: EngineRoom
+    engines: CalibratedEngines
     #: By precision and sampler; those that the worker does not start with are calibrated when a job first needs them.
     calibrations: dict[tuple[str, Sampler | None], Calibration]
     info: WorkerInfo
@@ -159,8 +159,8 @@ class SliceWorker:
             hold=self.hold,
             count=self.count,
             is_busy=lambda: self.background.busy,
-            is_reproducible=self.rooms.is_reproducible,
-            about_generator=self.rooms.generator.about,
+            is_reproducible=self.engines.is_reproducible,
+            about_generator=self.engines.generator.about,
             clock=self.clock,
         )
         piece = JobSlice(assignment, engine)
@@ -168,7 +168,7 @@ class SliceWorker:
 
         def conclude() -> None:
             again.is_set = piece.conclude()
-            self.rooms.compare(engine, piece.rate)
+            self.engines.compare(engine, piece.rate)
             going_on.is_set = not piece.leases.ended
 
         piece.predict()
@@ -334,7 +334,7 @@ class SliceWorker:
 
     def _check_fit(self, spec: JobSpec) -> None:
         """Raises GeneratorError if the spec does not match the generator's inputs and outputs."""
-        generator = self.rooms.generator
+        generator = self.engines.generator
         shapes = (spec.latent_shape, spec.sample_shape, spec.classes)
         if shapes != (self.info.latent_shape, self.info.sample_shape, self.info.classes):
             raise GeneratorError("the job's shapes or classes are not those of its generator")
@@ -382,7 +382,7 @@ class SliceWorker:
         way = (spec.precision, spec.sampling)
         if way not in self.calibrations:
             each = spec.best_of
-            self.calibrations[way] = self.rooms.calibrate(*way, batch=spec.batch * each, samples=spec.count * each)
+            self.calibrations[way] = self.engines.calibrate(*way, batch=spec.batch * each, samples=spec.count * each)
         calibration = self.calibrations[way]
         # All candidates of a batch are made in one pass, so that it takes no more memory than calibration has seen.
         batch = spec.batch or max(1, min(calibration.batch // spec.best_of, fitting))
@@ -390,7 +390,7 @@ class SliceWorker:
         chosen, judge = calibration.engine, self.judges.get(spec.judge_digest or "")
         if judge is not None:
             choice = Choice(best_of=spec.best_of, judge=judge, enough=spec.enough)
-            chosen = self.rooms.judging_engine(chosen, batch, *how, choice).engine
+            chosen = self.engines.judging_engine(chosen, batch, *how, choice).engine
         settled, batch = self.ledger.settle(job, chosen, batch)
         try:
             replace(spec, batch=batch).check()
@@ -399,9 +399,9 @@ class SliceWorker:
         if settled not in ENGINES:
             raise DamagedEntryError(job, f"engine is {shown(settled)}")
         if judge is None:
-            engine = self.rooms.engine(settled, batch, *how)
+            engine = self.engines.engine(settled, batch, *how)
         else:
-            engine = self.rooms.judging_engine(settled, batch, *how, choice)
+            engine = self.engines.judging_engine(settled, batch, *how, choice)
         metrics.BATCH.set(engine.batch)
         return engine
 

@@ -31,8 +31,8 @@ from pipeline.spec.job_spec import JobSpec
 from workers.engine.devices import pin_device
 
 if TYPE_CHECKING:
+    from workers.engine.calibration import CalibratedEngines
     from workers.engine.engine import Engine
-    from workers.engine.engine_room import EngineRoom
 
 #: Share of full scale within which engines, batch shapes and devices agree (docs/decisions/0070-how-engines-agree.md)
 #: after one pass; of a sampler, what such differences in each pass come to (docs/decisions/0096-samplers.md).
@@ -62,12 +62,12 @@ def recompute(destination: str, indices: list[int], reference: str, judge: str |
     if dataset.spec.judge_digest != (judging.digest if judging else None):
         raise GeneratorError(f"judge {judge!r} is not the one that chose the samples of this dataset")
     device = pin_device("auto")
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned: it loads TensorFlow.
 
-    return compare(dataset, indices, EngineRoom(generator, device, load_settings().cache_dir), judging)
+    return compare(dataset, indices, CalibratedEngines(generator, device, load_settings().cache_dir), judging)
 
 
-def compare(dataset: Dataset, indices: list[int], rooms: EngineRoom, judge: Judge | None = None) -> Recomputed:
+def compare(dataset: Dataset, indices: list[int], engines: CalibratedEngines, judge: Judge | None = None) -> Recomputed:
     """Compares stored samples with new ones of a loaded generator."""
     identical, largest, widest, different = 0, 0.0, 0.0, []
     for (shard, start), members in _by_batch(dataset, indices).items():
@@ -76,7 +76,7 @@ def compare(dataset: Dataset, indices: list[int], rooms: EngineRoom, judge: Judg
             raise DatasetError(f"shard {shard} has no receipt")
         count = min(receipt.made_by.batch, receipt.first + receipt.count - start)
         for index, (difference, tolerance) in _compare_batch(
-            dataset, receipt, start, count, members, rooms, judge
+            dataset, receipt, start, count, members, engines, judge
         ).items():
             identical += difference == 0
             largest, widest = max(largest, difference), max(widest, tolerance)
@@ -88,7 +88,7 @@ def compare(dataset: Dataset, indices: list[int], rooms: EngineRoom, judge: Judg
         largest_difference=largest,
         different=tuple(different),
         tolerance=widest,
-        reproducible=rooms.is_reproducible(),
+        reproducible=engines.is_reproducible(),
     )
 
 
@@ -98,7 +98,7 @@ def _compare_batch(
     start: int,
     count: int,
     members: list[int],
-    rooms: EngineRoom,
+    engines: CalibratedEngines,
     judge: Judge | None,
 ) -> dict[int, tuple[float, float]]:
     """Index -> difference from the stored sample and tolerance, as shares of full scale, for samples of one batch.
@@ -108,7 +108,7 @@ def _compare_batch(
     """
     spec = dataset.spec
     one_pass = _FLOAT_TOLERANCE if spec.precision == "float32" else _LOW_PRECISION_TOLERANCE
-    samples, ranks = _computed(dataset, receipt, start, count, rooms, judge)
+    samples, ranks = _computed(dataset, receipt, start, count, engines, judge)
     fresh = to_stored(samples, spec.dtype, spec.value_range)
     winners = dataset.winners(start, count)
 
@@ -125,7 +125,7 @@ def _compare_batch(
     close = all(found[index] <= tolerances[index] for index in members) and (behind[rows] <= allowed[rows]).all()
     if spec.sampling is not None and not close:
         # The errors of the passes add up, and the network may amplify them: a disturbed run measures by how much.
-        disturbed, other_ranks = _computed(dataset, receipt, start, count, rooms, judge, disturbance=one_pass)
+        disturbed, other_ranks = _computed(dataset, receipt, start, count, engines, judge, disturbance=one_pass)
         others = to_stored(disturbed, spec.dtype, spec.value_range)
         for index, moved in differences({index: others[index - start] for index in members}).items():
             tolerances[index] += moved
@@ -142,7 +142,7 @@ def _computed(
     receipt: Receipt,
     start: int,
     count: int,
-    rooms: EngineRoom,
+    engines: CalibratedEngines,
     judge: Judge | None,
     disturbance: float = 0.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
@@ -155,18 +155,20 @@ def _computed(
     how = (spec.precision, spec.settings, spec.sampling)
 
     def maybe_disturbed(engine: Engine) -> Engine:
-        return rooms.disturbed_engine(engine, disturbance) if disturbance else engine
+        return engines.disturbed_engine(engine, disturbance) if disturbance else engine
 
     winners = dataset.winners(start, count)
     if winners is None or judge is None:
-        return maybe_disturbed(rooms.engine(made_by.engine, made_by.batch, *how)).predict(rows, labels).samples(), None
-    judging = rooms.judging_engine(made_by.engine, made_by.batch, *how, _choice(spec, judge))
+        return maybe_disturbed(engines.engine(made_by.engine, made_by.batch, *how)).predict(
+            rows, labels
+        ).samples(), None
+    judging = engines.judging_engine(made_by.engine, made_by.batch, *how, _choice(spec, judge))
     judged = maybe_disturbed(judging).predict(rows, labels)
     samples = judged.samples().copy()
     others = judged.winners() != winners
     if others.any():
         # All candidates again, so that the pass has the same shape.
-        plain = maybe_disturbed(rooms.engine(judging.engine, made_by.batch * spec.best_of, *how))
+        plain = maybe_disturbed(engines.engine(judging.engine, made_by.batch * spec.best_of, *how))
         each = plain.predict(rows, None if labels is None else np.repeat(labels, spec.best_of)).samples()
         samples[others] = each[(np.arange(count) * spec.best_of + winners)[others]]
     return samples, judged.ranks()

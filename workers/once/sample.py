@@ -29,8 +29,8 @@ from pipeline.spec.sampler import parse_sampler
 from workers.engine.devices import pin_device
 
 if TYPE_CHECKING:
+    from workers.engine.calibration import CalibratedEngines
     from workers.engine.engine import Engine
-    from workers.engine.engine_room import EngineRoom
 
 #: Generators that are kept, and the time without a folder after which the process ends, seconds.
 _KEPT, _IDLE_S = 2, 600.0
@@ -41,7 +41,7 @@ class Samples:
 
     def __init__(self) -> None:
         self._device = pin_device("auto")
-        self._rooms: OrderedDict[str, EngineRoom] = OrderedDict()
+        self._engines: OrderedDict[str, CalibratedEngines] = OrderedDict()
 
     def make(self, folder: Path) -> None:
         """Makes the samples of the rows in a folder. Raises NoisemillError."""
@@ -55,10 +55,10 @@ class Samples:
         rows = np.load(folder / sampling.ROWS)
         labels = np.load(folder / sampling.LABELS) if (folder / sampling.LABELS).exists() else None
         sampler = parse_sampler(request["sampler"]) if request["sampler"] else None
-        room = self._room(generator)
-        engine = room.quick_engine(generator.settings(request["settings"]), sampler)
+        engines = self._engines_of(generator)
+        engine = engines.quick_engine(generator.settings(request["settings"]), sampler)
         if request["judge"]:
-            return _checked(_winner(room, engine, request, rows, labels, folder), generator)
+            return _checked(_winner(engines, engine, request, rows, labels, folder), generator)
         pieces = [
             engine.predict(
                 rows[first : first + engine.batch], None if labels is None else labels[first:][: engine.batch]
@@ -67,19 +67,19 @@ class Samples:
         ]
         return _checked(np.concatenate([piece.samples() for piece in pieces]), generator)
 
-    def _room(self, generator: Generator) -> EngineRoom:
-        from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
+    def _engines_of(self, generator: Generator) -> CalibratedEngines:
+        from workers.engine.calibration import CalibratedEngines  # After the device is pinned: it loads TensorFlow.
 
-        if generator.digest not in self._rooms:
-            self._rooms[generator.digest] = EngineRoom(generator, self._device, load_settings().cache_dir)
-        self._rooms.move_to_end(generator.digest)
-        while len(self._rooms) > _KEPT:
-            self._rooms.popitem(last=False)
-        return self._rooms[generator.digest]
+        if generator.digest not in self._engines:
+            self._engines[generator.digest] = CalibratedEngines(generator, self._device, load_settings().cache_dir)
+        self._engines.move_to_end(generator.digest)
+        while len(self._engines) > _KEPT:
+            self._engines.popitem(last=False)
+        return self._engines[generator.digest]
 
 
 def _winner(
-    room: EngineRoom,
+    engines: CalibratedEngines,
     engine: Engine,
     request: dict[str, Any],
     rows: NDArray[np.float32],
@@ -92,7 +92,7 @@ def _winner(
         raise GeneratorError(f"judge {judge.reference} changed just now: try again")
     choice = Choice(best_of=request["best_of"], judge=judge, enough=request["enough"])
     batch, how = max(1, engine.batch // choice.best_of), (engine.precision, engine.settings, engine.sampler)
-    made = room.judging_engine(engine.engine, batch, *how, choice).predict(rows, labels)
+    made = engines.judging_engine(engine.engine, batch, *how, choice).predict(rows, labels)
     winner = int(made.winners()[0])
     np.save(folder / sampling.WINNER, np.array([winner, made.scores()[0, winner]]))
     return made.samples()

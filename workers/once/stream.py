@@ -66,21 +66,21 @@ def load_engine(spec: JobSpec, device: str, settled: tuple[str, int] | None) -> 
     if generator.digest != spec.digest:
         raise GeneratorError(f"generator {generator.reference} changed just now: try again")
     pinned = pin_device(device)
-    from workers.engine.engine_room import EngineRoom  # After the device is pinned: it loads TensorFlow.
+    from workers.engine.calibration import CalibratedEngines  # After the device is pinned: it loads TensorFlow.
 
-    rooms = EngineRoom(generator, pinned, load_settings().cache_dir)
+    engines = CalibratedEngines(generator, pinned, load_settings().cache_dir)
     if settled is None:
-        calibration = rooms.calibrate(
+        calibration = engines.calibrate(
             spec.precision, spec.sampling, batch=spec.batch * spec.best_of, samples=spec.count * spec.best_of
         )
         settled = calibration.engine, spec.batch or max(1, calibration.batch // spec.best_of)
     (name, batch), how = settled, (spec.precision, spec.settings, spec.sampling)
     if spec.judge is None:
-        return rooms.engine(name, batch, *how)
+        return engines.engine(name, batch, *how)
     judge = find_judge(spec.judge)
     if judge.digest != spec.judge_digest:
         raise GeneratorError(f"judge {judge.reference} changed just now: try again")
-    return rooms.judging_engine(name, batch, *how, Choice(best_of=spec.best_of, judge=judge, enough=spec.enough))
+    return engines.judging_engine(name, batch, *how, Choice(best_of=spec.best_of, judge=judge, enough=spec.enough))
 
 
 def batches(

@@ -26,7 +26,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import read_spec
 from pipeline.datasets.verification import verify
 from pipeline.jobs.job import Job
-from pipeline.jobs.ledger import Ledger
+from pipeline.jobs.ledger import Ledger, QueueOptions
 from pipeline.jobs.request import JobRequest
 from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Run, Schedule
@@ -136,10 +136,12 @@ class Steward:
         self._claim_destination(schedule, run)
         handle = planned.at(run.destination).enqueue(
             self._ledger,
-            priority=schedule.priority,
-            parallel=schedule.parallel,
-            schedule=schedule.name,
-            webhook=schedule.webhook,
+            QueueOptions(
+                priority=schedule.priority,
+                parallel=schedule.parallel,
+                schedule=schedule.name,
+                webhook=schedule.webhook,
+            ),
         )
         self._book.update(
             schedule.name,

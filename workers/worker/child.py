@@ -81,17 +81,17 @@ def _load(config: WorkerConfig) -> SliceWorker:
     settings = load_settings(redis_url=config.redis_url)
     generator = find_generator(config.generator)
 
-    # The device must be pinned before TensorFlow is imported, as the engine room does.
+    # The device must be pinned before TensorFlow is imported, as the engines do.
     from workers.engine.devices import pin_own_device
 
     device = pin_own_device(config, settings.lock_dir)
-    from workers.engine.engine_room import EngineRoom
+    from workers.engine.calibration import CalibratedEngines
 
-    rooms = EngineRoom(generator, device, settings.cache_dir)
+    engines = CalibratedEngines(generator, device, settings.cache_dir)
     sampler = parse_sampler(config.sampler) if config.sampler else generator.sampler
-    calibration = rooms.calibrate(sampler=sampler, batch=config.batch, samples=config.samples)
-    rooms.engine(calibration.engine, calibration.batch, sampler=sampler)
-    if not rooms.is_reproducible():
+    calibration = engines.calibrate(sampler=sampler, batch=config.batch, samples=config.samples)
+    engines.engine(calibration.engine, calibration.batch, sampler=sampler)
+    if not engines.is_reproducible():
         log.warning("generator %s: %s", generator.name, NOT_REPRODUCIBLE)
     ledger = Ledger(settings)
     info = WorkerInfo(
@@ -103,7 +103,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         latent_shape=generator.interface.latent_shape,
         sample_shape=generator.interface.sample_shape,
         classes=generator.interface.classes,
-        device=rooms.device.name,
+        device=engines.device.name,
         engine=calibration.engine,
         batch=calibration.batch,
         rate=calibration.rate,
@@ -114,7 +114,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
     )
     log.info(
         "worker %s holds %s (%s) on %s: %s, batch %d, %.0f samples/s",
-        info.id, info.generator, info.digest[:19], rooms.device.name, info.engine, info.batch, info.rate,
+        info.id, info.generator, info.digest[:19], engines.device.name, info.engine, info.batch, info.rate,
     )  # fmt: skip
     metrics.started(info)
     # Give back the leases of the process before this one.
@@ -126,7 +126,7 @@ def _load(config: WorkerConfig) -> SliceWorker:
         settings=settings,
         ledger=ledger,
         wakeups=Wakeups(settings, ledger),
-        rooms=rooms,
+        engines=engines,
         calibrations={("float32", sampler): calibration},
         info=info,
         stop=threading.Event(),

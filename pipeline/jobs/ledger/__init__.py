@@ -12,14 +12,14 @@ ledger.lua  all changes, and what each key holds
 """
 
 from pipeline.common.settings import load_settings
-from pipeline.jobs.ledger.jobs import Jobs, NewJob, Order
+from pipeline.jobs.ledger.jobs import Jobs, NewJob, Order, QueueOptions
 from pipeline.jobs.ledger.repair import Repair
 from pipeline.jobs.ledger.shards import Claim, Renewal, Shards
 from pipeline.jobs.ledger.workers import WORKER_TTL_S, Workers
 
 __all__ = [
-    "WORKER_TTL_S", "Claim", "Jobs", "Ledger", "NewJob", "Order", "Renewal", "Repair", "Shards", "Workers",
-    "open_ledger",
+    "WORKER_TTL_S", "Claim", "Jobs", "Ledger", "NewJob", "Order", "QueueOptions", "Renewal", "Repair", "Shards",
+    "Workers", "open_ledger",
 ]  # fmt: skip
 
 

@@ -26,36 +26,44 @@ _ORDER = ("spec", "destination", "priority", "parallel", "schedule", "webhook", 
 
 
 @dataclass(frozen=True, kw_only=True)
+class QueueOptions:
+    """How a job is queued. A job that is added again keeps its earlier schedule and webhook."""
+
+    #: 0 comes first, 9 last.
+    priority: int = 5
+    #: The number of workers that may share it; 0 is any number.
+    parallel: int = 0
+    #: The name of the schedule that submits it.
+    schedule: str | None = None
+    #: The URL that is called at its end (`pipeline.jobs.webhooks`).
+    webhook: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewJob:
     """A job that is to be added."""
 
     job_id: str
     spec: JobSpec
     destination: str
-    priority: int
-    #: The number of workers that may share it; 0 is any number.
-    parallel: int = 0
+    queue: QueueOptions = QueueOptions()
     #: Engine and batch of an earlier run, or None and 0.
     engine: str | None = None
     batch: int = 0
-    #: The name of the schedule that submitted it.
-    schedule: str | None = None
-    #: The URL that is called at its end. A job that is added again keeps its earlier schedule and webhook.
-    webhook: str | None = None
     #: Limits the job to a selection of shards; its last step then writes no manifest.
     only: Selection | None = None
 
     def fields(self) -> dict[str, str | int]:
         """The fields of its hash in Redis."""
-        wanted = {"engine": self.engine, "schedule": self.schedule, "webhook": self.webhook}
+        wanted = {"engine": self.engine, "schedule": self.queue.schedule, "webhook": self.queue.webhook}
         fields: dict[str, str | int] = {
             "id": self.job_id,
             "spec": self.spec.to_json(),
             "destination": self.destination,
             "generator": self.spec.generator_name,
             "digest": self.spec.digest,
-            "priority": self.priority,
-            "parallel": self.parallel,
+            "priority": self.queue.priority,
+            "parallel": self.queue.parallel,
             "count": self.spec.count,
             "shards": len(self.spec.plan),
             "batch": self.batch or self.spec.batch,
@@ -87,10 +95,12 @@ class Order:
             job_id=job_id,
             spec=spec,
             destination=texts["destination"],
-            priority=entry.whole("priority", most=9),
-            parallel=entry.whole("parallel", 0),
-            schedule=texts.get("schedule"),
-            webhook=texts.get("webhook"),
+            queue=QueueOptions(
+                priority=entry.whole("priority", most=9),
+                parallel=entry.whole("parallel", 0),
+                schedule=texts.get("schedule"),
+                webhook=texts.get("webhook"),
+            ),
             only=parse_selection(only, spec.plan) if only else None,
         )
 

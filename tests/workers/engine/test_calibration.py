@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.common.errors import GeneratorError
 from pipeline.spec.sampler import Sampler
-from workers.engine import engine_room
-from workers.engine.engine_room import Calibration, EngineRoom
+from workers.engine import calibration as calibration_module
+from workers.engine.calibration import CalibratedEngines, Calibration
 
 
 class Clock:
@@ -43,8 +43,8 @@ class TimedEngine:
         self.clock.now += self.seconds * (10 if self.disturbed >= 0 else 1)
 
 
-class Room(EngineRoom):
-    """An engine room whose engines take given seconds a batch; XLA takes them twice unless it is missing."""
+class TimedEngines(CalibratedEngines):
+    """Engines that take given seconds a batch; XLA takes them twice unless it is missing."""
 
     def __init__(
         self,
@@ -100,39 +100,39 @@ SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}
 
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_room, "_MEASURE_S", 0.005)
+    monkeypatch.setattr(calibration_module, "_MEASURE_S", 0.005)
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """How busy the machine is, per core."""
     load = {"now": 0.0}
-    monkeypatch.setattr(engine_room, "_load", lambda: load["now"])
+    monkeypatch.setattr(calibration_module, "_load", lambda: load["now"])
     return load
 
 
 def test_the_fastest_is_taken_and_kept(tmp_path: Path, load: dict[str, float]) -> None:
-    first = Room(tmp_path, SECONDS)
+    first = TimedEngines(tmp_path, SECONDS)
     calibration = first.calibrate()
     assert (calibration.engine, calibration.batch) == ("xla", 256)
     assert calibration.rate == 64_000
-    second = Room(tmp_path, {})
+    second = TimedEngines(tmp_path, {})
     assert second.calibrate() == calibration
     assert second.measured == 0
 
 
 def test_what_disturbs_one_measurement_does_not_matter(tmp_path: Path, load: dict[str, float]) -> None:
     """The first engine to be measured, XLA at 256, takes ten times as long at first."""
-    calibration = Room(tmp_path, SECONDS, disturbed=2).calibrate()
+    calibration = TimedEngines(tmp_path, SECONDS, disturbed=2).calibrate()
     assert (calibration.engine, calibration.batch) == ("xla", 256)
 
 
 def test_a_network_that_xla_does_not_take(tmp_path: Path, load: dict[str, float]) -> None:
-    assert Room(tmp_path, SECONDS, xla=False).calibrate().engine == "tf"
+    assert TimedEngines(tmp_path, SECONDS, xla=False).calibrate().engine == "tf"
 
 
 def test_of_batches_that_are_as_fast_the_smaller(tmp_path: Path, load: dict[str, float]) -> None:
-    calibration = Room(tmp_path, {64: 0.04, 128: 0.0198, 256: 0.04, 512: 0.0804}).calibrate()
+    calibration = TimedEngines(tmp_path, {64: 0.04, 128: 0.0198, 256: 0.04, 512: 0.0804}).calibrate()
     assert calibration.batch == 128
 
 
@@ -143,45 +143,45 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quieter_one(
     tmp_path: Path, load: dict[str, float], then: float, now: float, again: bool
 ) -> None:
     load["now"] = then
-    assert Room(tmp_path, SECONDS).calibrate().load == then
+    assert TimedEngines(tmp_path, SECONDS).calibrate().load == then
     load["now"] = now
-    room = Room(tmp_path, SECONDS)
-    assert room.calibrate().load == (now if again else then)
-    assert (room.measured > 0) == again
+    engines = TimedEngines(tmp_path, SECONDS)
+    assert engines.calibrate().load == (now if again else then)
+    assert (engines.measured > 0) == again
 
 
 @pytest.mark.parametrize(("share", "again"), [(0.5, False), (1.0, False), (1.2, False), (1.3, True)])
 def test_a_job_that_is_much_faster_has_the_next_worker_measure_again(
     tmp_path: Path, load: dict[str, float], share: float, again: bool
 ) -> None:
-    room = Room(tmp_path, SECONDS)
-    calibration = room.calibrate()
-    other: Any = TimedEngine("tf", 256, 0, 0, room.clock)
-    room.compare(other, 100 * calibration.rate)
-    used: Any = TimedEngine(calibration.engine, calibration.batch, 0, 0, room.clock)
-    room.compare(used, share * calibration.rate)
-    following = Room(tmp_path, SECONDS)
+    engines = TimedEngines(tmp_path, SECONDS)
+    calibration = engines.calibrate()
+    other: Any = TimedEngine("tf", 256, 0, 0, engines.clock)
+    engines.compare(other, 100 * calibration.rate)
+    used: Any = TimedEngine(calibration.engine, calibration.batch, 0, 0, engines.clock)
+    engines.compare(used, share * calibration.rate)
+    following = TimedEngines(tmp_path, SECONDS)
     following.calibrate()
     assert (following.measured > 0) == again
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"engine": "xla"}', "\x00"])
 def test_a_damaged_cache_is_measured_again(tmp_path: Path, load: dict[str, float], text: str) -> None:
-    room = Room(tmp_path, SECONDS)
-    room._calibration_path("float32", None).write_text(text)
-    assert isinstance(room.calibrate(), Calibration)
-    assert room.measured
-    assert np.isfinite(Room(tmp_path, {}).calibrate().rate)
+    engines = TimedEngines(tmp_path, SECONDS)
+    engines._calibration_path("float32", None).write_text(text)
+    assert isinstance(engines.calibrate(), Calibration)
+    assert engines.measured
+    assert np.isfinite(TimedEngines(tmp_path, {}).calibrate().rate)
 
 
 def test_a_sampler_counts_in_the_batch_and_is_measured_for_itself(tmp_path: Path, load: dict[str, float]) -> None:
     usual = Sampler(method="euler", steps=10)
-    room = Room(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
-    assert [room.first_batch(sampler) for sampler in (None, usual)] == [64, 64]
-    assert room.first_batch(Sampler(method="euler", steps=100, guidance=2.0)) == 4
-    assert room.first_batch(Sampler(method="heun", steps=500, guidance=2.0)) == 1
-    room.calibrate()
-    other = Room(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
+    engines = TimedEngines(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
+    assert [engines.first_batch(sampler) for sampler in (None, usual)] == [64, 64]
+    assert engines.first_batch(Sampler(method="euler", steps=100, guidance=2.0)) == 4
+    assert engines.first_batch(Sampler(method="heun", steps=500, guidance=2.0)) == 1
+    engines.calibrate()
+    other = TimedEngines(tmp_path, SECONDS, flop=4_000_000, sampler=usual)
     other.calibrate(sampler=usual)
     assert other.measured == 0
     other.calibrate(sampler=Sampler(method="euler", steps=11))
@@ -196,15 +196,15 @@ LARGE = {batch: 0.25 * batch for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512
 def test_a_large_network_is_tried_with_small_batches_alone(
     tmp_path: Path, load: dict[str, float], flop: int | None
 ) -> None:
-    room = Room(tmp_path, LARGE, flop=flop)
-    calibration = room.calibrate()
+    engines = TimedEngines(tmp_path, LARGE, flop=flop)
+    calibration = engines.calibrate()
     assert (calibration.engine, calibration.batch) == ("xla", 1), "a larger one is not faster"
-    assert max(batch for _, batch in room.tried) <= 4, "no batch takes longer than a second"
+    assert max(batch for _, batch in engines.tried) <= 4, "no batch takes longer than a second"
 
 
 def test_a_large_network_that_gains_by_batches(tmp_path: Path, load: dict[str, float]) -> None:
     seconds = {batch: 0.2 + 0.01 * batch for batch in LARGE}
-    calibration = Room(tmp_path, seconds, flop=4_000_000_000).calibrate()
+    calibration = TimedEngines(tmp_path, seconds, flop=4_000_000_000).calibrate()
     assert calibration.batch == 32
     assert seconds[calibration.batch] <= 1.0
 
@@ -212,33 +212,33 @@ def test_a_large_network_that_gains_by_batches(tmp_path: Path, load: dict[str, f
 @pytest.mark.parametrize("most", [1, 2, 8])
 def test_what_is_too_large_for_the_memory_is_left_out(tmp_path: Path, load: dict[str, float], most: int) -> None:
     seconds = dict.fromkeys(LARGE, 0.01)
-    calibration = Room(tmp_path, seconds, flop=500_000_000, most=most).calibrate()
+    calibration = TimedEngines(tmp_path, seconds, flop=500_000_000, most=most).calibrate()
     assert calibration.batch == most
 
 
 def test_a_batch_that_the_job_names_is_the_only_one(tmp_path: Path, load: dict[str, float]) -> None:
-    room = Room(tmp_path, LARGE, flop=30_000_000_000)
-    calibration = room.calibrate(batch=8, samples=64)
+    engines = TimedEngines(tmp_path, LARGE, flop=30_000_000_000)
+    calibration = engines.calibrate(batch=8, samples=64)
     assert (calibration.engine, calibration.batch) == ("xla", 8)
-    assert {batch for _, batch in room.tried} == {8}
+    assert {batch for _, batch in engines.tried} == {8}
     assert not list(tmp_path.iterdir()), "it is not what is best for other jobs"
 
 
 def test_a_long_job_with_a_batch_of_its_own_gets_the_faster_engine(tmp_path: Path, load: dict[str, float]) -> None:
-    room = Room(tmp_path, SECONDS | {8: 0.001})
-    assert room.calibrate(batch=8, samples=100_000).engine == "xla"
-    assert set(room.tried) == {("xla", 8), ("tf", 8)}
+    engines = TimedEngines(tmp_path, SECONDS | {8: 0.001})
+    assert engines.calibrate(batch=8, samples=100_000).engine == "xla"
+    assert set(engines.tried) == {("xla", 8), ("tf", 8)}
 
 
 def test_few_samples_are_not_worth_measuring(tmp_path: Path, load: dict[str, float]) -> None:
-    room = Room(tmp_path, SECONDS)
-    calibration = room.calibrate(samples=1000)
+    engines = TimedEngines(tmp_path, SECONDS)
+    calibration = engines.calibrate(samples=1000)
     assert (calibration.engine, calibration.batch) == ("xla", 64)
-    assert room.tried == [("xla", 64)]
-    Room(tmp_path, SECONDS).calibrate(samples=100_000)
-    assert Room(tmp_path, SECONDS).calibrate(samples=1000).batch == 256, "what is known is used"
+    assert engines.tried == [("xla", 64)]
+    TimedEngines(tmp_path, SECONDS).calibrate(samples=100_000)
+    assert TimedEngines(tmp_path, SECONDS).calibrate(samples=1000).batch == 256, "what is known is used"
 
 
 def test_a_generator_that_never_runs(tmp_path: Path, load: dict[str, float]) -> None:
     with pytest.raises(GeneratorError, match="out of memory"):
-        Room(tmp_path, LARGE, most=0).calibrate(samples=10)
+        TimedEngines(tmp_path, LARGE, most=0).calibrate(samples=10)

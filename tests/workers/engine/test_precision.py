@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.generators import find_generator
+from workers.engine.calibration import CalibratedEngines
 from workers.engine.devices import Device
-from workers.engine.engine_room import EngineRoom
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.keras"
 
@@ -16,14 +16,14 @@ TINY = Path(__file__).parents[2] / "data" / "tiny.keras"
 def test_tf32_is_on_for_the_batches_of_its_jobs_alone(tmp_path: Path) -> None:
     """The switch can be read without a GPU that heeds it."""
     generator = find_generator(str(TINY))
-    room = EngineRoom(generator, Device(name="cpu", model="a CPU"), tmp_path)
-    import tensorflow as tf  # Seconds; and the engine room starts it quietly.
+    engines = CalibratedEngines(generator, Device(name="cpu", model="a CPU"), tmp_path)
+    import tensorflow as tf  # Seconds; and the engines start it quietly.
 
     latents = np.zeros((1, generator.interface.latent_dim), np.float32)
     labels = None if generator.interface.classes is None else np.zeros(1, np.int32)
-    engines = [room.engine("tf", 8, precision) for precision in ("float32", "tf32")]
+    both = [engines.engine("tf", 8, precision) for precision in ("float32", "tf32")]
     found = []
-    for engine in (*engines, *engines):
+    for engine in (*both, *both):
         engine.predict(latents, labels)
         found.append(tf.config.experimental.tensor_float_32_execution_enabled())
     assert found == [False, True, False, True]

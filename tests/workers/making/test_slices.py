@@ -31,7 +31,7 @@ from pipeline.stores import open_store
 from pipeline.stores.local import LocalStore
 from tests.jobs.test_ledger import worker_info
 from tests.making import CLASSES, Made, StandIn, make_dataset, make_spec
-from workers.engine.engine_room import Calibration, EngineRoom
+from workers.engine.calibration import CalibratedEngines, Calibration
 from workers.making.assignment import Assignment, Clock
 from workers.making.leases import Leases
 from workers.making.mill import Work
@@ -60,8 +60,8 @@ class Time:
         self.seconds += seconds
 
 
-class Rooms:
-    """Stands in for the engine room: one engine, whatever is asked for."""
+class OneEngine:
+    """Stands in for the calibrated engines: one engine, whatever is asked for."""
 
     def __init__(self, one: StandIn) -> None:
         self.one = one
@@ -109,7 +109,7 @@ class Bench:
         """The job, at its destination and in the ledger."""
         self.spec, place = spec or self.spec, place or self.folder
         open_store(place).write(shards.JOB, self.spec.to_json().encode())
-        assert self.ledger.enter(NewJob(job_id=JOB, spec=self.spec, destination=str(place), priority=5))
+        assert self.ledger.enter(NewJob(job_id=JOB, spec=self.spec, destination=str(place)))
 
     def run(self) -> None:
         """One wake-up, to its end."""
@@ -131,7 +131,7 @@ def bench(settings: Settings, ledger: Ledger, tmp_path: Path) -> Iterator[Bench]
         settings=settings,
         ledger=ledger,
         wakeups=cast(Wakeups, SimpleNamespace(send=lambda *told: sent.append(told))),
-        rooms=cast(EngineRoom, Rooms(engine)),
+        engines=cast(CalibratedEngines, OneEngine(engine)),
         calibrations={("float32", None): Calibration(engine="tf", batch=64, rate=1.0)},
         info=worker_info(digest=spec.digest, classes=CLASSES, output_roots=(str(tmp_path),)),
         stop=threading.Event(),
@@ -148,7 +148,7 @@ def test_who_fills_a_pack_of_receipts_writes_it(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr("workers.making.shard_sink.write_pack", lambda store, number: packed.append(number))
     spec = make_spec(count=2100, shard_size=1)
     open_store(bench.folder).write(shards.JOB, spec.to_json().encode())
-    new = NewJob(job_id=JOB, spec=spec, destination=str(bench.folder), priority=5)
+    new = NewJob(job_id=JOB, spec=spec, destination=str(bench.folder))
     assert bench.ledger.enter(new, done=[(index, 1) for index in range(2100) if index not in (1500, 2099)])
     bench.run()
     assert packed == [1]
@@ -203,13 +203,13 @@ def test_candidates_of_a_judge_that_the_worker_holds(bench: Bench, tmp_path: Pat
     asked: list[Any] = []
     engine: Any = bench.engine
     engine.best_of, engine.batch, engine.engine = 4, 16, "tf"
-    rooms: Any = bench.worker.rooms
+    engines: Any = bench.worker.engines
 
     def judging_engine(*how: Any) -> Any:
         asked.append(how)
         return engine
 
-    rooms.judging_engine = judging_engine
+    engines.judging_engine = judging_engine
     bench.enter(make_spec(best_of=4, judge="j.keras", judge_digest=DIGEST))
     bench.run()
     assert bench.state == ("done", 4, None)
@@ -339,7 +339,7 @@ def test_an_unexpected_error_fails_the_job_once(bench: Bench, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise RuntimeError("nobody foresaw this")
 
-    monkeypatch.setattr(bench.worker.rooms, "engine", fail)
+    monkeypatch.setattr(bench.worker.engines, "engine", fail)
     bench.enter()
     bench.run()
     state, _, error = bench.state

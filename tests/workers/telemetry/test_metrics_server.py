@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.common.errors import LedgerError
 from pipeline.common.settings import Settings
-from pipeline.jobs.ledger import Claim, Ledger, NewJob
+from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.schedules.book import ScheduleBook
 from tests.making import make_spec
 from tests.servers import free_port
@@ -63,8 +63,8 @@ def test_how_many_workers_the_jobs_of_a_generator_could_use(settings: Settings, 
     collector = SchedulerCollector(ScheduleBook(settings), lambda: False)
     assert wanted(collector)["fashion"] == 0
     spec = make_spec()
-    ledger.enter(NewJob(job_id="one", spec=spec, destination="/x", priority=5))
-    ledger.enter(NewJob(job_id="two", spec=spec, destination="/y", priority=5, parallel=3), done=[(0, 30)])
+    ledger.enter(NewJob(job_id="one", spec=spec, destination="/x"))
+    ledger.enter(NewJob(job_id="two", spec=spec, destination="/y", queue=QueueOptions(parallel=3)), done=[(0, 30)])
     assert wanted(collector)[spec.generator_name] == 4 + 3
     for left in (3, 2, 1, 1):  # The last one is for the job's last step.
         claim = ledger.claim("one", "w")

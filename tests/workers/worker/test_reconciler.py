@@ -35,7 +35,7 @@ def reconciler(ledger: Ledger, wakeups: Wakeups) -> Reconciler:
 
 
 def enter(ledger: Ledger, job: str = "job-1", destination: str = "/data/x", **options: Any) -> None:
-    assert ledger.enter(NewJob(job_id=job, spec=SPEC, destination=destination, **{"priority": 5, **options}))
+    assert ledger.enter(NewJob(job_id=job, spec=SPEC, destination=destination, **options))
 
 
 def messages(raw: redis.Redis, ledger: Ledger, priority: int = 5) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from pipeline.generators.interface import Constant
 from pipeline.spec.sampler import Sampler
 from workers.engine.devices import Device
 from workers.engine.engine import ENGINES, Engine
-from workers.engine.engines import Engines
+from workers.engine.engine_cache import EngineCache
 
 BATCHES = (64, 128, 256, 512)
 
@@ -57,7 +57,7 @@ class Calibration:
     load: float = 0.0
 
 
-class EngineRoom(Engines):
+class CalibratedEngines(EngineCache):
     """What a worker computes with: the engines, and which of them to use."""
 
     def __init__(

@@ -14,8 +14,8 @@ from pipeline.stores.records import read_record
 from pipeline.ui import class_index
 from pipeline.ui.class_index import ClassIndex
 from pipeline.ui.library import Library, key_of
+from pipeline.ui.open_dataset import OpenDataset
 from pipeline.ui.pictures import cell_size, picture, sprite
-from pipeline.ui.shelf import OpenDataset
 from tests.making import make_dataset, make_spec
 from tests.servers import S3Server
 from tests.ui.conftest import cell
