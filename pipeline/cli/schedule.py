@@ -37,7 +37,7 @@ def schedule_command() -> None:
     """
 
 
-_times, _runs = options_of("Times"), options_of("Runs")
+_schedule_option = options_of("Schedule")
 
 #: Options of a schedule itself; all others are those of its jobs.
 _TERMS = ("cron", "every", "timezone", "keep", "overlap", "catch_up", "priority", "webhook")
@@ -54,26 +54,26 @@ _TERMS = ("cron", "every", "timezone", "keep", "overlap", "catch_up", "priority"
 @_name_argument
 @click.argument("generator")
 @click.argument("destination", metavar="DEST")
-@_times("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
-@_times("--every", metavar="TIME", help="Interval, from now on: 90s, 15m, 6h, 1d, 2w.")
-@_times("--timezone", metavar="ZONE", help="Time zone of --cron, {date} and {time}.  [default: UTC]")
-@_runs("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
-@_runs(
+@_schedule_option("--cron", metavar="LINE", help='As in a crontab: "0 2 * * *" is daily at 2.')
+@_schedule_option("--every", metavar="TIME", help="Interval, from now on: 90s, 15m, 6h, 1d, 2w.")
+@_schedule_option("--timezone", metavar="ZONE", help="Time zone of --cron, {date} and {time}.  [default: UTC]")
+@_schedule_option("--keep", type=Whole(1, MAX_KEPT), help="Verified datasets to keep; delete older ones.")
+@_schedule_option(
     "--overlap",
     type=click.Choice(["skip", "queue"]),
     default="skip",
     show_default=True,
     help="While a run is in progress, skip the next, or let it wait.",
 )
-@_runs(
+@_schedule_option(
     "--catch-up",
     type=click.Choice(["one", "none"]),
     default="one",
     show_default=True,
     help="Make one or none of the runs missed while no scheduler was up.",
 )
-@click.option("--replace", "replacing", is_flag=True, help="Replace the schedule with this name.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask before --replace removes datasets.")
+@_schedule_option("--replace", "replacing", is_flag=True, help="Replace the schedule with this name.")
+@_schedule_option("--yes", "-y", is_flag=True, help="Do not ask before --replace removes datasets.")
 @job_options
 @queueing_options
 @redis_option

@@ -218,14 +218,14 @@ def _inputs(inputs: tuple[Port, ...], name: str | None) -> tuple[Port, Port | No
     """The image's input and the label's. Raises ValueError."""
     names = [port.name for port in inputs]
     if name is not None and name not in names:
-        raise ValueError(f"{JUDGE_SIDECAR} speaks of the input {name!r}, the model has {', '.join(names)}")
+        raise ValueError(f"{JUDGE_SIDECAR} names the input {name!r}, but the model has {', '.join(names)}")
     if len(inputs) > 2:
         raise ValueError(f"it has the inputs {', '.join(names)}: a judge takes an image, and perhaps a label")
     largest = max(inputs, key=lambda port: math.prod(size or 100 for size in port.shape))
     image = next((port for port in inputs if port.name == name), largest)
     label = next((port for port in inputs if port is not image), None)
     if not all(port.batched for port in inputs):
-        raise ValueError("its inputs have no open batch: export it with one")
+        raise ValueError("its inputs have a fixed batch size: export it with a batch dimension of None")
     return image, label
 
 
@@ -236,7 +236,7 @@ def _output(outputs: tuple[Port, ...], name: str | None) -> Port:
         raise ValueError(f"it has the outputs {', '.join(names)}: say in {JUDGE_SIDECAR}, [output] name, which one")
     output = next((port for port in outputs if name in (None, port.name)), None)
     if output is None:
-        raise ValueError(f"{JUDGE_SIDECAR} speaks of the output {name!r}, the model has {', '.join(names)}")
+        raise ValueError(f"{JUDGE_SIDECAR} names the output {name!r}, but the model has {', '.join(names)}")
     if len(output.shape) > 1 or None in output.shape:
         raise ValueError(f"its output is {_in_words(output.shape)}: a judge gives one score, or one number per class")
     return output

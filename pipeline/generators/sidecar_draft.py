@@ -55,7 +55,7 @@ def _lines(structure: Structure, what: str) -> Iterator[str]:
         yield from _sampler(time, label)
     for port in structure.inputs:
         if not port.batched:
-            yield f"# [inputs.{_quoted(port.name)}]  # it has no open batch: what are all samples fed?"
+            yield f"# [inputs.{_quoted(port.name)}]  # it has no batch dimension: which value do all samples get?"
             yield "# constant = 1.0"
             yield ""
 

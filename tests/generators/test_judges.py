@@ -86,8 +86,8 @@ def test_the_digest_is_that_of_content_and_meaning(tmp_path: Path) -> None:
     ("[input]\nrang = [0, 1]", "unknown input.rang"), ("[outputs]", "unknown outputs"),
     ("[input]\nrange = [1, 0]", "range is not a pair"), ("[input]\nrange = [0, nan]", "range is not a pair"),
     ('[input]\nchannels = "second"', "neither 'first' nor 'last'"), ("[output]\nsoftmax = 1", "neither true nor false"),
-    ('[input]\nname = "picture"', "speaks of the input 'picture', the model has image"),
-    ('[output]\nname = "score"', "speaks of the output 'score', the model has logits"),
+    ('[input]\nname = "picture"', "names the input 'picture', but the model has image"),
+    ('[output]\nname = "score"', "names the output 'score', but the model has logits"),
     ("input = 3", r"write \[input\]"),
     ("summary = 3", "summary is not text"), ("[input", "cannot be read"),
 ])  # fmt: skip

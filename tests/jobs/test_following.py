@@ -18,7 +18,7 @@ from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Claim, Ledger, QueueOptions
 from pipeline.jobs.queueing import JobHandle, enqueue
 from pipeline.spec import plan as shards
-from pipeline.spec.selection import parse_selection
+from pipeline.spec.selection import Selection, parse_selection
 from pipeline.stores import open_store
 from pipeline.stores.lease import Lease
 from tests.making import make_spec, run_mill
@@ -35,8 +35,10 @@ def begin(folder: Path) -> None:
     run_mill(make_spec(), store, [0, 1])
 
 
-def queue(ledger: Ledger, folder: Path, options: QueueOptions | None = None) -> JobHandle:
-    return enqueue(make_spec(), open_store(folder).url, ledger, options)
+def queue(
+    ledger: Ledger, folder: Path, options: QueueOptions | None = None, only: Selection | None = None
+) -> JobHandle:
+    return enqueue(make_spec(), open_store(folder).url, ledger, options, only=only)
 
 
 def lose_all(ledger: Ledger, raw: redis.Redis) -> None:

@@ -30,7 +30,7 @@ _KEPT_ENGINES = 12
 _BATCHES_HELD = 6
 
 
-class Engines:
+class EngineCache:
     """The engines of one generator on one device. The most recently used are kept."""
 
     def __init__(self, generator: Generator, device: Device) -> None:

@@ -82,7 +82,7 @@ def port_of(
 
 
 def input_port(path: Path, name: str, spec: Any, batch: int | None) -> Port:
-    """An input as a port. An input without an open batch, such as a scalar, is the same for all samples."""
+    """An input as a port. An input without a batch dimension, such as a scalar, is the same for all samples."""
     if batch is not None and spec.shape.rank and spec.shape[0] == batch:
         return port_of(path, name, spec, batch=batch)
     if spec.shape.rank == 0 or (spec.shape.rank is not None and spec.shape.is_fully_defined() and spec.shape[0] == 1):
