@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("noisemill")
 #: `make test-all`.
 LONG = {
     "benchmarks/test_benchmarks.py", "client/recipes/test_reproduce.py", "client/test_stream.py",
+    "compat/readers/test_keras.py",
     "datasets/evaluation/test_figures.py",
     "end_to_end/test_containers.py", "end_to_end/test_extend.py", "end_to_end/test_kills.py",
     "end_to_end/test_metrics.py", "end_to_end/test_mixed_fleets.py", "end_to_end/test_names.py",
@@ -34,9 +35,13 @@ LONG = {
     "generators/test_reproducible.py", "generators/test_sampling.py", "generators/test_trusted_code.py",
     "security/test_surroundings.py",
     "ui/test_browser.py", "ui/test_playground.py",
+    "end_to_end/test_generate.py::test_a_generator_that_does_not_load_is_one_line",
     "end_to_end/test_generate.py::test_straight_to_s3",
     "end_to_end/test_generate.py::test_two_at_once_make_one_dataset",
     "end_to_end/test_generate.py::test_under_nohup_it_outlives_its_terminal",
+    "end_to_end/test_up.py::test_what_the_file_names_comes_up_and_goes_down",
+    "generators/test_judges.py::test_a_judge_in_onnx_or_a_saved_model",
+    "generators/test_keras.py::test_a_range_that_nobody_tells_is_measured_and_offered",
     "generators/test_saved_model.py::test_what_reaches_out_is_refused_wherever_it_is",
 }  # fmt: skip
 #: The same for tests that CI leaves to `make slow`: others like them are in `make test-all`.
