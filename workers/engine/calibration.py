@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -94,19 +95,23 @@ class CalibratedEngines(EngineCache):
 
         A calibration made on a busy machine is repeated once the machine is less busy. If the only job to be made has
         a `batch` of its own, only that batch is measured. If it has so few `samples` that calibration would take longer
-        than it saves, only an earlier calibration is used.
+        than it saves, any earlier calibration is used, and none is made.
         """
         kept, load = self._kept_calibration(precision, sampler), _load()
-        if batch or (kept is None and 0 < samples <= _FEW_BATCHES * self.first_batch(sampler)):
+        if batch or (kept is None and self._is_short(samples, sampler)):
             engine = self._engine_for(precision, sampler, batch or self.first_batch(sampler), kept, samples)
             rate = _bare_rate(engine, *self._some_input(engine.batch), self._clock)
             return Calibration(engine=engine.engine, batch=engine.batch, rate=round(rate, 1))
-        if kept is not None and (kept.load <= 1 or kept.load < 2 * load):
+        if kept is not None and (kept.load <= 1 or kept.load < 2 * load or self._is_short(samples, sampler)):
             return kept
         calibration = replace(self._measure(precision, sampler), load=round(load, 2))
-        path = self._calibration_path(precision, sampler)
+        path = self._cache_path("calibrations", precision, sampler)
         keep(path, json.dumps(asdict(calibration)))
         return calibration
+
+    def _is_short(self, samples: int, sampler: Sampler | None) -> bool:
+        """Whether this is the number of samples of a job for which calibration does not pay."""
+        return 0 < samples <= _FEW_BATCHES * self.first_batch(sampler)
 
     def first_batch(self, sampler: Sampler | None = None) -> int:
         """A batch that takes a fraction of a second, and little memory: a power of two up to BATCHES[0]."""
@@ -134,17 +139,21 @@ class CalibratedEngines(EngineCache):
         return self._first_that_runs(batch, precision, sampler)
 
     def is_reproducible(self) -> bool:
-        """Whether a sample depends on its latent and label alone. Found by experiment, once.
+        """Whether a sample depends on its latent and label alone. Found by experiment, once, and kept in the cache.
 
         It does not if the network draws random numbers, changes its own state or takes statistics over the batch: the
         same latent then gives another sample in another batch.
         """
+        if self._reproducible is None:
+            self._reproducible = self._kept_verdict()
         if self._reproducible is None:
             plain = (engine for engine in reversed(self._engines.values()) if engine.best_of is None)
             engine = next(plain, None) or self._first_that_runs(max(2, self.first_batch()))
             if engine.batch == 1:
                 engine = self._first_that_runs(2)
             self._reproducible = self._gives_the_same(engine)
+            with contextlib.suppress(OSError):  # It can be found again.
+                keep(self._cache_path("reproducible"), json.dumps(self._reproducible))
         return self._reproducible
 
     def _gives_the_same(self, engine: Engine) -> bool:
@@ -161,11 +170,11 @@ class CalibratedEngines(EngineCache):
         if kept is None or (kept.engine, kept.batch) != (engine.engine, engine.batch):
             return
         if rate > _DISTURBED * kept.rate:
-            self._calibration_path(engine.precision, engine.sampler).unlink(missing_ok=True)
+            self._cache_path("calibrations", engine.precision, engine.sampler).unlink(missing_ok=True)
 
     def _kept_calibration(self, precision: str = "float32", sampler: Sampler | None = None) -> Calibration | None:
         try:
-            return Calibration(**json.loads(self._calibration_path(precision, sampler).read_text()))
+            return Calibration(**json.loads(self._cache_path("calibrations", precision, sampler).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -208,14 +217,22 @@ class CalibratedEngines(EngineCache):
                     rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch), self._clock))
         return rates
 
-    def _calibration_path(self, precision: str, sampler: Sampler | None) -> Path:
+    def _kept_verdict(self) -> bool | None:
+        """What `is_reproducible` has found earlier; None if nothing."""
+        try:
+            verdict = json.loads(self._cache_path("reproducible").read_text())
+        except (OSError, ValueError):
+            return None
+        return verdict if isinstance(verdict, bool) else None
+
+    def _cache_path(self, kind: str, precision: str = "float32", sampler: Sampler | None = None) -> Path:
         import tensorflow as tf
 
         device = f"{self.device.name} {self.device.model} {usable_cores()} {tf.__version__} {_threads()} {precision}"
         sampler = sampler or self.generator.sampler
         work = f" {sampler.evaluations} evaluations" if sampler else ""
         key = sha256(f"{self.generator.digest} {device}{work}".encode()).hexdigest()[:24]
-        return self._cache_dir / "calibrations" / f"{key}.json"
+        return self._cache_dir / kind / f"{key}.json"
 
 
 def _best(rates: dict[tuple[str, int], float]) -> Calibration:

@@ -91,8 +91,8 @@ class TimedEngines(CalibratedEngines):
         seconds = self.seconds[batch] * (1 if engine == "xla" else 2)
         return TimedEngine(engine, batch, seconds, disturbed, self.clock)
 
-    def _calibration_path(self, precision: str, sampler: Sampler | None) -> Path:
-        return self.folder / f"{precision} {sampler or self.sampler}.json"
+    def _cache_path(self, kind: str, precision: str = "float32", sampler: Sampler | None = None) -> Path:
+        return self.folder / f"{kind} {precision} {sampler or self.sampler}.json"
 
 
 SECONDS = {64: 0.004, 128: 0.004, 256: 0.004, 512: 0.012}
@@ -145,6 +145,9 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quieter_one(
     load["now"] = then
     assert TimedEngines(tmp_path, SECONDS).calibrate().load == then
     load["now"] = now
+    of_a_short_job = TimedEngines(tmp_path, SECONDS)
+    assert of_a_short_job.calibrate(samples=100).load == then
+    assert not of_a_short_job.measured
     engines = TimedEngines(tmp_path, SECONDS)
     assert engines.calibrate().load == (now if again else then)
     assert (engines.measured > 0) == again
@@ -168,7 +171,7 @@ def test_a_job_that_is_much_faster_has_the_next_worker_measure_again(
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"engine": "xla"}', "\x00"])
 def test_a_damaged_cache_is_measured_again(tmp_path: Path, load: dict[str, float], text: str) -> None:
     engines = TimedEngines(tmp_path, SECONDS)
-    engines._calibration_path("float32", None).write_text(text)
+    engines._cache_path("calibrations").write_text(text)
     assert isinstance(engines.calibrate(), Calibration)
     assert engines.measured
     assert np.isfinite(TimedEngines(tmp_path, {}).calibrate().rate)
