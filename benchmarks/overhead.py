@@ -30,6 +30,8 @@ from pipeline.jobs.request import JobRequest
 GENERATOR = "fashion"
 _GENERATE_SAMPLES = 10_000
 _JOB_SAMPLES = 4_000
+#: Samples of a job that takes nearly no time itself.
+_SHORT = 100
 _IDLE_S = 15.0
 _START_S = 120.0
 
@@ -40,6 +42,7 @@ def run(effort: Effort) -> Result:
     with folder() as place:
         generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
         again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
+        short = [_short(place / f"short-{number}") for number in range(2 * effort.rounds + 1)][1:]
     idle, idle_gaps = _warm_worker(effort)
     later = generated[1:]
     figures = [
@@ -48,6 +51,9 @@ def run(effort: Effort) -> Result:
         _seconds("`generate`: to the first batch", [each["until_first"] for each in later]),
         _seconds("`generate`: beside the forward pass, in all", [each["beside"] for each in later]),
         _seconds("`generate`, all there already", [again]),
+        _seconds(f"`import tensorflow` (before each `generate` of {_SHORT})", [each["import"] for each in short]),
+        _seconds(f"`generate` of {_SHORT}, in all", [each["generate"] for each in short]),
+        _seconds(f"`generate` of {_SHORT}, more than the import", [each["more"] for each in short], reach=1.5),
         _seconds("device idle between two queued jobs, on a warm worker", idle_gaps, reach=0.05),
         Figure(case="idle worker: share of a core", unit="%", values=idle, reach=1.0, smaller_is_better=True),
     ]
@@ -59,7 +65,7 @@ def run(effort: Effort) -> Result:
             "Between two jobs: from one's first claim to the next one's, less the seconds of the forward pass.",
             "In it the next wake-up is taken; the job before is finished beside the next one's first batches.",
         ],
-        details={"generate": generated},
+        details={"generate": generated, "short": short},
     )
 
 
@@ -88,6 +94,16 @@ def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
         "predict": predict,
         "beside": seconds - predict,
     }
+
+
+def _short(destination: Path) -> dict[str, float]:
+    """Seconds of TensorFlow's import alone, and of a short job right after it."""
+    start = time.perf_counter()
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, env=environment)
+    alone = time.perf_counter() - start
+    generate, _ = _command("generate", GENERATOR, str(destination), "--count", str(_SHORT))
+    return {"import": alone, "generate": generate, "more": generate - alone}
 
 
 def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
