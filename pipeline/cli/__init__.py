@@ -6,6 +6,7 @@ Each command's module is loaded when the command is called, so that `--help` imp
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -113,7 +114,10 @@ def noisemill() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits: 0 done, 1 the job or check failed, 2 wrong usage, 130 interrupted."""
     open_missing_streams()
-    sys.exit(_run(arguments))
+    code = _run(arguments)
+    # Otherwise Python would search all that it has imported for garbage before it ends, for 0.1 s.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -5,8 +5,10 @@ Imports inside the functions keep numpy, redis and Celery out of `--help`.
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +35,7 @@ from pipeline.cli.sections import SectionedCommand
 from pipeline.common.errors import UsageError
 from pipeline.common.quantities import MAX_WORKERS
 from pipeline.common.settings import names_redis
+from pipeline.fleet.local import LocalWorkers
 from pipeline.generators import Generator
 from pipeline.spec import plan as shards
 from pipeline.stores import names_destination, normalise
@@ -80,28 +83,36 @@ def generate_command(
     If the destination holds the same job already, it is completed.
     """
 
-    from pipeline.cli.progress import job_progress
-    from pipeline.client.making import LocalRun, plan_job
-    from pipeline.jobs.request import JobRequest
-    from pipeline.jobs.sizing import estimate_size
-
-    planned = plan_job(known_generator(generator), JobRequest(**request))
-    place, count = normalise(destination), planned.spec.count
-    if dry_run:
-        _print_sizing(estimate_size(planned.spec, []), as_json, queued=False)
-        return
+    found, place = known_generator(generator), normalise(destination)
     started = time.monotonic()
-    planned.remember()
-    prepared = planned.at(place)
-    with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
-        run = LocalRun(
-            workers=workers or 1,
-            device=device,
-            watcher=progress.show,
-            take_over=take_over,
-            notice=progress.notify,
-        )
-        job = prepared.make_here(planned.models, run)
+    with ExitStack() as stack:
+        # Workers need seconds to import TensorFlow; meanwhile this process imports the rest, and plans.
+        local = None
+        if not dry_run and _is_new(place):
+            local = stack.enter_context(LocalWorkers(workers or 1, device))
+
+        from pipeline.cli.progress import job_progress
+        from pipeline.client.making import LocalRun, plan_job
+        from pipeline.jobs.request import JobRequest
+        from pipeline.jobs.sizing import estimate_size
+
+        planned = plan_job(found, JobRequest(**request))
+        count = planned.spec.count
+        if dry_run:
+            _print_sizing(estimate_size(planned.spec, []), as_json, queued=False)
+            return
+        planned.remember()
+        prepared = planned.at(place)
+        with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
+            run = LocalRun(
+                workers=workers or 1,
+                device=device,
+                watcher=progress.show,
+                take_over=take_over,
+                notice=progress.notify,
+                started=local,
+            )
+            job = prepared.make_here(planned.models, run)
     _print_result(place, job, time.monotonic() - started, as_json)
     run_if_done(on_done, place, count)
 
@@ -262,6 +273,11 @@ def extend_command(
             **source,
         )
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
+
+
+def _is_new(destination: str) -> bool:
+    """Whether a destination is a folder without a job, so that there is something to make. Looks at local ones only."""
+    return not (destination.startswith("s3://") or os.path.exists(os.path.join(destination, shards.JOB)))
 
 
 def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:

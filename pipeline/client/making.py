@@ -19,7 +19,7 @@ from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import Upload, prepare, spec_as_begun, spec_at
 from pipeline.datasets.receipts import EngineRecord
 from pipeline.datasets.repair import withdraw_damaged
-from pipeline.fleet.launch import WorkerConfig, divide_cores
+from pipeline.fleet.launch import WorkerConfig
 from pipeline.fleet.local import LocalWorkers, private_server
 from pipeline.generators import (
     Generator,
@@ -41,6 +41,9 @@ from pipeline.spec.selection import Selection
 from pipeline.stores import names_destination, open_store
 from pipeline.stores.lease import this_process
 
+#: Poll interval of a job on this machine, seconds: nobody else uses its Redis.
+_POLL_S = 0.05
+
 #: A generator, and the judge of its candidates, if any.
 Models = tuple[Generator, Judge | None]
 
@@ -59,6 +62,8 @@ class LocalRun:
     take_over: bool = False
     #: Called with a message while another maker works at the destination.
     notice: Callable[[str], None] | None = None
+    #: Its workers, if they have been started already.
+    started: LocalWorkers | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,9 @@ def make_here(
             prepare()
         if _is_complete(destination, only):
             return None
-        local = stack.enter_context(LocalWorkers(_configs(models(), settings, spec, destination, run)))
+        config = _config(models(), settings, spec, destination)
+        local = stack.enter_context(run.started or LocalWorkers(run.workers, run.device))
+        local.configure(config)
         handle = enqueue(spec, destination, ledger, only=only, made_by=made_by, lease=lease)
 
         def check() -> None:
@@ -195,7 +202,7 @@ def make_here(
                 lease.check()
 
         try:
-            job = wait_for(ledger, handle.id, run.watcher, check=check)
+            job = wait_for(ledger, handle.id, run.watcher, check=check, poll_s=_POLL_S)
         except LedgerError as error:
             raise LedgerError(
                 f"the private Valkey has ended or does not respond ({one_line(error)})\n"
@@ -214,12 +221,11 @@ def _is_complete(destination: str, only: Selection | None) -> bool:
     return all(index in finished for index in only or range(len(dataset.plan)))
 
 
-def _configs(models: Models, settings: Settings, spec: JobSpec, destination: str, run: LocalRun) -> list[WorkerConfig]:
+def _config(models: Models, settings: Settings, spec: JobSpec, destination: str) -> WorkerConfig:
     generator, judge = models
-    config = WorkerConfig(
+    return WorkerConfig(
         generator=generator.reference,
         redis_url=settings.redis_url,
-        device=run.device,
         output_roots=(destination,),
         embedded=True,
         client=this_process(),
@@ -229,7 +235,6 @@ def _configs(models: Models, settings: Settings, spec: JobSpec, destination: str
         judges=(judge.reference,) if judge else (),
         log_level="warning",
     )
-    return divide_cores([config] * run.workers)
 
 
 def resume(

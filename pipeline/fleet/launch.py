@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -34,7 +35,7 @@ NUMPY_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 class WorkerConfig:
     """The configuration of one worker."""
 
-    #: Generator reference.
+    #: Generator reference; empty, as the URL, for a worker that gets the rest of its configuration later, by its stdin.
     generator: str
     redis_url: str
     #: "auto", "cpu", "gpu" or "gpu:N".
@@ -115,10 +116,20 @@ class SchedulerConfig:
 
 def config_from_environment() -> WorkerConfig:
     """The worker's configuration from the environment."""
-    return _config(json.loads(os.environ[_WORKER]))
+    return config_from_json(json.loads(os.environ[_WORKER]))
 
 
-def _config(data: dict[str, Any]) -> WorkerConfig:
+def config_from_stdin() -> WorkerConfig | None:
+    """The rest of the configuration of a worker that was started before it was known; None if it is not to be.
+
+    The process that starts the worker writes it, or closes its end.
+    """
+    line = sys.stdin.readline()
+    return config_from_json(json.loads(line)) if line else None
+
+
+def config_from_json(data: dict[str, Any]) -> WorkerConfig:
+    """The configuration from its fields."""
     data |= {name: tuple(data[name]) for name in ("output_roots", "cores", "judges")}
     return WorkerConfig(**data)
 
@@ -136,7 +147,7 @@ def supervisor_environment(groups: Sequence[WorkerGroup], base: Mapping[str, str
 def groups_from_environment() -> list[WorkerGroup]:
     """The groups from the environment; empty if there are none."""
     groups = json.loads(os.environ.get(_GROUPS, "[]"))
-    return [WorkerGroup(config=_config(group["config"]), count=group["count"]) for group in groups]
+    return [WorkerGroup(config=config_from_json(group["config"]), count=group["count"]) for group in groups]
 
 
 def scheduler_from_environment() -> SchedulerConfig | None:

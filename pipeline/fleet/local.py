@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.common.errors import LedgerError, WorkerError
 from pipeline.common.processes import die_with_parent, error_from_stderr
 from pipeline.common.scratch import scratch_folder
-from pipeline.fleet.launch import WorkerConfig
+from pipeline.fleet.launch import WorkerConfig, divide_cores
 
 #: Longest time for Valkey to start, seconds.
 _START_S = 10.0
@@ -46,12 +48,8 @@ def _server_in(folder: Path) -> Iterator[str]:
         _wait_for_socket(server, socket, log)
         yield f"unix://{socket}"
     finally:
-        server.terminate()
-        try:
-            server.wait(5)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.kill()  # Nothing of it is kept, and an orderly end takes up to 0.1 s.
+        server.wait()
 
 
 def _server_binary() -> Path:
@@ -78,22 +76,30 @@ def _wait_for_socket(server: subprocess.Popen[bytes], socket: Path, log: Path) -
 
 
 class LocalWorkers:
-    """Worker processes on this machine, as a context manager."""
+    """Worker processes on this machine, as a context manager, which may be entered again by who takes them over.
 
-    def __init__(self, configs: Sequence[WorkerConfig]) -> None:
-        self._configs = configs
+    They can be started before their job is known: they begin with importing TensorFlow, which takes seconds.
+    """
+
+    def __init__(self, count: int, device: str) -> None:
+        start = WorkerConfig(generator="", redis_url="", device=device, embedded=True, log_level="warning")
+        #: What they are started with.
+        self._starts = divide_cores([start] * count)
         self._scratch = contextlib.ExitStack()
         self._folder = Path()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._configured = False
 
     def __enter__(self) -> LocalWorkers:
+        if self._processes:
+            return self
         self._folder = self._scratch.enter_context(scratch_folder("logs"))
-        for number, config in enumerate(self._configs):
+        for number, config in enumerate(self._starts):
             with self._log(number).open("wb") as output:
                 process = subprocess.Popen(
                     config.command(),
                     env=config.environment({**os.environ, "TMPDIR": str(self._folder)}),
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,  # This process handles Ctrl-C; workers get SIGTERM.
@@ -101,13 +107,23 @@ class LocalWorkers:
             self._processes.append(process)
         return self
 
+    def configure(self, config: WorkerConfig) -> None:
+        """Gives them their job; of their devices, the configuration says nothing."""
+        self._configured = True
+        for process, start in zip(self._processes, self._starts, strict=True):
+            whole = replace(config, device=start.device, threads=start.threads, cores=start.cores)
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):  # If it has ended, `check` finds that.
+                process.stdin.write(f"{json.dumps(asdict(whole))}\n".encode())
+                process.stdin.close()
+
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Ends the workers. If the job is done, they hold no leases and are killed at once.
+        """Ends the workers. If the job is done, or was never given to them, they hold no leases and are killed at once.
 
         A second Ctrl-C or SIGTERM does not wait until they have given back their leases.
         """
         try:
-            if failure is not None:
+            if failure is not None and self._configured:
                 for process in self._processes:
                     process.terminate()
                 deadline = time.monotonic() + _LEAVE_S
@@ -119,6 +135,10 @@ class LocalWorkers:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)  # With its children: each worker is a session leader.
                     process.wait()
+                assert process.stdin is not None
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+            self._processes.clear()
             self._scratch.close()
 
     def check(self) -> None:

@@ -115,6 +115,7 @@ def wait_for(
     timeout_s: float | None = None,
     check: Callable[[], None] | None = None,
     enters_again: bool = False,
+    poll_s: float = _POLL_S,
 ) -> Job:
     """Waits until a job has ended; calls `watcher` with its state, and `check` at each poll.
 
@@ -133,7 +134,7 @@ def wait_for(
             check()
         if deadline is not None and time.monotonic() > deadline:
             raise TimeoutError(f"job {job_id} has not ended after {timeout_s:g} s")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def cancel_and_wait(ledger: Ledger, job_id: str) -> None:

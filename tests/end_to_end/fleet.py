@@ -29,10 +29,10 @@ class Worker:
 
     @property
     def child(self) -> int:
-        """Process id of the child that holds TensorFlow: the one that is not billiard's tracker."""
+        """Process id of the child that holds TensorFlow."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-        return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+        return next(pid for pid, command in commands.items() if b"workers.worker.child" in command)
 
     @property
     def id(self) -> str:

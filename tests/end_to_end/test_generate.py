@@ -220,3 +220,22 @@ def test_a_generator_that_does_not_load_is_one_line(here: Fleet) -> None:
     assert last.startswith("noisemill: the worker ended: generator")
     assert "Traceback" not in done.stderr
     assert left_behind(here) == []
+
+
+def test_workers_that_started_before_the_request_was_read_end_with_it(here: Fleet) -> None:
+    done = here.run("generate", TINY, "out", "--count", "10", "--labels", "class:99")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    here.wait_until(lambda: left_behind(here) == [])
+    assert not (here.folder / "out").exists()
+
+
+def test_no_worker_starts_where_there_is_nothing_to_make(here: Fleet) -> None:
+    no_worker = faulty(
+        die={"at": "pipeline.fleet.local:LocalWorkers.__enter__", "when": "before", "flags": str(here.folder)}
+    )
+    assert here.run("generate", TINY, "out", "--count", "10", "--dry-run", **no_worker).returncode == 0
+    assert here.run("generate", TINY, "out", "--count", "10").returncode == 0
+    again = here.run("generate", TINY, "out", "--count", "10", **no_worker)
+    assert again.returncode == 0
+    assert "everything existed already" in again.stdout

@@ -106,6 +106,13 @@ def test_sigterm_ends_a_worker_within_a_batch_and_gives_its_lease_back(lone_flee
     lone_fleet.run("cancel", job)
 
 
+def test_sigterm_ends_a_worker_that_still_loads(lone_fleet: Fleet) -> None:
+    worker = lone_fleet.start_worker(ready=False)
+    lone_fleet.wait_until(lambda: "TensorFlow takes some seconds to start" in worker.said())
+    assert worker.stop() in (0, -signal.SIGTERM)  # It may be too early for a handler.
+    assert "exited with" not in worker.said(), "no other child took its place"
+
+
 def test_workers_of_one_host_and_process_id_are_two(lone_fleet: Fleet) -> None:
     """As in containers that share the host's name, where each worker is process 1. What one held is not the other's."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -24,6 +25,8 @@ def start_tensorflow() -> None:
     # The folder of keras.json, which Keras creates; without a home it would create `~` in the working folder.
     os.environ["KERAS_HOME"] = str(load_settings().cache_dir / "keras")
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    # Otherwise Python would search what it has imported for garbage again and again, for 0.4 s in all.
+    gc.disable()
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held_back:
@@ -48,3 +51,5 @@ def start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            gc.freeze()
+            gc.enable()

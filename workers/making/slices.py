@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pipeline.common.errors import (
     DatasetError,
@@ -30,7 +30,6 @@ from pipeline.common.settings import Settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.verification import damaged_inputs
 from pipeline.generators import Choice, Judge
-from pipeline.jobs.broker import Wakeups
 from pipeline.jobs.entries import DamagedEntryError
 from pipeline.jobs.ledger import Claim, Ledger
 from pipeline.jobs.queueing import destination_lease
@@ -58,6 +57,13 @@ _REFUSAL_S = 1.0
 _UNREACHABLE_S = 30.0
 
 
+class WakeupSender(Protocol):
+    """Puts wake-ups into the queue."""
+
+    def send(self, job_id: str, digest: str, priority: int, token: int, serial: int) -> None:
+        """Sends one wake-up to the end of the queue of the generator's digest."""
+
+
 @dataclass
 class _Flag:
     """A yes or no that is known at the end."""
@@ -71,7 +77,7 @@ class SliceWorker:
 
     settings: Settings
     ledger: Ledger
-    wakeups: Wakeups
+    wakeups: WakeupSender
     engines: CalibratedEngines
     #: By precision and sampler; those that the worker does not start with are calibrated when a job first needs them.
     calibrations: dict[tuple[str, Sampler | None], Calibration]

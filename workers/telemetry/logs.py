@@ -10,8 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from celery import signals
-
 from pipeline.common.errors import LedgerError, one_line
 
 _Result = TypeVar("_Result")
@@ -33,15 +31,11 @@ def set_up_logging(level: str, form: str = "text", *, worker: str | None = None)
     if level != "debug":
         handler.addFilter(_one_line)
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
-    # The logger of Celery's process pool does not propagate to the root.
-    logging.getLogger("multiprocessing").handlers[:] = [handler]
-    # If this signal has a receiver, Celery sets up no handlers of its own.
-    signals.setup_logging.connect(_keep_logging)
     logging.getLogger("noisemill").setLevel(level.upper())
 
 
 #: Loggers of libraries that report a lost connection with a long traceback.
-_VERBOSE = ("celery.worker", "celery.bootsteps", "kombu", "multiprocessing", "billiard")
+_VERBOSE = ("celery.worker", "celery.bootsteps", "kombu")
 _LONGEST = 300
 
 
@@ -57,10 +51,6 @@ def _one_line(record: logging.LogRecord) -> bool:
         record.msg = " ".join(text.partition('"""')[0].split())[:_LONGEST]
         record.args, record.exc_info, record.exc_text = (), None, None
     return True
-
-
-def _keep_logging(**_: Any) -> None:
-    """Receiver of Celery's signal `setup_logging`: logging is set up already."""
 
 
 def about(job: str, shard: int | None = None, attempt: int | None = None) -> dict[str, Any]:

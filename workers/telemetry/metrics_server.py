@@ -26,9 +26,6 @@ from pipeline.schedules.book import ScheduleBook
 from pipeline.schedules.schedule import Schedule
 from workers.telemetry.metrics import RUNS_ENDED
 
-#: Folder of the child's values; set by the parent before the child starts.
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
 
 class WorkerCollector(Collector):
     """The parent's own metrics (queue, reconciler, whether Redis responds) and those of its children."""

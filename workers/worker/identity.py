@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from pathlib import Path
 
-#: File in the worker's run folder with the reason, in one line, why the child cannot work.
-FATAL = "fatal"
+#: Folder of the metrics of the children, by a name of the library's. The parent itself must not have it.
+METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: File in the worker's run folder with a byte for every refused message, written by the parent. The child, which
+#: announces the worker, reads its size.
+REFUSED = "refused"
 
 
 def new_worker_id() -> str:
@@ -17,3 +21,9 @@ def new_worker_id() -> str:
     take each other's leases.
     """
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def messages_refused(run_folder: Path) -> int:
+    """The number of messages that the worker with this run folder has refused since it started."""
+    path = run_folder / REFUSED
+    return path.stat().st_size if path.exists() else 0

@@ -19,12 +19,9 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 
 from pipeline.fleet.launch import RUN_FOLDER_VARIABLE
 from pipeline.jobs.broker import PRIORITIES, SLICE_TASK, RefusedMessage, Wakeup, read_wakeup
+from workers.worker.identity import REFUSED
 
 log = logging.getLogger("noisemill")
-
-#: File with a byte for every refused message, written by the parent. The child, which announces the worker, reads its
-#: size.
-_REFUSED = "refused"
 
 
 def register_transport() -> None:
@@ -32,12 +29,6 @@ def register_transport() -> None:
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"
-
-
-def messages_refused(run_folder: Path) -> int:
-    """The number of messages that the worker with this run folder has refused since it started."""
-    path = run_folder / _REFUSED
-    return path.stat().st_size if path.exists() else 0
 
 
 class _WakeupsOnly:
@@ -130,5 +121,5 @@ def _priority(message: dict[str, Any]) -> int:
 
 def _refuse(why: str) -> None:
     log.warning("refused a message: %s", why)
-    with (Path(os.environ[RUN_FOLDER_VARIABLE]) / _REFUSED).open("ab") as file:
+    with (Path(os.environ[RUN_FOLDER_VARIABLE]) / REFUSED).open("ab") as file:
         file.write(b".")

@@ -13,14 +13,15 @@ from pipeline.jobs.ledger import Claim, Ledger, NewJob, QueueOptions
 from pipeline.schedules.book import ScheduleBook
 from tests.making import make_spec
 from tests.servers import free_port
-from workers.telemetry.metrics_server import FOLDER_VARIABLE, SchedulerCollector, WorkerCollector
+from workers.telemetry.metrics_server import SchedulerCollector, WorkerCollector
+from workers.worker.identity import METRICS_FOLDER_VARIABLE
 
 COUNT = "from workers.telemetry import metrics; metrics.committed(100, 5000); metrics.BUSY.set(1)"
 
 
 def counted(folder: Path, code: str = COUNT) -> None:
     """A child that counts, and has ended."""
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, FOLDER_VARIABLE: str(folder)}, check=True)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, METRICS_FOLDER_VARIABLE: str(folder)}, check=True)
 
 
 def values(collector: WorkerCollector) -> dict[str, float]:

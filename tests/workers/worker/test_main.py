@@ -1,14 +1,16 @@
-"""How a worker's parent process starts, stops and ends, with a real Valkey; Celery's worker is a stand-in.
+"""How a worker's parent process starts, stops and ends, with a real Valkey; Celery and the child are stand-ins.
 
-Celery would start a child with TensorFlow: the processes themselves are in `tests/end_to_end` and `tests/faults`.
+The processes themselves are in `tests/end_to_end` and `tests/faults`.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +25,9 @@ from pipeline.generators import find_generator
 from pipeline.jobs.broker import queue_name
 from pipeline.jobs.ledger import Ledger
 from tests.jobs.test_ledger import worker_info
-from workers.worker import main
-from workers.worker.identity import FATAL
+from tests.servers import free_port
+from workers.worker import main, parent
+from workers.worker.identity import METRICS_FOLDER_VARIABLE
 from workers.worker.reconciler import Reconciler
 from workers.worker.webhook_caller import WebhookCaller
 
@@ -37,6 +40,14 @@ class CeleryWorker:
         self.while_up: Callable[[], None] = lambda: None
         self.options: dict[str, Any] = {}
         self.exitcode: int | None = None
+        #: What its pool was told to do.
+        self.told: list[str] = []
+        self.pool = SimpleNamespace(
+            fatal=None,
+            serve=lambda *_: None,
+            end_slice=lambda: self.told.append("end the slice"),
+            terminate=lambda: self.told.append("terminate"),
+        )
 
     def __call__(self, **options: Any) -> CeleryWorker:
         self.options = options
@@ -47,12 +58,33 @@ class CeleryWorker:
         self.while_up()
 
 
+class Child:
+    """What main asks of a child."""
+
+    def __init__(self) -> None:
+        self.environment: dict[str, str] = {}
+        self.configured: list[WorkerConfig] = []
+        self.ended = False
+        self.configure = self.configured.append
+
+    def __call__(self, environment: dict[str, str]) -> Child:
+        self.environment = environment
+        return self
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = True
+
+
 @pytest.fixture
 def celery(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[CeleryWorker]:
     worker = CeleryWorker()
-    monkeypatch.setattr(main, "celery_app", lambda _: SimpleNamespace(Worker=worker, conf=SimpleNamespace()))
-    monkeypatch.setattr("billiard.active_children", lambda: [SimpleNamespace(pid=4242)])
-    monkeypatch.setattr(main, "register_transport", lambda: None)
+    monkeypatch.setattr(
+        parent, "celery_app", lambda _: SimpleNamespace(Worker=worker, task=lambda **_: lambda task: task)
+    )
+    monkeypatch.setattr(parent, "register_transport", lambda: None)
     monkeypatch.setattr(main, "set_up_logging", lambda *_, **__: None)
     for name in (WORKER_ID_VARIABLE, RUN_FOLDER_VARIABLE):
         monkeypatch.setenv(name, "")  # To be as it was after the test.
@@ -62,12 +94,12 @@ def celery(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[Cele
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Signals that were sent, in their order; none arrives."""
-    sent: list[tuple[int, int]] = []
-    monkeypatch.setattr("workers.worker.main.os.kill", lambda pid, number: sent.append((pid, number)))
-    return sent
+@pytest.fixture(autouse=True)
+def child(monkeypatch: pytest.MonkeyPatch) -> Child:
+    """The child that main starts."""
+    found = Child()
+    monkeypatch.setattr(main, "ChildProcess", found)
+    return found
 
 
 def config(settings: Settings, **other: Any) -> WorkerConfig:
@@ -75,7 +107,7 @@ def config(settings: Settings, **other: Any) -> WorkerConfig:
 
 
 def test_it_takes_the_wakeups_of_its_generator_and_ends_with_celerys_exit_code(
-    celery: CeleryWorker, settings: Settings
+    celery: CeleryWorker, settings: Settings, child: Child
 ) -> None:
     celery.exitcode = 3
     seen: dict[str, Any] = {}
@@ -89,6 +121,28 @@ def test_it_takes_the_wakeups_of_its_generator_and_ends_with_celerys_exit_code(
     assert celery.options["queues"] == [queue_name(find_generator("article-28").digest)]
     assert celery.options["hostname"] == seen["id"]
     assert not seen["folder"].exists(), "its temporary folder goes with it"
+    assert child.configured == [config(settings)]
+    assert child.environment[WORKER_ID_VARIABLE] == seen["id"]
+    assert child.ended
+
+
+def test_a_worker_can_be_started_before_its_job_is_known(
+    celery: CeleryWorker, settings: Settings, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = WorkerConfig(generator="", redis_url="")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asdict(config(settings))) + "\n"))
+    assert main.run(early) == 0
+    assert child.configured == [config(settings)]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main.run(early) == 0
+    assert child.configured == [config(settings)], "without a job it ends"
+    assert child.ended
+
+
+def test_only_the_child_writes_metrics(celery: CeleryWorker, settings: Settings, child: Child) -> None:
+    main.run(config(settings, metrics_port=free_port()))
+    assert Path(child.environment[METRICS_FOLDER_VARIABLE]) == Path(child.environment[RUN_FOLDER_VARIABLE])
+    assert METRICS_FOLDER_VARIABLE not in os.environ
 
 
 def test_it_is_no_longer_listed_when_it_has_ended(celery: CeleryWorker, settings: Settings, ledger: Ledger) -> None:
@@ -97,12 +151,10 @@ def test_it_is_no_longer_listed_when_it_has_ended(celery: CeleryWorker, settings
     assert ledger.workers() == []
 
 
-def test_what_the_child_left_as_its_reason_is_the_error(
-    celery: CeleryWorker, settings: Settings, ledger: Ledger
-) -> None:
+def test_why_the_child_cannot_work_is_the_error(celery: CeleryWorker, settings: Settings, ledger: Ledger) -> None:
     def while_up() -> None:
         _announce(ledger)
-        (Path(os.environ[RUN_FOLDER_VARIABLE]) / FATAL).write_text("it is too large", encoding="utf-8")
+        celery.pool.fatal = "it is too large"
 
     celery.while_up = while_up
     with pytest.raises(NoisemillError, match=r"^it is too large$"):
@@ -144,15 +196,16 @@ def test_redis_away_at_the_end_changes_no_exit_code(
     assert "Redis is away" in caplog.text
 
 
-def test_without_redis_it_does_not_start(celery: CeleryWorker, tmp_path: Path) -> None:
+def test_without_redis_it_does_not_start(celery: CeleryWorker, child: Child, tmp_path: Path) -> None:
     away = WorkerConfig(generator="article-28", redis_url=f"unix://{tmp_path}/none.sock")
     with pytest.raises(LedgerError, match=r"none\.sock"):
         main.run(away)
     assert celery.options == {}
+    assert child.ended
 
 
 def test_the_first_signal_ends_the_slice_and_the_second_everything(
-    celery: CeleryWorker, settings: Settings, killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    celery: CeleryWorker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class ExitedAtOnce(BaseException):
         pass
@@ -161,30 +214,21 @@ def test_the_first_signal_ends_the_slice_and_the_second_everything(
         assert code == 1
         raise ExitedAtOnce
 
-    monkeypatch.setattr("workers.worker.main.os._exit", exit_at_once)
+    monkeypatch.setattr("workers.worker.parent.os._exit", exit_at_once)
     folders: list[Path] = []
 
     def while_up() -> None:
         folders.append(Path(os.environ[RUN_FOLDER_VARIABLE]))
         signals.worker_shutting_down.send(sender=celery)
-        assert killed == [(4242, signal.SIGUSR2)]
+        assert celery.told == ["end the slice"]
         assert folders[0].exists()
         signals.worker_shutting_down.send(sender=celery)
 
     celery.while_up = while_up
     with pytest.raises(ExitedAtOnce):
         main.run(config(settings))
-    assert killed == [(4242, signal.SIGUSR2), (4242, signal.SIGKILL)]
+    assert celery.told == ["end the slice", "terminate"]
     assert not folders[0].exists()
-
-
-def test_a_child_that_has_gone_needs_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill(*_: int) -> None:
-        raise ProcessLookupError
-
-    monkeypatch.setattr("workers.worker.main.os.kill", kill)
-    monkeypatch.setattr("billiard.active_children", lambda: [SimpleNamespace(pid=4242)])
-    main._Shutdown(tmp_path)()
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["a terminal", "nohup"])
