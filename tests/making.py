@@ -176,12 +176,17 @@ def make_receipt(
 
 
 def run_mill(
-    spec: JobSpec, store: Store, order: Iterable[int], engine: Any = None, shift: Shift | None = None
+    spec: JobSpec,
+    store: Store,
+    order: Iterable[int],
+    engine: Any = None,
+    shift: Shift | None = None,
+    lanes: int = 1,
 ) -> Shift:
-    """Makes shards in this order; answers the shift."""
+    """Makes shards in this order, or with several lanes perhaps at the same time; answers the shift."""
     shift = shift or Shift(spec, store, order)
     shift.engine = engine or StandIn(spec.sample_shape, best_of=spec.best_of)
-    mill = Mill(cast(Engine, shift.engine), spec, store, shift)
+    mill = Mill(cast(Engine, shift.engine), spec, store, shift, lanes)
     mill.run()
     mill.wait()
     return shift

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,9 @@ class Sketch:
     def __init__(self, first: int) -> None:
         self._next = first
         self._sums = np.zeros(WIDTH)
+        #: The current block, and its weights.
+        self._block = -1
+        self._rows = self._columns = np.empty(0)
 
     def add(self, rows: NDArray[Any]) -> None:
         """Adds the next samples, flattened: (n, sample_size), of any dtype; float64 needs no copy."""
@@ -40,8 +42,11 @@ class Sketch:
         while taken < len(rows):
             block, start = divmod(self._next, _BLOCK)
             part = rows[taken : taken + _BLOCK - start]
-            projected = part @ _column_weights(block, rows.shape[1]).T
-            self._sums += (projected * _row_weights(block)[start : start + len(part)]).sum(axis=0)
+            if block != self._block:
+                self._block, self._rows = block, _row_weights(block)
+                self._columns = _column_weights(block, rows.shape[1])
+            projected = part @ self._columns.T
+            self._sums += (projected * self._rows[start : start + len(part)]).sum(axis=0)
             self._next += len(part)
             taken += len(part)
 
@@ -56,14 +61,12 @@ def difference(a: Sequence[float], b: Sequence[float], values: int) -> float:
     return math.sqrt(squares / (WIDTH * values))
 
 
-@lru_cache(maxsize=2)
 def _column_weights(block: int, size: int) -> NDArray[np.float64]:
     """Weights of the values of a sample, (WIDTH, size), in a block of samples."""
     # The same memory layout as samples, which makes the product of a few samples twice as fast.
     return np.ascontiguousarray(_weights(np.random.Philox(key=[_COLUMNS, block]).random_raw(size)).T)
 
 
-@lru_cache(maxsize=2)
 def _row_weights(block: int) -> NDArray[np.float64]:
     """Weights of the samples of a block, (_BLOCK, WIDTH)."""
     return _weights(np.random.Philox(key=[_ROWS, block]).random_raw(_BLOCK))

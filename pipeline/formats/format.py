@@ -51,6 +51,9 @@ class Format(Protocol):
     layouts: tuple[str, ...]
     #: Packages of the extra with the format's name, whose versions the bytes of its files depend on.
     libraries: tuple[str, ...]
+    #: Whether its writer runs Python code for each sample. That holds the interpreter's lock, so that shards written at
+    #: the same time would wait for each other.
+    per_sample: bool
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """The dtype in which samples of this shape are stored by default."""

@@ -23,6 +23,7 @@ class NpyFormat:
     dtypes: tuple[str, ...] = ("float32", "float16", "uint8")
     layouts: tuple[str, ...] = ("flat",)
     libraries: tuple[str, ...] = ()
+    per_sample = False
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """The generator's own values."""

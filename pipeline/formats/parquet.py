@@ -53,6 +53,7 @@ class ParquetFormat:
     dtypes: tuple[str, ...] = ("float32", "float16", "uint8")
     layouts: tuple[str, ...] = ("flat",)
     libraries: tuple[str, ...] = ("pyarrow",)
+    per_sample = False
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """uint8 for images."""

@@ -35,6 +35,7 @@ class PngFormat:
     dtypes: tuple[str, ...] = ("uint8",)
     layouts: tuple[str, ...] = ("flat", "class")
     libraries: tuple[str, ...] = ()
+    per_sample = True
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """Pixels."""

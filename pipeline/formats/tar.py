@@ -37,6 +37,7 @@ class TarFormat:
     dtypes: tuple[str, ...] = ("uint8",)
     layouts: tuple[str, ...] = ("flat",)
     libraries: tuple[str, ...] = ()
+    per_sample = False
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """Pixels."""

@@ -50,6 +50,7 @@ class TfrecordFormat:
     dtypes: tuple[str, ...] = ("float32", "float16", "uint8")
     layouts: tuple[str, ...] = ("flat",)
     libraries: tuple[str, ...] = ()
+    per_sample = True
 
     def default_dtype(self, shape: tuple[int, ...]) -> str:
         """uint8 for images."""

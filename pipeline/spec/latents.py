@@ -8,6 +8,7 @@ changes a latent.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,7 +89,7 @@ def latents(
     _check_range(seed, first, count)
     rows = np.empty((count, dim), dtype=np.float32)
     for number, inside, outside in _blocks(first, count, block):
-        rows[outside] = _latent_block(seed, number, (block, dim), noise)[inside]
+        rows[outside] = _recent.latent_block(seed, number, (block, dim), noise)[inside]
     return rows
 
 
@@ -152,9 +153,8 @@ def _stream(seed: int, block: int, *purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block, *purpose])))
 
 
-@lru_cache(maxsize=2)
 def _latent_block(seed: int, block: int, shape: tuple[int, int], noise: Noise) -> NDArray[np.float32]:
-    """Rows of a block, read-only. Cached, since batches are smaller than blocks and need the same one in turn."""
+    """Rows of a block, read-only."""
     stream = _stream(seed, block)
     if noise.kind == "uniform":
         return stream.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
@@ -166,3 +166,13 @@ def _latent_block(seed: int, block: int, shape: tuple[int, int], noise: Noise) -
         rows[outliers] = stream.standard_normal(missing, dtype=np.float32)
         outliers = np.abs(rows) > noise.parameter
     return rows
+
+
+class _Recent(threading.local):
+    """The last blocks of each thread: batches are smaller than blocks and need the same one in turn."""
+
+    def __init__(self) -> None:
+        self.latent_block = lru_cache(maxsize=2)(_latent_block)
+
+
+_recent = _Recent()

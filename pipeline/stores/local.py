@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import math
 import os
 import shutil
@@ -313,35 +314,37 @@ class LocalDraft:
         #: Name -> staged file; and target folder -> staged folder.
         self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
-        self._digests: dict[str, Digest] = {}
+        #: Files that are written.
+        self._stored: dict[str, StoredFile] = {}
         self._open: LocalSink | None = None
         self._placing = False
 
     def sink(self, name: str) -> LocalSink:
         """A stream into a staged file."""
         path = self._stage(name)
-        self._open = LocalSink(path, self._digests[name], target=Path(self._store.url) / name)
+        self._open = LocalSink(path, name, target=Path(self._store.url) / name)
         return self._open
 
     def add(self, name: str, data: bytes) -> None:
         """Writes a staged file."""
         path = self._stage(name)
-        self._digests[name].update(data)
         try:
             _write_new(path, data)
         except OSError as error:
             raise _store_error(error, f"{self._store.url}/{name}") from error
+        # A shard may have thousands of them: `Digest`, which takes a file in pieces, would take twice as long.
+        self._stored[name] = StoredFile(name, len(data), hashlib.sha256(data).hexdigest())
 
     def commit(self) -> list[StoredFile]:
         """Flushes all files, then renames each into its place, then flushes the folders."""
         self._finish_open()
+        stored = [self._stored[name] for name in self._files]
         with _translate_errors(Path(self._store.url)):
             if self._lock is not None:
                 flush_files(list(self._files.values()), self._lock)
             self._placing = True
             self._store.place(self._files)
         self._unstage()
-        stored = [self._digests[name].stored(name) for name in self._files]
         self._forget()
         return stored
 
@@ -364,7 +367,6 @@ class LocalDraft:
         if folder not in self._folders:
             self._folders[folder] = self._make_folder(folder)
         self._files[name] = f"{self._folders[folder]}/{last}"
-        self._digests[name] = Digest()
         return self._files[name]
 
     def _make_folder(self, name: str) -> str:
@@ -387,7 +389,7 @@ class LocalDraft:
     def _finish_open(self) -> None:
         sink, self._open = self._open, None
         if sink is not None:
-            sink.close()
+            self._stored[sink.name] = sink.close()
 
     def _unstage(self) -> None:
         if self._folder is not None:
@@ -397,15 +399,16 @@ class LocalDraft:
         self._folder = self._lock = None
 
     def _forget(self) -> None:
-        self._files, self._folders, self._digests, self._placing = {}, {}, {}, False
+        self._files, self._folders, self._stored, self._placing = {}, {}, {}, False
 
 
 class LocalSink:
     """A stream into one staged file; errors name the target file."""
 
-    def __init__(self, path: str, digest: Digest, target: Path) -> None:
+    def __init__(self, path: str, name: str, target: Path) -> None:
+        self.name = name
         self._target = target
-        self._digest = digest
+        self._digest = Digest()
         with _translate_errors(target):
             # Unbuffered: data comes in whole batches, and a buffer would copy them.
             self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - `close` closes it
@@ -418,10 +421,11 @@ class LocalSink:
         self._digest.update(view)
         return len(view)
 
-    def close(self) -> None:
+    def close(self) -> StoredFile:
         """Closes the file; some file systems report failed writes only then."""
         with _translate_errors(self._target):
             self._file.close()
+        return self._digest.stored(self.name)
 
 
 _LOCK = "lock"
@@ -484,11 +488,16 @@ def _walk(folder: Path, name: str) -> Iterator[Entry]:
     """All files below `folder`, whose name in the store is `name`, in the order of their whole names."""
     with _translate_errors(folder):
         try:
-            found = list(os.scandir(folder))
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return
-        # With a trailing slash, a folder sorts where its files' names do.
-        entries = sorted(filter(None, [_entry(each, name) for each in found]))
+        try:
+            # Relative to the folder, so that its path is not resolved again for each file.
+            with os.scandir(descriptor) as found:
+                # With a trailing slash, a folder sorts where its files' names do.
+                entries = sorted(filter(None, [_entry(each, name) for each in found]))
+        finally:
+            os.close(descriptor)
     for entry in entries:
         if entry.name.endswith("/"):
             yield from _walk(folder / entry.name[len(name) : -1], entry.name)

@@ -50,7 +50,7 @@ class JobSlice:
         Raises the error that broke the mill.
         """
         self._mill.wait()
-        if self._source.waited and self._sink.shards_made and not self.leases.stopping:
+        if self._source.waited and self._sink.has_made and not self.leases.stopping:
             self._source.claim_last_step()
         last_step = self.leases.last_step
         if last_step is not None:

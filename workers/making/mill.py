@@ -1,14 +1,19 @@
 """The mill makes shards: noise, predict, examine, encode and write, overlapped.
 
-    feeder thread      claims shards, draws the rows and labels of their batches
-    calling thread     submits batches for prediction, on a CPU two at a time
-    examiner thread    copies samples to the host, checks them, converts them to stored values, collects statistics
-    writer thread      encodes, hashes, writes
-    placer thread      puts finished shards in place, with their receipts
+    calling thread     submits the batches of all lanes for prediction, on a CPU two at a time
+    each lane          makes one shard after another, by three threads:
+      feeder             claims shards, draws the rows and labels of their batches
+      maker              copies samples to the host, checks them, converts them to stored values, collects statistics;
+                         encodes, hashes, writes
+      placer             puts finished shards in place, with their receipts
 
-Short queues between them bound the memory to a few batches, whatever the shard size, and let prediction continue
-while the shard before is flushed and put in place. Batches are aligned to the start of the shard, so its bytes are the
-same whichever worker makes it.
+There is one lane at first. If its maker keeps a core busy, another lane is opened, up to a number that follows cores and
+memory. If makers mostly wait, for the device, the disk, the interpreter or a core, all lanes but the first end after
+their shard. So a slow generator has one shard in progress, and a fast one uses the cores that are left.
+
+A lane has a few batches on their way, whatever the size of its shard, and prediction continues while a shard is flushed
+and put in place. Batches are aligned to the start of the shard, so its bytes are the same whichever worker or lane
+makes it.
 """
 
 from __future__ import annotations
@@ -18,46 +23,49 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.limits import usable_cores, usable_memory
 from pipeline.datasets.candidates import CandidateStatistics
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.receipts import Statistics
 from pipeline.datasets.shard_statistics import ShardStatistics, check_finite
-from pipeline.datasets.stages import STAGES
 from pipeline.formats import FORMATS
 from pipeline.formats.format import ShardWriter
 from pipeline.formats.values import to_stored
 from pipeline.jobs.ledger import Claim
 from pipeline.spec.job_spec import JobSpec
 from pipeline.spec.plan import Shard
-from pipeline.stores.store import Draft, Sink, Store, StoredFile
+from pipeline.stores.store import Store, StoredFile
 from workers.engine.engine import Engine, Prediction
+from workers.making.stage_clock import StageClock, TimedDraft
 
 log = logging.getLogger("noisemill")
 
-#: Batches of rows that wait for prediction.
-_LATENTS_WAITING = 2
-#: Batches of samples, which are large, that wait between two stages. Each stage holds another one.
-_SAMPLES_WAITING = 1
-#: Shards that wait to be put in place, besides the one that is being put in place.
+#: Batches of a lane from drawing to writing, besides those being predicted: one being drawn, one waiting, one being
+#: written.
+_UNDER_WAY = 3
+#: Shards of a lane that wait to be put in place, besides the one that is being put in place.
 _SHARDS_WAITING = 1
+#: Memory for all lanes, and the share of the usable memory that it may be; what a draft takes besides its batches (S3).
+_MOST_BYTES, _MOST_SHARE, _DRAFT_BYTES = 2**30, 1 / 8, 2**25
 
 #: After this many batches, the few still in progress hardly change the rate.
 _ENOUGH_BATCHES = 40
 
-_NOTHING = np.empty((0, 0), np.float32)
+#: Share of their time in which makers work. Above the first another lane is opened, below the second lanes end.
+_OPEN_ABOVE, _END_BELOW = 0.75, 0.5
+#: Weight of the last batch in that share: one batch alone opens no lane.
+_WEIGHT = 0.2
 
-_EXAMINE = "examine"
-_TIMED = (*STAGES, _EXAMINE)
+_NOTHING = np.empty((0, 0), np.float32)
 
 
 @dataclass
@@ -72,7 +80,7 @@ class Work:
     trouble: Exception | None = None
     #: Whether its lease went to another worker, which may have put the same files in place.
     lost: bool = False
-    draft: _TimedDraft | None = None
+    draft: TimedDraft | None = None
     writer: ShardWriter | None = None
     statistics: ShardStatistics | None = None
     #: None if samples are not chosen among candidates.
@@ -83,7 +91,7 @@ class Shift(Protocol):
     """What the mill needs from the slice that runs it. All methods may be called from any of the mill's threads."""
 
     def next_work(self) -> Work | None:
-        """The next shard to make; None if no more should be started."""
+        """The next shard to make; None if no more should be started. Called by one thread at a time."""
         ...
 
     def stopping(self) -> bool:
@@ -107,6 +115,7 @@ class Shift(Protocol):
 class _Batch:
     """A batch between feeder and predict."""
 
+    lane: _Lane
     work: Work
     first: int
     rows: NDArray[np.float32]
@@ -118,278 +127,371 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch between predict and examiner."""
+    """A batch between predict and maker."""
 
     batch: _Batch
     #: Perhaps still in progress; its result is None if the batch was skipped.
     prediction: Future[Prediction | None]
 
 
-@dataclass(frozen=True)
-class _Examined:
-    """A batch between examiner and writer."""
+def most_lanes(engine: Engine, spec: JobSpec) -> int:
+    """The greatest number of lanes: one per core, as far as their batches fit into memory; one for some formats.
 
-    batch: _Batch
-    #: The stored values, (n, *sample_shape); None if there is nothing to write.
-    stored: NDArray[Any] | None
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A shard between writer and placer; not whole if the run ended in the middle of it."""
-
-    work: Work
-    whole: bool
+    What the forward pass uses is not deducted: a lane that waits for it or for a core opens no other.
+    """
+    if FORMATS[spec.format].per_sample:
+        return 1
+    batch_bytes = engine.batch * math.prod(spec.sample_shape) * np.dtype(np.float32).itemsize
+    # A writer keeps another batch while it is encoded.
+    lane_bytes = (engine.at_once + _UNDER_WAY + 1) * batch_bytes + _DRAFT_BYTES
+    return max(1, min(usable_cores(), int(min(_MOST_BYTES, usable_memory() * _MOST_SHARE) / lane_bytes)))
 
 
-class Clock:
-    """Seconds during which each stage was busy, with any number of threads."""
+class Pace:
+    """Whether another lane would have work and a core, by the share of their time in which makers work."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(_TIMED, 0.0)
-        self._busy = dict.fromkeys(_TIMED, 0)
-        self._since = dict.fromkeys(_TIMED, 0.0)
-        self._lock = threading.Lock()
+        #: A moving average.
+        self._working = _END_BELOW
 
-    @contextmanager
-    def busy(self, stage: str) -> Iterator[None]:
-        """Counts the time inside as busy."""
-        with self._lock:
-            if not self._busy[stage]:
-                self._since[stage] = time.perf_counter()
-            self._busy[stage] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy[stage] -= 1
-                if not self._busy[stage]:
-                    self.seconds[stage] += time.perf_counter() - self._since[stage]
+    @property
+    def has_many_lanes(self) -> bool:
+        """Whether fewer lanes would do."""
+        return self._working < _END_BELOW
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Counts seconds as busy."""
-        with self._lock:
-            self.seconds[stage] += seconds
-
-    def take(self) -> dict[str, float]:
-        """Seconds by stage since the last call. "encode" is the busier of examiner and writer, which both encode."""
-        with self._lock:
-            now = time.perf_counter()
-            for stage in filter(self._busy.get, _TIMED):  # With two batches at a time, one is always in progress.
-                self.seconds[stage] += now - self._since[stage]
-                self._since[stage] = now
-            taken, self.seconds = self.seconds, dict.fromkeys(_TIMED, 0.0)
-        taken["encode"] = max(taken["encode"], taken.pop(_EXAMINE))
-        return taken
+    def wants_lane(self, worked_s: float, elapsed_s: float) -> bool:
+        """Whether another lane is needed, after a batch that took a maker so long, with so much processor time."""
+        self._working += _WEIGHT * (worked_s / max(elapsed_s, 1e-9) - self._working)
+        if self._working <= _OPEN_ABOVE:
+            return False
+        self._working = _END_BELOW  # The effect of another lane shows over the next batches.
+        return True
 
 
 class Mill:
     """Makes the shards of one job with one engine."""
 
-    def __init__(self, engine: Engine, spec: JobSpec, store: Store, shift: Shift) -> None:
-        self.clock = Clock()
+    def __init__(self, engine: Engine, spec: JobSpec, store: Store, shift: Shift, lanes: int | None = None) -> None:
+        """`lanes`: the greatest number of shards in progress; by default `most_lanes`."""
+        self.clock = StageClock()
         #: Samples per second that the device took. It may be capable of more, if other stages kept it waiting.
         #: 0 until there were `_ENOUGH_BATCHES`.
         self.rate = 0.0
-        self._engine = engine
-        self._spec = spec
-        self._store = store
-        self._shift = shift
-        self._inputs = Inputs(spec, store)
-        self._to_predict: queue.Queue[_Batch | None] = queue.Queue(_LATENTS_WAITING)
-        self._to_examine: queue.Queue[_Predicted | None] = queue.Queue(_SAMPLES_WAITING)
-        self._to_write: queue.Queue[_Examined | None] = queue.Queue(_SAMPLES_WAITING)
-        self._to_place: queue.Queue[_Ended | None] = queue.Queue(_SHARDS_WAITING)
+        self.engine, self.spec, self.store, self.shift = engine, spec, store, shift
+        self.inputs = Inputs(spec, store)
+        #: One lane claims at a time.
+        self._claiming = threading.Lock()
+        self._most_lanes = lanes or most_lanes(engine, spec)
+        #: Batches, and each lane after its last batch. Bounded by the room of the lanes.
+        self._to_predict: queue.SimpleQueue[_Batch | _Lane] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._lanes: list[_Lane] = []
+        #: Lanes that may send another batch.
+        self._feeding = 0
+        #: Whether the shift has no more work.
+        self._all_claimed = False
+        self._pace = Pace()
         self._broken: BaseException | None = None
-        self._feeder = self._thread("feeder", self._feed, partial(self._to_predict.put, None))
-        self._examiner = self._thread("examiner", self._examine_all, partial(_drain, self._to_examine))
-        self._writer = self._thread("writer", self._write_all, partial(_drain, self._to_write))
-        self._placer = self._thread("placer", self._place_all, self._clear_remaining)
 
     def run(self) -> None:
         """Predicts until the shift has no more work or is stopping. Then the device is free; see `wait`."""
-        for stage in (self._feeder, self._examiner, self._writer, self._placer):
-            stage.start()
-        self._guarded(self._predict_all, on_failure=lambda: None)
+        with self._lock:
+            self._open_lane()
+        try:
+            self._predict_all()
+        except BaseException as error:
+            self.fail(error)
 
     def wait(self) -> None:
         """Waits, after `run`, until the last shard is in place. Raises the error that broke the run, if any."""
-        self._to_examine.put(None)
-        self._examiner.join()
-        self._to_write.put(None)
-        self._writer.join()
-        self._to_place.put(None)
-        self._placer.join()
-        while self._feeder.is_alive():  # It may be blocked on a full queue that is no longer read.
-            _empty(self._to_predict)
-            self._feeder.join(0.05)
+        if self._broken is not None:
+            self._end_lanes()
+        for lane in self._lanes:
+            lane.join()
         if self._broken is not None:
             raise self._broken
-
-    def _thread(self, name: str, stage: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=self._guarded, args=(stage, on_failure), name=name, daemon=True)
 
     @property
     def broken(self) -> bool:
         """Whether a stage has failed, so that no shard in progress will be finished."""
         return self._broken is not None
 
-    def _guarded(self, stage: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Runs a stage. Its failure (not that of a shard) ends the run; `on_failure` unblocks the other stages."""
+    @property
+    def lanes(self) -> int:
+        """The number of lanes that are open."""
+        return max(1, sum(lane.is_alive() for lane in self._lanes))
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the run because of an error that is not that of a shard."""
+        self._broken = self._broken or error
+        with self._lock:
+            for lane in self._lanes:  # What `run` took last, if it was interrupted, makes no room again.
+                lane.make_room()
+
+    def stopping(self) -> bool:
+        """Whether to stop at once."""
         try:
-            stage()
-        except BaseException as error:
-            self._broken = error
-            on_failure()
+            return self._broken is not None or self.shift.stopping()
+        except Exception as error:
+            self.fail(error)
+            return True
 
-    # -- feeder ------------------------------------------------------------------------------------
+    @property
+    def has_many_lanes(self) -> bool:
+        """Whether fewer lanes would do."""
+        return self._pace.has_many_lanes
 
-    def _feed(self) -> None:
-        while not self._stopping() and (work := self._shift.next_work()) is not None:
-            for batch in self._batches(work):
-                self._to_predict.put(batch)
-                if self._stopping():
-                    break
-        self._to_predict.put(None)
+    def note_batch(self, worked_s: float, elapsed_s: float) -> None:
+        """Takes from a lane how long a batch took its maker, and the processor time; perhaps opens another lane."""
+        with self._lock:
+            wanted = self._pace.wants_lane(worked_s, elapsed_s)
+            if wanted and self._feeding and not (self._all_claimed or self.broken):
+                # The system may allow no more threads: then those that there are go on.
+                with suppress(RuntimeError):
+                    self._open_lane()
 
-    def _batches(self, work: Work) -> Iterator[_Batch]:
-        shard, size = work.shard, self._engine.batch
-        for start in range(0, shard.count, size):
-            count = min(size, shard.count - start)
-            last = start + count == shard.count
-            first = shard.first + start
-            if work.trouble is not None:
-                yield _Batch(work, first, _NOTHING, None, last=True)
-                return
-            try:
-                with self.clock.busy("noise"):
-                    rows = self._inputs.rows(first, count)
-                    labels = self._inputs.labels(first, count)
-            except Exception as error:
-                work.trouble = error
-                yield _Batch(work, first, _NOTHING, None, last=True)
-                return
-            yield _Batch(work, first, rows, labels, last, count)
+    def _open_lane(self) -> None:
+        """Opens another lane, unless there are as many as there may be."""
+        self._lanes = [lane for lane in self._lanes if lane.is_alive()]
+        if len(self._lanes) < self._most_lanes:
+            lane = _Lane(self, is_first=not self._lanes)
+            lane.start()
+            self._lanes.append(lane)
+            self._feeding += 1
 
-    # -- predict -----------------------------------------------------------------------------------
+    def next_work(self) -> Work | None:
+        """The next shard for a lane; None if there is none."""
+        with self._claiming:
+            work = self.shift.next_work()
+        self._all_claimed = work is None
+        return work
+
+    def predict_soon(self, batch: _Batch) -> None:
+        """Takes a batch from a lane, which gets it back once it is being predicted."""
+        self._to_predict.put(batch)
+
+    def end_feeding(self, lane: _Lane) -> None:
+        """Takes note that this was the lane's last batch."""
+        self._to_predict.put(lane)
+
+    def _end_lanes(self) -> None:
+        """Ends the lanes after a failure: `run` may have been interrupted before it passed on what it took last."""
+        for lane in self._lanes:
+            lane.join_feeder()
+        skipped: Future[Prediction | None] = Future()
+        skipped.set_result(None)
+        while not self._to_predict.empty():
+            batch = self._to_predict.get()
+            if isinstance(batch, _Batch):
+                batch.lane.to_make.put(_Predicted(batch, skipped))
+        for lane in self._lanes:
+            lane.to_make.put(None)
 
     def _predict_all(self) -> None:
         first, samples, batches = math.inf, 0, 0
-        with ThreadPoolExecutor(self._engine.at_once, thread_name_prefix="predict") as predictors:
-            while (batch := self._to_predict.get()) is not None:
+        with ThreadPoolExecutor(self.engine.at_once, thread_name_prefix="predict") as predictors:
+            while self._feeding:
+                batch = self._to_predict.get()
+                if isinstance(batch, _Lane):
+                    batch.to_make.put(None)
+                    with self._lock:
+                        self._feeding -= 1
+                    continue
                 now = time.perf_counter()
                 if batches >= _ENOUGH_BATCHES:
                     self.rate = samples / (now - first)
                 first, samples, batches = min(first, now), samples + batch.count, batches + 1
-                self._to_examine.put(_Predicted(batch, predictors.submit(self._predict, batch)))
+                batch.lane.to_make.put(_Predicted(batch, predictors.submit(self._predict, batch)))
 
     def _predict(self, batch: _Batch) -> Prediction | None:
-        if batch.work.trouble is not None or self._stopping():
+        if batch.work.trouble is not None or self.stopping():
             return None
         with self.clock.busy("predict"):
-            return self._engine.predict(batch.rows, batch.labels)
+            return self.engine.predict(batch.rows, batch.labels)
 
-    # -- examiner ----------------------------------------------------------------------------------
 
-    def _examine_all(self) -> None:
-        while (predicted := self._to_examine.get()) is not None:
-            work, stored = predicted.batch.work, None
+class _Lane:
+    """Makes one shard after another, by a thread for each of three stages."""
+
+    def __init__(self, mill: Mill, *, is_first: bool) -> None:
+        self._mill, self._is_first = mill, is_first
+        self.to_make: queue.SimpleQueue[_Predicted | None] = queue.SimpleQueue()
+        self._to_place: queue.Queue[Work | None] = queue.Queue(_SHARDS_WAITING)
+        self._room = threading.Semaphore(mill.engine.at_once + _UNDER_WAY)
+        #: Processor time of the maker for the current batch, without the wait for the device, which may be a busy loop.
+        self._worked_s = 0.0
+        stages = (("feeder", self._feed_all), ("maker", self._make_all), ("placer", self._place_all))
+        self._threads = [threading.Thread(target=stage, name=name, daemon=True) for name, stage in stages]
+
+    def start(self) -> None:
+        """Starts its threads. Raises RuntimeError if the system allows no more."""
+        try:
+            for thread in reversed(self._threads):
+                thread.start()
+        except RuntimeError:
+            self.to_make.put(None)
+            self._to_place.put(None)
+            raise
+
+    def join(self) -> None:
+        """Waits until its last shard is in place."""
+        for thread in self._threads:
+            thread.join()
+
+    def join_feeder(self) -> None:
+        """Waits until it sends no more batches."""
+        self._threads[0].join()
+
+    def make_room(self) -> None:
+        """Lets another batch be on its way."""
+        self._room.release()
+
+    def is_alive(self) -> bool:
+        """Whether a shard is in progress."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    # -- feeder ------------------------------------------------------------------------------------
+
+    def _feed_all(self) -> None:
+        try:
+            while not self._mill.stopping() and (work := self._mill.next_work()) is not None:
+                for batch in self._batches(work):
+                    self._mill.predict_soon(batch)
+                    if self._mill.stopping():
+                        return
+                if self._mill.has_many_lanes and not self._is_first:
+                    return
+        except BaseException as error:
+            self._mill.fail(error)
+        finally:
+            self._mill.end_feeding(self)
+
+    def _batches(self, work: Work) -> Iterator[_Batch]:
+        shard, size = work.shard, self._mill.engine.batch
+        for start in range(0, shard.count, size):
+            count = min(size, shard.count - start)
+            last = start + count == shard.count
+            first = shard.first + start
+            self._room.acquire()
+            if work.trouble is not None:
+                yield _Batch(self, work, first, _NOTHING, None, last=True)
+                return
             try:
-                stored = self._examine(predicted)
+                with self._mill.clock.busy("noise"):
+                    rows = self._mill.inputs.rows(first, count)
+                    labels = self._mill.inputs.labels(first, count)
             except Exception as error:
-                work.trouble = work.trouble or error
-            self._to_write.put(_Examined(predicted.batch, stored))
+                work.trouble = error
+                yield _Batch(self, work, first, _NOTHING, None, last=True)
+                return
+            yield _Batch(self, work, first, rows, labels, last, count)
 
-    def _examine(self, predicted: _Predicted) -> NDArray[Any] | None:
-        """The stored values of a batch; adds its statistics to those of the shard."""
-        batch, work, prediction = predicted.batch, predicted.batch.work, predicted.prediction.result()
+    # -- maker -------------------------------------------------------------------------------------
+
+    def _make_all(self) -> None:
+        current: Work | None = None
+        ended = 0.0
+        while (predicted := self.to_make.get()) is not None:
+            # The time until a shard is claimed does not count.
+            began = time.perf_counter() if current is None else ended
+            current = predicted.batch.work
+            self._worked_s = 0.0
+            try:
+                self._make(predicted)
+            except Exception as error:
+                current.trouble = current.trouble or error
+            except BaseException as error:  # Ctrl-C in a thread that predicts.
+                self._mill.fail(error)
+            self._room.release()
+            ended = time.perf_counter()
+            self._mill.note_batch(self._worked_s, ended - began)
+            if predicted.batch.last:
+                self._to_place.put(current)
+                current = None
+        if current is not None:  # The run ended in the middle of it.
+            self._to_place.put(current)
+        self._to_place.put(None)
+
+    def _make(self, predicted: _Predicted) -> None:
+        batch, work = predicted.batch, predicted.batch.work
+        prediction = predicted.prediction.result()
         if work.trouble is not None or prediction is None:
-            return None
-        with self.clock.busy("predict"):
+            return
+        with self._mill.clock.busy("predict"):
             samples = prediction.samples()
-        with self.clock.busy(_EXAMINE):
-            check_finite(samples, batch.first)
-            stored = to_stored(samples, self._spec.dtype, self._spec.value_range)
-            if stored.dtype == np.float16:
-                check_finite(stored, batch.first, "values that float16 cannot hold")
-            if work.statistics is None:
-                self._begin_statistics(work)
-            assert work.statistics is not None
-            work.statistics.add(stored, batch.labels)
-            if work.candidates is not None:
-                work.candidates.add(prediction.winners(), prediction.scores(), batch.labels, batch.first)
+        start = time.thread_time()
+        if work.draft is None:
+            work.draft = TimedDraft(self._mill.store.draft())
+        with self._encoding_into(work.draft):
+            stored = self._examine(samples, prediction, batch)
+            if work.writer is None:
+                spec = self._mill.spec
+                work.writer = FORMATS[spec.format].writer(work.draft, work.shard, spec.sample_type)
+            work.writer.write(stored, batch.labels)
+            work.samples += len(stored)
+            if work.samples == work.shard.count:
+                work.writer.close()
+        self._worked_s = time.thread_time() - start
+
+    def _examine(self, samples: NDArray[np.float32], prediction: Prediction, batch: _Batch) -> NDArray[Any]:
+        """The stored values of a batch; adds its statistics to those of the shard."""
+        spec, work = self._mill.spec, batch.work
+        check_finite(samples, batch.first)
+        stored = to_stored(samples, spec.dtype, spec.value_range)
+        if stored.dtype == np.float16:
+            check_finite(stored, batch.first, "values that float16 cannot hold")
+        if work.statistics is None:
+            self._begin_statistics(work)
+        assert work.statistics is not None
+        work.statistics.add(stored, batch.labels)
+        if work.candidates is not None:
+            work.candidates.add(prediction.winners(), prediction.scores(), batch.labels, batch.first)
         return stored
 
     def _begin_statistics(self, work: Work) -> None:
-        spec = self._spec
+        spec = self._mill.spec
         classes = None if spec.classes is None else len(spec.classes)
         work.statistics = ShardStatistics(work.shard.count, classes, first=work.shard.first)
         if spec.best_of > 1:
             work.candidates = CandidateStatistics(spec.best_of, spec.min_score, classes)
 
-    # -- writer ------------------------------------------------------------------------------------
-
-    def _write_all(self) -> None:
-        current: Work | None = None
-        while (examined := self._to_write.get()) is not None:
-            current = examined.batch.work
-            try:
-                self._write(examined)
-            except Exception as error:
-                current.trouble = current.trouble or error
-            if examined.batch.last:
-                self._to_place.put(_Ended(current, whole=True))
-                current = None
-        if current is not None:
-            self._to_place.put(_Ended(current, whole=False))
-
-    def _write(self, examined: _Examined) -> None:
-        batch, work = examined.batch, examined.batch.work
-        if work.trouble is not None or examined.stored is None:
-            return
-        if work.draft is None:
-            work.draft = _TimedDraft(self._store.draft())
-        with self._encoding_into(work.draft):
-            if work.writer is None:
-                work.writer = FORMATS[self._spec.format].writer(work.draft, work.shard, self._spec.sample_type)
-            work.writer.write(examined.stored, batch.labels)
-        work.samples += len(examined.stored)
-
     @contextmanager
-    def _encoding_into(self, draft: _TimedDraft) -> Iterator[None]:
-        """Counts the time inside: time in the store as "write", the rest as "encode"."""
+    def _encoding_into(self, draft: TimedDraft) -> Iterator[None]:
+        """Counts the time inside: time in the store as "write", the rest as "encode"; each lane's as its share."""
         start, stored_before = time.perf_counter(), draft.seconds
         try:
             yield
         finally:
-            stored = draft.seconds - stored_before
-            self.clock.add("write", stored)
-            self.clock.add("encode", time.perf_counter() - start - stored)
+            stored, lanes = draft.seconds - stored_before, self._mill.lanes
+            self._mill.clock.add("write", stored / lanes)
+            self._mill.clock.add("encode", (time.perf_counter() - start - stored) / lanes)
 
     # -- placer ------------------------------------------------------------------------------------
 
     def _place_all(self) -> None:
-        while (ended := self._to_place.get()) is not None:
-            if not self._place(ended):
-                self._clear_away(ended.work)
-                self._shift.gave_up(ended.work)
+        failed = False
+        while (work := self._to_place.get()) is not None:
+            try:
+                if failed or not self._place(work):
+                    self._clear_away(work)
+                    if not failed:
+                        self._mill.shift.gave_up(work)
+            except BaseException as error:
+                failed = True
+                self._mill.fail(error)
 
-    def _place(self, ended: _Ended) -> bool:
+    def _place(self, work: Work) -> bool:
         """Puts a shard in place if it is whole and its lease still holds. Returns whether it did."""
-        work = ended.work
-        if not ended.whole or work.trouble is not None or work.samples != work.shard.count:
+        if work.trouble is not None or work.samples != work.shard.count:
             return False
-        assert work.writer is not None
         assert work.draft is not None
         assert work.statistics is not None
         try:
-            with self._encoding_into(work.draft):
-                work.writer.close()
-            if not self._shift.still_ours(work):
+            if not self._mill.shift.still_ours(work):
                 return False
-            with self.clock.busy("write"):
+            with self._mill.clock.busy("write"):
                 files = work.draft.commit()
-            self._shift.made(work, files, work.statistics.result())
+            self._mill.shift.made(work, files, work.statistics.result())
         except Exception as error:
             work.trouble = error
             return False
@@ -403,67 +505,3 @@ class Mill:
             work.draft.discard(keep_placed=work.lost)
         except Exception as error:
             log.warning("shard %d: the files of its attempt could not be removed: %s", work.shard.index, error)
-
-    def _clear_remaining(self) -> None:
-        while (ended := self._to_place.get()) is not None:
-            self._clear_away(ended.work)
-
-    def _stopping(self) -> bool:
-        return self._broken is not None or self._shift.stopping()
-
-
-def _empty(waiting: queue.Queue[Any]) -> None:
-    while True:
-        try:
-            waiting.get_nowait()
-        except queue.Empty:
-            return
-
-
-def _drain(waiting: queue.Queue[Any]) -> None:
-    """Drops items until the end marker, so that the stage before is not blocked."""
-    while waiting.get() is not None:
-        pass
-
-
-class _TimedDraft:
-    """A draft that counts the seconds spent in it."""
-
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self.seconds = 0.0
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - start
-
-    def sink(self, name: str) -> _TimedSink:
-        with self.busy():
-            return _TimedSink(self._draft.sink(name), self)
-
-    def add(self, name: str, data: bytes) -> None:
-        # Some formats call this for every sample, so without the cost of a context manager.
-        start = time.perf_counter()
-        self._draft.add(name, data)
-        self.seconds += time.perf_counter() - start
-
-    def commit(self) -> list[StoredFile]:
-        return self._draft.commit()
-
-    def discard(self, *, keep_placed: bool = False) -> None:
-        self._draft.discard(keep_placed=keep_placed)
-
-
-class _TimedSink:
-    """A sink whose time is counted by its draft."""
-
-    def __init__(self, sink: Sink, draft: _TimedDraft) -> None:
-        self._sink, self._draft = sink, draft
-
-    def write(self, data: Any) -> int:
-        with self._draft.busy():
-            return self._sink.write(data)

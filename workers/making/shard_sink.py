@@ -31,8 +31,8 @@ class ShardSink:
 
     def __init__(self, assignment: Assignment, leases: Leases, dataset: Dataset, record: EngineRecord) -> None:
         self._assignment, self._leases, self._dataset, self._record = assignment, leases, dataset, record
-        #: The number of shards that this slice has made.
-        self.shards_made = 0
+        #: Whether this slice has made a shard.
+        self.has_made = False
 
     def still_ours(self, work: Work) -> bool:
         """Checks the leases of the shard and of the destination. Raises StoreError, as when the latter is lost."""
@@ -63,7 +63,7 @@ class ShardSink:
         )
         self._dataset.store.write(shards.receipt_name(receipt.shard), receipt.to_json().encode())
         self._commit(work, receipt)
-        self.shards_made += 1
+        self.has_made = True
         self._assignment.count(receipt.count)
 
     def found_done(self, work: Work) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from pipeline.common.errors import LedgerError, SampleError, StoreError
 from pipeline.stores import Store, open_store
 from pipeline.stores.store import Draft, Sink, StoredFile
 from tests.making import Made, Shift, StandIn, make_dataset, make_spec, run_mill
-from workers.making.mill import Clock, Mill, Work
+from workers.making import mill
+from workers.making.mill import Mill, Pace, Work, most_lanes
+from workers.making.stage_clock import StageClock
 
 
 @pytest.fixture(autouse=True)
@@ -478,7 +481,7 @@ def test_the_time_of_the_store_is_no_encoders(store: Store, form: dict[str, Any]
 
 
 def test_the_clock_hands_out_each_second_once() -> None:
-    clock = Clock()
+    clock = StageClock()
     clock.add("noise", 1.5)
     with clock.busy("write"):
         time.sleep(0.01)
@@ -498,7 +501,7 @@ def test_a_mended_dataset_is_the_same_as_one_made_in_one_go(tmp_path: Path) -> N
 
 
 def test_the_clock_counts_what_is_under_way_and_what_overlaps_once() -> None:
-    clock = Clock()
+    clock = StageClock()
     with clock.busy("predict"), clock.busy("predict"):
         start = time.perf_counter()
         time.sleep(0.02)
@@ -508,8 +511,167 @@ def test_the_clock_counts_what_is_under_way_and_what_overlaps_once() -> None:
     assert 0.01 <= clock.take()["predict"] < taken + time.perf_counter() - start - 0.02
 
 
-def test_examining_and_encoding_count_as_one_stage() -> None:
-    clock = Clock()
-    clock.add("encode", 2.0)
-    clock.add("examine", 3.0)
-    assert clock.take() == {"noise": 0.0, "predict": 0.0, "encode": 3.0, "write": 0.0}
+# -- several lanes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another lane is opened after each batch, and none is closed."""
+    monkeypatch.setattr(mill, "_OPEN_ABOVE", -1.0)
+    monkeypatch.setattr(mill, "_END_BELOW", -1.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_bytes_of_a_shard_do_not_depend_on_lanes(tmp_path: Path, eager: None, form: dict[str, Any]) -> None:
+    spec = make_spec(count=500, **form)
+    made = []
+    for lanes in (1, 4):
+        store = open_store(tmp_path / str(lanes))
+        shift = run_mill(spec, store, range(len(spec.plan)), lanes=lanes)
+        assert sorted(shift.made_shards) == list(range(len(spec.plan)))
+        made.append({name: sha for name, sha in files(store).items() if name.startswith("shards")})
+    assert made[0] == made[1]
+
+
+def test_several_shards_are_in_progress(store: Store, eager: None) -> None:
+    """None of the first three shards gets its labels, which are written last, before the others are that far."""
+    together, calls = threading.Barrier(3), itertools.count()
+
+    class Waiting(BrokenDraft):
+        def add(self, name: str, data: bytes) -> None:
+            if next(calls) < 3:
+                together.wait(600)
+            super().add(name, data)
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def draft(self) -> Draft:
+            return Waiting(Broken(store, 0), store.draft())
+
+    # Each lane claims up to two.
+    shift = run_mill(make_spec(count=180), Slow(), range(6), lanes=3)
+    assert sorted(shift.made_shards) == list(range(6))
+
+
+@pytest.mark.parametrize("where", ["predict", "fetch"])
+@pytest.mark.parametrize("at", [0, 1, 5, 20])
+def test_a_failing_engine_costs_one_shard_of_several(store: Store, eager: None, where: str, at: int) -> None:
+    spec = make_spec(count=300)
+    shift = run_mill(spec, store, range(10), Raising(at, where), lanes=4)
+    [work] = shift.given_up
+    assert str(work.trouble) == "out of memory on the device"
+    assert sorted([*shift.made_shards, work.shard.index]) == list(range(10))
+    assert not any(f"{work.shard.index:08}" in name or name.startswith(".") for name in files(store))
+
+
+@pytest.mark.parametrize("at", range(1, 60, 7))
+def test_a_store_that_fails_once_costs_one_shard_of_several(store: Store, eager: None, at: int) -> None:
+    spec = make_spec(count=300)
+    shift = run_mill(spec, Broken(store, at), range(10), lanes=4)
+    [work] = shift.given_up
+    assert isinstance(work.trouble, StoreError)
+    assert sorted([*shift.made_shards, work.shard.index]) == list(range(10))
+    assert not any(f"{work.shard.index:08}" in name or name.startswith(".") for name in files(store))
+
+
+@pytest.mark.parametrize("at", [1, 2, 10, 17])
+def test_told_to_go_all_lanes_give_back_what_they_had(store: Store, eager: None, at: int) -> None:
+    spec = make_spec(count=3000, shard_size=300)
+    shift = Shift(spec, store, range(10))
+
+    class Telling(StandIn):
+        def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
+            if len(self.sizes) + 1 == at:
+                shift.stop = True
+            return super().predict(latents, labels)
+
+    engine = Telling(batch=100)
+    run_mill(spec, store, [], engine, shift, lanes=4)
+    assert len(engine.sizes) == at
+    started = {work.shard.index for work in shift.given_up} | set(shift.made_shards)
+    assert started == set(range(len(started)))
+    assert all(work.trouble is None for work in shift.given_up)
+    assert not any(name.startswith(".") for name in files(store))
+    assert len([name for name in files(store) if name.startswith("shards")]) == 2 * len(shift.made_shards)
+
+
+@pytest.mark.parametrize("method", ["next_work", "stopping", "gave_up"])
+def test_a_shift_that_fails_ends_all_lanes(store: Store, eager: None, method: str) -> None:
+    spec = make_spec(count=300)
+    shift = Shift(spec, store, range(10))
+    original, calls = getattr(shift, method), itertools.count(1)
+
+    def fail(*arguments: Any) -> Any:
+        if next(calls) == (1 if method == "gave_up" else 3):
+            raise LedgerError("Redis is gone")
+        return original(*arguments)
+
+    setattr(shift, method, fail)
+    with pytest.raises(LedgerError, match="Redis is gone"):
+        run_mill(spec, store, [], Raising(6, "predict") if method == "gave_up" else StandIn(), shift, lanes=4)
+    assert not any(name.startswith(".") for name in files(store))
+
+
+def test_ctrl_c_ends_all_lanes(store: Store, eager: None) -> None:
+    """As a signal to the calling thread, while it hands over a batch, which is lost."""
+    shift = Shift(make_spec(count=300), store, range(10))
+    shift.engine = StandIn()
+    whole = Mill(shift.engine, shift.spec, store, shift, 4)
+    get, calls = whole._to_predict.get, itertools.count(1)
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(whole_queue, name)
+
+        def get(self) -> Any:
+            taken = get()
+            if next(calls) == 7:
+                raise KeyboardInterrupt
+            return taken
+
+    whole_queue = whole._to_predict
+    whole._to_predict = Interrupted()  # type: ignore[assignment]
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        whole.wait()
+    assert not any(name.startswith(".") for name in files(store))
+
+
+def test_a_lane_is_opened_if_makers_keep_their_cores_busy_for_several_batches() -> None:
+    pace = Pace()
+    assert not any(pace.wants_lane(0.1, 1.0) for _ in range(100))
+    assert pace.has_many_lanes
+    assert not pace.wants_lane(1.0, 1.0)
+    assert [pace.wants_lane(0.01, 0.01) for _ in range(12)].count(True) == 2
+    assert not pace.has_many_lanes
+    assert not any(pace.wants_lane(0.6, 1.0) for _ in range(100))
+    assert not pace.has_many_lanes
+    assert not any(pace.wants_lane(0.4, 1.0) for _ in range(100))
+    assert pace.has_many_lanes
+
+
+def test_lanes_follow_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mill, "usable_cores", lambda: 16)
+    monkeypatch.setattr(mill, "usable_memory", lambda: 2**40)
+    engine: Any = StandIn(batch=512)
+    assert most_lanes(engine, make_spec(sample_shape=(28, 28, 1))) == 16
+    assert most_lanes(engine, make_spec(sample_shape=(28, 28, 1), format="png", dtype="uint8")) == 1
+    assert most_lanes(engine, make_spec(sample_shape=(256, 256, 3))) == 1
+    assert 1 < most_lanes(engine, make_spec(sample_shape=(64, 64, 3))) < 16
+    monkeypatch.setattr(mill, "usable_memory", lambda: 2**30)
+    assert most_lanes(engine, make_spec(sample_shape=(28, 28, 1))) == 3
+
+
+def test_a_shard_of_which_a_batch_was_skipped_is_given_back(store: Store) -> None:
+    """Told to go between two batches at once, of which the second was asked first."""
+    shift, calls = Shift(make_spec(), store, [0]), itertools.count(1)
+
+    def stopping() -> bool:
+        return threading.current_thread().name.startswith("predict") and next(calls) == 3
+
+    shift.stopping = stopping  # type: ignore[method-assign]
+    run_mill(make_spec(), store, [], StandIn(), shift)
+    assert [(work.shard.index, work.trouble) for work in shift.given_up] == [(0, None)]
+    assert not any(name.startswith(".") for name in files(store))
