@@ -7,9 +7,9 @@
                          encodes, hashes, writes
       placer             puts finished shards in place, with their receipts
 
-There is one lane at first. If its maker keeps a core busy, another lane is opened, up to a number that follows cores and
-memory. If makers mostly wait, for the device, the disk, the interpreter or a core, all lanes but the first end after
-their shard. So a slow generator has one shard in progress, and a fast one uses the cores that are left.
+There is one lane at first. If its maker keeps a core busy, another lane is opened, up to a number that follows cores
+and memory. If makers mostly wait, for the device, the disk, the interpreter or a core, all lanes but the first end
+after their shard. So a slow generator has one shard in progress, and a fast one uses the cores that are left.
 
 A lane has a few batches on their way, whatever the size of its shard, and prediction continues while a shard is flushed
 and put in place. Batches are aligned to the start of the shard, so its bytes are the same whichever worker or lane
