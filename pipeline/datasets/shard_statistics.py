@@ -26,6 +26,11 @@ def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity
     raise SampleError(f"the generator made {made}: sample {first + int(bad[0])} is the first")
 
 
+def _rounded(number: float) -> float:
+    """To 9 digits: the last ones depend on the batches of a sum, and the index of shards should not."""
+    return float(f"{number:.9g}")
+
+
 class ShardStatistics:
     """Statistics of the stored samples of one shard, with bounded memory."""
 
@@ -69,5 +74,5 @@ class ShardStatistics:
             repeated=self._repeats.count(),
             constant=self._constant,
             classes=None if self._classes is None else tuple(int(number) for number in self._classes),
-            sketch=self._sketch.result(),
+            sketch=tuple(_rounded(number) for number in self._sketch.result()),
         )

@@ -107,9 +107,13 @@ class Bucket:
 
         If the server ignores conditions, a second check some time later shows whether another writer was faster.
         """
+
+        def fetch() -> tuple[dict[str, Any], bytes | None]:
+            answer = self.client.get_object(Bucket=self.name, Key=key)
+            return {"IfMatch": answer["ETag"]}, answer["Body"].read()
+
         try:
-            found = self._request(key, lambda: self.client.get_object(Bucket=self.name, Key=key))
-            condition, present = {"IfMatch": found["ETag"]}, found["Body"].read()
+            condition, present = self._request(key, fetch)
         except FileNotFoundError:
             condition, present = {"IfNoneMatch": "*"}, None
         if present != before:

@@ -31,6 +31,17 @@ def test_batches_add_up(samples: np.ndarray, cut: int) -> None:
     assert result.classes == tuple(np.bincount(labels, minlength=3))
 
 
+def test_the_sketch_does_not_depend_on_batches() -> None:
+    samples = np.random.default_rng(5).normal(size=(400, 784)).astype(np.float32)
+    sketches = set()
+    for batch in (1, 7, 64, 128, 400):
+        statistics = ShardStatistics(len(samples), None, first=3)
+        for first in range(0, len(samples), batch):
+            statistics.add(samples[first : first + batch], None)
+        sketches.add(statistics.result().sketch)
+    assert len(sketches) == 1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_every_dtype(dtype: str) -> None:
     statistics = ShardStatistics(2, None, first=0)

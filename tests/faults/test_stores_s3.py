@@ -112,6 +112,15 @@ def test_faults_that_pass_are_got_past(proxy: FaultyS3, store: Store, door: S3Do
 
 
 @pytest.mark.parametrize("fault", bounded("500", "reset-in-answer", "cut", "stall", quick=("reset-in-answer",)))
+def test_a_lease_is_replaced_in_spite_of_them(proxy: FaultyS3, store: Store, fault: str) -> None:
+    assert store.write_lease(b"first", before=None)
+    proxy.rules = [Rule(fault, method="GET", times=1)]
+    assert store.write_lease(b"second", before=b"first")
+    assert store.read_lease() == b"second"
+    assert proxy.happened[fault] == 1
+
+
+@pytest.mark.parametrize("fault", bounded("500", "reset-in-answer", "cut", "stall", quick=("reset-in-answer",)))
 def test_reading_and_listing_get_past_them_too(proxy: FaultyS3, store: Store, fault: str) -> None:
     files = write_shard(store)
     proxy.rules = [Rule(fault, method="GET", skip=skip, times=1) for skip in (0, 2, 3)]
