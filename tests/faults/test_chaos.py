@@ -30,7 +30,7 @@ EVENTS = int(os.environ.get("NOISEMILL_CHAOS_EVENTS", "25"))
 SEED = int(os.environ.get("NOISEMILL_CHAOS_SEED", "1"))
 WORKERS = 3
 #: Shards for each event, and how long a device takes for one, seconds: so that the job outlasts the events.
-SHARDS_PER_EVENT = 20
+SHARDS_PER_EVENT = 40
 PACE_S = 0.4
 
 #: What is wrong with the clocks of the workers, one after the other, seconds.
