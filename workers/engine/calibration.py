@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,8 @@ class CalibratedEngines(EngineCache):
         same latent then gives another sample in another batch.
         """
         if self._reproducible is None:
-            self._reproducible = self._kept_verdict()
+            verdict = self._kept("reproducible")
+            self._reproducible = verdict if isinstance(verdict, bool) else None
         if self._reproducible is None:
             plain = (engine for engine in reversed(self._engines.values()) if engine.best_of is None)
             engine = next(plain, None) or self._first_that_runs(max(2, self.first_batch()))
@@ -174,8 +176,8 @@ class CalibratedEngines(EngineCache):
 
     def _kept_calibration(self, precision: str = "float32", sampler: Sampler | None = None) -> Calibration | None:
         try:
-            return Calibration(**json.loads(self._cache_path("calibrations", precision, sampler).read_text()))
-        except (OSError, ValueError, TypeError):
+            return Calibration(**self._kept("calibrations", precision, sampler))
+        except TypeError:
             return None
 
     def _measure(self, precision: str, sampler: Sampler | None) -> Calibration:
@@ -217,13 +219,12 @@ class CalibratedEngines(EngineCache):
                     rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch), self._clock))
         return rates
 
-    def _kept_verdict(self) -> bool | None:
-        """What `is_reproducible` has found earlier; None if nothing."""
+    def _kept(self, kind: str, precision: str = "float32", sampler: Sampler | None = None) -> Any:
+        """What is in the cache, not checked; None if nothing is, or if it cannot be read."""
         try:
-            verdict = json.loads(self._cache_path("reproducible").read_text())
+            return json.loads(self._cache_path(kind, precision, sampler).read_text())
         except (OSError, ValueError):
             return None
-        return verdict if isinstance(verdict, bool) else None
 
     def _cache_path(self, kind: str, precision: str = "float32", sampler: Sampler | None = None) -> Path:
         import tensorflow as tf

@@ -287,18 +287,24 @@ def test_ctrl_c_ends_the_run(store: Store) -> None:
 # -- leaving ---------------------------------------------------------------------------------------
 
 
+class Telling(StandIn):
+    """Tells the shift to stop at its batch number `at`, from 1; batches of 100."""
+
+    def __init__(self, shift: Shift, at: int) -> None:
+        super().__init__(batch=100)
+        self.shift, self.at = shift, at
+
+    def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
+        if len(self.sizes) + 1 == self.at:
+            self.shift.stop = True
+        return super().predict(latents, labels)
+
+
 @pytest.mark.parametrize("at", range(1, 10))
 def test_told_to_go_it_leaves_within_a_few_batches_and_gives_back_what_it_had(store: Store, at: int) -> None:
     spec = make_spec(count=3000, shard_size=300)
     shift = Shift(spec, store, range(10))
-
-    class Telling(StandIn):
-        def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
-            if len(self.sizes) + 1 == at:
-                shift.stop = True
-            return super().predict(latents, labels)
-
-    engine = Telling(batch=100)
+    engine = Telling(shift, at)
     run_mill(spec, store, [], engine, shift)
     assert len(engine.sizes) == at
     started = {work.shard.index for work in shift.given_up} | set(shift.made_shards)
@@ -580,14 +586,7 @@ def test_a_store_that_fails_once_costs_one_shard_of_several(store: Store, eager:
 def test_told_to_go_all_lanes_give_back_what_they_had(store: Store, eager: None, at: int) -> None:
     spec = make_spec(count=3000, shard_size=300)
     shift = Shift(spec, store, range(10))
-
-    class Telling(StandIn):
-        def predict(self, latents: NDArray[np.float32], labels: NDArray[np.int32] | None) -> Made:
-            if len(self.sizes) + 1 == at:
-                shift.stop = True
-            return super().predict(latents, labels)
-
-    engine = Telling(batch=100)
+    engine = Telling(shift, at)
     run_mill(spec, store, [], engine, shift, lanes=4)
     assert len(engine.sizes) == at
     started = {work.shard.index for work in shift.given_up} | set(shift.made_shards)
