@@ -37,8 +37,8 @@ _WORKERS, _PROCESSES = 200, 4
 #: Fleets whose efficiency is compared, as parts of so many workers.
 _FLEETS, _LARGEST = (1 / 8, 1 / 4, 1 / 2, 1.0), 800
 _SHARDS = 10**6
-#: A measured part: after so many seconds in which all get going, so many that count.
-_START_S, _COUNT_S = 5.0, 25.0
+#: Measured seconds. Before, all get going: until each has made so many shards on average, or for so many seconds.
+_COUNT_S, _START_SHARDS, _START_S = 25.0, 3, 60.0
 _PULSE_S, _ANNOUNCE_S = 0.5, 5.0
 #: Shorter than in production, so that the loss of workers shows within the measured part.
 _LEASE_S = 6.0
@@ -140,8 +140,8 @@ def _loaded(workers: int, shard_s: float, seconds: float, reconcile_s: float | N
         stack.enter_context(_simulated(settings, root, workers, shard_s))
         raw = connect(settings.redis_url)
         _enter(settings, root, _SHARDS, workers)
-        time.sleep(min(_START_S + shard_s, seconds + shard_s))
         ledger = Ledger(settings)
+        _await_start(ledger, workers * _START_SHARDS)
         before, began = _counters(raw), time.perf_counter()
         done = ledger.job(_JOB).shards_done
         time.sleep(seconds)
@@ -156,6 +156,13 @@ def _loaded(workers: int, shard_s: float, seconds: float, reconcile_s: float | N
             kilobytes_in=rate["in"] / 1000,
             kilobytes_out=rate["out"] / 1000,
         )
+
+
+def _await_start(ledger: Ledger, enough: int) -> None:
+    """Returns once so many shards are made, or after `_START_S`."""
+    until = time.monotonic() + _START_S
+    while ledger.job(_JOB).shards_done < enough and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _deaths(workers: int, job_shards: int) -> list[Figure]:
@@ -253,6 +260,8 @@ class _Simulated:
         self._info = worker_info(name, root)
         self._numbers = itertools.count()
         self._announced = 0.0
+        #: Workers that have been at it for a while are not in step, so the first shard takes a random part of its time.
+        self._part_s = shard_s * random.random()
 
     def work(self) -> None:
         """Wake-ups as they come, until the process is ended."""
@@ -294,7 +303,8 @@ class _Simulated:
 
     def _make(self, wakeup: Wakeup, claim: Claim, holder: str) -> None:
         """As long as a shard takes, with the pulse; then the two questions whether the lease still holds."""
-        ready = time.monotonic() + self._shard_s * random.uniform(0.9, 1.1)
+        ready = time.monotonic() + self._part_s
+        self._part_s = self._shard_s * random.uniform(0.9, 1.1)
         held = {claim.shard: (claim.fence, 0)}
         while (left := ready - time.monotonic()) > 0:
             time.sleep(min(left, _PULSE_S))
