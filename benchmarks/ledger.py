@@ -178,9 +178,9 @@ def _scans(effort: Effort) -> list[Figure]:
 
 
 @contextmanager
-def sorted_server(folder: Path) -> Iterator[str]:
-    """The endpoint of a server that has a folder's files in one bucket, and lists them quickly."""
-    command = [sys.executable, "-m", "benchmarks.sorted_s3", str(folder)]
+def sorted_server(folder: Path, delay_s: float = 0.0) -> Iterator[str]:
+    """The endpoint of a server that has a folder's files in one bucket, and lists them quickly; see `sorted_s3`."""
+    command = [sys.executable, "-m", "benchmarks.sorted_s3", str(folder), str(delay_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -1,8 +1,8 @@
 """A small S3 server whose listings cost what a page costs, as those of AWS do: in memory, for one bucket, without keys.
 
 rclone reads the whole folder for each page of a listing, and moto looks at every object, so that a scan of 100,000
-objects would measure them. `python -m benchmarks.sorted_s3 FOLDER` has the folder's files as objects, and prints its
-port; when its standard input ends, so does it.
+objects would measure them. `python -m benchmarks.sorted_s3 FOLDER [SECONDS]` has the folder's files as objects, and
+prints its port; when its standard input ends, so does it. A request takes so many seconds at least, as in a network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import bisect
 import hashlib
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -67,14 +68,19 @@ class Handler(BaseHTTPRequestHandler):
     """The requests that a scan makes, and those that fill the bucket."""
 
     protocol_version = "HTTP/1.1"
+    #: Otherwise the body waits for the client to acknowledge the headers: 40 ms.
+    disable_nagle_algorithm = True
     objects: Objects
+    delay_s = 0.0
 
     def do_GET(self) -> None:
         """An object, or a page of a listing."""
+        time.sleep(self.delay_s)
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)
         if "list-type" in query:
-            nodes, more = self.objects.page(query.get("prefix", [""])[0], query.get("continuation-token", [""])[0])
+            [after] = query.get("continuation-token") or query.get("start-after") or [""]
+            nodes, more = self.objects.page(query.get("prefix", [""])[0], after)
             token = f"<NextContinuationToken>{quote(more)}</NextContinuationToken>" if more else ""
             self._answer(
                 200,
@@ -137,6 +143,7 @@ def _key(path: str) -> str:
 def main() -> None:
     """Serves a folder's files until standard input ends."""
     Handler.objects, folder = Objects(), Path(sys.argv[1])
+    Handler.delay_s = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     for path in folder.rglob("*"):
         if path.is_file():
             Handler.objects.put(path.relative_to(folder).as_posix(), path.read_bytes())

@@ -6,15 +6,15 @@ import contextlib
 import json
 import operator
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.adaptive_map import adaptive_map
 from pipeline.common.errors import DatasetError, UsageError
+from pipeline.common.garbage import kept_objects
 from pipeline.datasets.candidates import Candidates, bits_of, unpack
 from pipeline.datasets.inputs import Inputs
 from pipeline.datasets.packs import are_packed, packed_receipts
@@ -27,11 +27,15 @@ from pipeline.spec.plan import Shard
 from pipeline.spec.selection import Selection, selection_from_json
 from pipeline.stores import open_store
 from pipeline.stores.records import read_record
-from pipeline.stores.store import Store
+from pipeline.stores.store import Entry, Store
 
-#: Threads that read receipts, and the number of receipts per task.
-_READERS = 16
+#: Threads that read receipts, the number of receipts in the first task, by which it is decided whether threads help,
+#: and in each of the others.
+_READERS = 32
+_TRIED = 8
 _MOST_AT_A_TIME = 64
+#: Shards in a part of a listing.
+_SHARDS_LISTED = 2**13
 
 #: Bytes of samples to cache, if the store or the format makes single reads slow.
 _CACHE_BYTES = 256 * 2**20
@@ -357,6 +361,7 @@ class Dataset:
         source = record.get("exported_from") if isinstance(record, dict) else None
         return source if isinstance(source, str) else None
 
+    @kept_objects()
     def finished(self) -> dict[int, Receipt]:
         """The finished shards, by index: those with a valid receipt and files of the right sizes.
 
@@ -365,7 +370,7 @@ class Dataset:
         receipts = self.receipts()
         # Listed after the receipts, since a shard is in place before its receipt.
         folders = {file.name.partition("/")[0] for receipt in receipts.values() for file in receipt.files}
-        sizes = {entry.name: entry.size_bytes for folder in folders for entry in self.store.list(f"{folder}/")}
+        sizes = {entry.name: entry.size_bytes for folder in folders for entry in self._list(folder)}
         finished = {
             index: receipt
             for index, receipt in receipts.items()
@@ -383,6 +388,7 @@ class Dataset:
         sizes = {entry.name: entry.size_bytes for entry in self.store.list(common)} if receipt.files else {}
         return receipt if all(sizes.get(file.name) == file.size_bytes for file in receipt.files) else None
 
+    @kept_objects()
     def receipts(self) -> dict[int, Receipt]:
         """All valid receipts of this job, by shard index."""
         listed, packs = self._listed_receipts()
@@ -397,22 +403,21 @@ class Dataset:
         indices = [index for index in listed if index not in packed]
         # Several per task: passing one to a thread and back takes as long as reading it from disk.
         size = max(1, min(_MOST_AT_A_TIME, len(indices) // _READERS))
-        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-        start, worked = time.perf_counter(), time.thread_time()
-        receipts.update(self._valid_receipts(parts[0]) if parts else ())
-        elapsed, worked = time.perf_counter() - start, time.thread_time() - worked
-        with ThreadPoolExecutor(_READERS) as readers:
-            # If reading is mostly waiting, threads wait in parallel; if it is mostly work, they slow each other down.
-            apply = readers.map if elapsed > 2 * worked else map
-            for sound in apply(self._valid_receipts, parts[1:]):
-                receipts.update(sound)
+        parts = [indices[:_TRIED], *(indices[start : start + size] for start in range(_TRIED, len(indices), size))]
+        for sound in adaptive_map(self._valid_receipts, parts, _READERS):
+            receipts.update(sound)
         return dict(sorted(receipts.items())) if packed else receipts
+
+    def _list(self, folder: str) -> Iterator[Entry]:
+        """The files in a folder, of which shards have one or several."""
+        parts = range(_SHARDS_LISTED, len(self.plan), _SHARDS_LISTED)
+        return self.store.list(f"{folder}/", divided_at=[f"{folder}/{index:08d}" for index in parts])
 
     def _listed_receipts(self) -> tuple[dict[int, str], list[int]]:
         """ETags of the receipts that lie there by shard index, and the numbers of the packs."""
         listed: dict[int, str] = {}
         packs = []
-        for entry in self.store.list(shards.RECEIPTS + "/"):
+        for entry in self._list(shards.RECEIPTS):
             if (index := shards.receipt_index(entry.name)) is not None:
                 if index < len(self.plan):
                     listed[index] = entry.etag

@@ -15,7 +15,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -123,8 +123,8 @@ class LocalStore:
         with _translate_errors(path):
             return path.is_file()
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """The files whose names begin with `prefix`. Symbolic links to folders are not followed."""
+    def list(self, prefix: str = "", *, divided_at: Sequence[str] = ()) -> Iterator[Entry]:
+        """The files whose names begin with `prefix`, in one part. Symbolic links to folders are not followed."""
         folder = prefix.rpartition("/")[0]
         if folder:
             check_name(folder)

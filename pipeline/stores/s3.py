@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import BinaryIO
@@ -61,9 +61,10 @@ class S3Store:
             return False
         return True
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, divided_at: Sequence[str] = ()) -> Iterator[Entry]:
         """The objects, without probes and without the empty objects that some tools make for folders."""
-        for key, size_bytes, etag in self._bucket.objects(self._prefix + prefix):
+        bounds = [self._prefix + name for name in divided_at]
+        for key, size_bytes, etag in self._bucket.objects(self._prefix + prefix, bounds):
             name = key.removeprefix(self._prefix)
             if not name.startswith(TEMPORARY) and not name.endswith("/"):
                 yield Entry(name, size_bytes, etag)

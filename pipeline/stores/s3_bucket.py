@@ -8,11 +8,11 @@ import io
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
+from pipeline.common.adaptive_map import adaptive_map
 from pipeline.common.errors import StoreError, StoreUnavailableError, UsageError, shown
 from pipeline.common.settings import Settings, load_settings
 from pipeline.common.version import VERSION
@@ -44,6 +45,9 @@ _CONNECT_TIMEOUT_S = 5
 #: A server that sends nothing for this long counts as stuck, seconds; with all attempts this takes two minutes.
 _READ_TIMEOUT_S = 30
 _CONNECTIONS = 32
+
+#: Threads that list one prefix.
+_LISTERS = 16
 
 #: Most keys that one request may delete.
 _DELETE_BATCH = 1000
@@ -70,6 +74,8 @@ _SUPPORTS_CONDITIONS: dict[str, bool] = {}
 _SECOND_CHECK_S = 0.5
 
 Result = TypeVar("Result")
+#: Key, length in bytes, ETag.
+Object = tuple[str, int, str]
 
 
 class Bucket:
@@ -203,15 +209,33 @@ class Bucket:
             return False
         return hashed.hexdigest() == sha256
 
-    def objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        """Keys that begin with `prefix`, lengths and ETags of their objects, sorted by key."""
-        following: dict[str, Any] = {}
+    def objects(self, prefix: str, divided_at: Sequence[str] = ()) -> Iterator[Object]:
+        """Keys that begin with `prefix`, lengths and ETags of their objects, sorted by key.
+
+        A page has 1,000 and says where the next one begins; so parts, divided at keys in order, are listed side by side
+        if the server is slow or far away.
+        """
+        if not divided_at:
+            return self._objects_between(prefix, "", "")
+        return self._objects_in_parts(prefix, list(pairwise(["", *divided_at, ""])))
+
+    def _objects_in_parts(self, prefix: str, parts: Sequence[tuple[str, str]]) -> Iterator[Object]:
+        for found in adaptive_map(lambda part: list(self._objects_between(prefix, *part)), parts, _LISTERS):
+            yield from found
+
+    def _objects_between(self, prefix: str, after: str, last: str) -> Iterator[Object]:
+        """The objects after one key, up to and with another, where these are not empty."""
+        following: dict[str, Any] = {"StartAfter": after} if after else {}
         while True:
             page = self._request(
                 prefix,
                 lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, **following),  # noqa: B023
             )
-            yield from ((each["Key"], each["Size"], each.get("ETag", "")) for each in page.get("Contents", []))
+            for each in page.get("Contents", []):
+                if last and each["Key"] > last:
+                    return
+                if each["Key"] > after:  # A server may ignore where to start.
+                    yield each["Key"], each["Size"], each.get("ETag", "")
             if not page.get("IsTruncated"):
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}

@@ -7,7 +7,7 @@ is not committed are not named by any receipt, so readers do not see them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, Protocol
 
 #: Prefix of a store's own temporary names: never listed, swept when they are old.
@@ -128,10 +128,11 @@ class Store(Protocol):
         """Whether the file is there."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, divided_at: Sequence[str] = ()) -> Iterator[Entry]:
         """All files whose names begin with `prefix`, at any depth, sorted by name; temporary ones excluded.
 
-        A plain string prefix, as in S3: end it with a slash to list a folder.
+        A plain string prefix, as in S3: end it with a slash to list a folder. A long listing may be divided at names,
+        in order, so that S3 lists the parts side by side; the result is the same.
         """
         ...
 

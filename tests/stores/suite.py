@@ -174,6 +174,13 @@ class StoreSuite:
         assert [entry.name for entry in entries] == names
         assert [entry.size_bytes for entry in entries] == [len(name.encode()) for name in names]
 
+    @pytest.mark.parametrize("divided_at", [["b"], ["a/b/c", "a/b/d"], ["0", "a/", "a0", "b/1", "z"]])
+    def test_a_divided_list_is_the_same(self, store: Store, door: Door, divided_at: list[str]) -> None:
+        for name in SORTED_NAMES[2:5] + SORTED_NAMES[6:]:
+            door.put(name, b"x")
+        for prefix in ("", "a/", "a"):
+            assert list(store.list(prefix, divided_at=divided_at)) == list(store.list(prefix))
+
     def test_list_by_prefix(self, store: Store, door: Door) -> None:
         for name in (
             "receipts/00000000.json",

@@ -334,11 +334,11 @@ PAGE = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult{namespace}><Na
 def test_a_page_of_a_listing(namespace: str) -> None:
     response = {
         "status_code": 200,
-        "body": PAGE.format(namespace=namespace, second="<Size>0</Size><Key>b</Key>").encode(),
+        "body": PAGE.format(namespace=namespace, second="<Size>0</Size><Key>b&amp;c</Key><ETag>2</ETag>").encode(),
     }
     answer: dict[str, Any] = {}
     take_objects(response, answer)
-    assert answer == {"Contents": [{"Key": "a &", "Size": 7, "ETag": '"1f"'}, {"Key": "b", "Size": 0, "ETag": ""}]}
+    assert answer == {"Contents": [{"Key": "a &", "Size": 7, "ETag": '"1f"'}, {"Key": "b&c", "Size": 0, "ETag": "2"}]}
     rest = cast("bytes", response["body"])
     assert b"Contents" not in rest
     assert b"EncodingType" not in rest  # The keys are decoded; botocore must not do it again.
@@ -348,16 +348,29 @@ def test_a_page_of_a_listing(namespace: str) -> None:
 @pytest.mark.parametrize(
     ("status", "second"),
     [
-        (500, "<Size>0</Size><Key>b</Key>"),
-        (200, "<Size>0</Size>"),
-        (200, "<Key>b</Key>"),
-        (200, "<Key>b</Key><Size>many</Size>"),
+        (500, "<Size>0</Size><Key>b</Key><ETag>2</ETag>"),
+        (200, "<Size>0</Size><Key>b</Key>"),
+        (200, "<Size>0</Size><ETag>2</ETag>"),
+        (200, "<Key>b</Key><ETag>2</ETag>"),
+        (200, "<Key>b</Key><Size>many</Size><ETag>2</ETag>"),
+        (200, "<Size>0</Size><Key>b</Key><ETag>2</ETag></Contents><Other/><Contents>"),
+        (200, "<Size>0</Size><Key>b</Key><ETag>2</ETag><!-- </Contents><Contents> -->"),
+        (200, "<Size>0</Size><Key><![CDATA[b]]></Key><ETag>2</ETag>"),
+        (200, "<Size>0</Size><Key>b</Key><Key>c</Key><ETag>2</ETag>"),
         (200, "<Key>b"),
     ],
 )
 def test_a_strange_page_of_a_listing_is_left_to_botocore(status: int, second: str) -> None:
     body = PAGE.format(namespace="", second=second).encode()
     response, answer = {"status_code": status, "body": body}, dict[str, Any]()
+    take_objects(response, answer)
+    assert (response["body"], answer) == (body, {})
+
+
+def test_a_page_in_another_encoding_is_left_to_botocore() -> None:
+    text = PAGE.format(namespace="", second="<Size>0</Size><Key>é</Key><ETag>2</ETag>")
+    body = text.replace("UTF-8", "ISO-8859-1").encode("latin-1")
+    response, answer = {"status_code": 200, "body": body}, dict[str, Any]()
     take_objects(response, answer)
     assert (response["body"], answer) == (body, {})
 
