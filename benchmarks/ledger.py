@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -24,6 +26,7 @@ from pipeline.client.making import resume, submit
 from pipeline.common.settings import Settings, load_settings
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.destination import prepare
+from pipeline.datasets.finishing import finish_dataset
 from pipeline.datasets.packs import pack_of
 from pipeline.datasets.receipts import EngineRecord, Receipt, Statistics
 from pipeline.fleet.local import private_server
@@ -43,6 +46,8 @@ _CALLS = 3000
 _SAMPLES = 10**9
 _SHARDS = 10**6
 _RECEIPTS = 100_000
+#: Seconds that each request takes longer to a server far away.
+_FAR_S = 0.05
 #: One by one they take minutes in S3 (docs/decisions/0063-scan-of-receipts.md): a part of them shows the same.
 _RECEIPTS_ALONE = 2_000
 #: Names that S3 lists with one request, at most.
@@ -162,14 +167,28 @@ def _scans(effort: Effort) -> list[Figure]:
             alone = _resumes(f"s3://{server.bucket}/part", 1)
             pages = _pages(f"s3://{server.bucket}/many", effort.rounds)
         _pack(folder / "many", count)
-        with sorted_server(folder) as endpoint, mock.patch.dict(os.environ, AWS_ENDPOINT_URL=endpoint, **_KEYS):
-            packed = _resumes(f"s3://{_BUCKET}/many", min(effort.rounds, 2))
+        packed: list[float] = []
+        far: list[float] = []
+        for delay_s, seconds in ((0.0, packed), (_FAR_S, far)):
+            with sorted_server(folder, delay_s) as endpoint, _keys(endpoint):
+                seconds += _resumes(f"s3://{_BUCKET}/many", min(effort.rounds, 2))
+        shutil.rmtree(folder / "many")
+        huge = max(64, round(len(_huge_spec().plan) * effort.share))
+        make_records(folder / "whole", huge, missing=0)
+        _pack(folder / "whole", huge)
+        with sorted_server(folder) as endpoint, _keys(endpoint):
+            last_step = _seconds(lambda: finish_dataset(f"s3://{_BUCKET}/whole", "bench"))
     return [
         Figure(
             case=f"`resume` of {count:,} receipts, local", unit="s", values=local, reach=10.0, smaller_is_better=True
         ),
         Figure(
             case=f"`resume` of {count:,} receipts in packs, S3", unit="s", values=packed, reach=10.0,
+            smaller_is_better=True,
+        ),
+        Figure(case=f"the same, {_FAR_S * 1000:g} ms away", unit="s", values=far),
+        Figure(
+            case=f"last step of a job of {huge:,} shards, S3", unit="s", values=[last_step], reach=60.0,
             smaller_is_better=True,
         ),
         Figure(case=f"`resume` of {part:,} receipts without packs, S3 (rclone)", unit="s", values=alone),
@@ -185,6 +204,11 @@ def sorted_server(folder: Path, delay_s: float = 0.0) -> Iterator[str]:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         process.kill()
+
+
+def _keys(endpoint: str) -> Any:
+    """The environment in which that server is the user's S3."""
+    return mock.patch.dict(os.environ, AWS_ENDPOINT_URL=endpoint, **_KEYS)
 
 
 def _pack(place: Path, count: int) -> None:
@@ -223,11 +247,10 @@ def _resumes(destination: str, rounds: int) -> list[float]:
     return seconds
 
 
-def make_records(place: Path, count: int) -> None:
-    """A destination as a job leaves it that is one shard short of `count + 1`: job, files, receipts."""
-    spec, uploads = JobRequest(count=(count + 1) * _SHARD_SAMPLES, shard_size=_SHARD_SAMPLES, seed=1).resolve(
-        find_generator(GENERATOR)
-    )
+def make_records(place: Path, count: int, missing: int = 1) -> None:
+    """A destination as a job leaves it that has made `count` shards, some short of all: job, files, receipts."""
+    samples = (count + missing) * _SHARD_SAMPLES
+    spec, uploads = JobRequest(count=samples, shard_size=_SHARD_SAMPLES, seed=1).resolve(find_generator(GENERATOR))
     store = prepare(spec, place, uploads)
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((_SHARD_SAMPLES, *spec.sample_shape), spec.dtype))
@@ -268,6 +291,12 @@ def _receipt(spec: JobSpec, index: int, name: str, content: bytes) -> Receipt:
         finished_at=time.time(),
         seconds=_STAGES,
     )  # fmt: skip
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _huge_spec() -> JobSpec:

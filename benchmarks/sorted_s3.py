@@ -14,6 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 _PAGE = 1000
@@ -71,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
     #: Otherwise the body waits for the client to acknowledge the headers: 40 ms.
     disable_nagle_algorithm = True
     objects: Objects
+    #: Of the upload in parts that has begun.
+    parts: ClassVar[dict[int, bytes]] = {}
     delay_s = 0.0
 
     def do_GET(self) -> None:
@@ -100,14 +103,26 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """Keeps an object; conditions are ignored."""
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(200, b"", self.objects.put(_key(self.path), content))
+        query = parse_qs(urlsplit(self.path).query)
+        if "partNumber" in query:
+            self.parts[int(query["partNumber"][0])] = content
+            self._answer(200, b"", hashlib.md5(content, usedforsecurity=False).hexdigest())
+        else:
+            self._answer(200, b"", self.objects.put(_key(self.path), content))
 
     def do_POST(self) -> None:
-        """Deletes several objects, by what looks like their keys."""
+        """Deletes several objects, by what looks like their keys; begins and ends an upload, of which there is one."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if "uploads" in query:
+            self.parts.clear()
+            return self._answer(200, b"<Result><UploadId>1</UploadId></Result>")
+        if "uploadId" in query:
+            self.objects.put(_key(self.path), b"".join(self.parts[number] for number in sorted(self.parts)))
+            return self._answer(200, b"<Result><ETag>1</ETag></Result>")
         for part in body.split("<Key>")[1:]:
             self.objects.delete(part.partition("</Key>")[0])
-        self._answer(200, b"<DeleteResult></DeleteResult>")
+        return self._answer(200, b"<DeleteResult></DeleteResult>")
 
     def do_DELETE(self) -> None:
         """Deletes an object."""
