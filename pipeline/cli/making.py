@@ -86,10 +86,7 @@ def generate_command(
     found, place = known_generator(generator), normalise(destination)
     started = time.monotonic()
     with ExitStack() as stack:
-        # Workers need seconds to import TensorFlow; meanwhile this process imports the rest, and plans.
-        local = None
-        if not dry_run and _is_new(place):
-            local = stack.enter_context(LocalWorkers(workers or 1, device))
+        local = None if dry_run else _started_early(stack, place, workers, device)
 
         from pipeline.cli.progress import job_progress
         from pipeline.client.making import LocalRun, plan_job
@@ -185,11 +182,9 @@ def resume_command(
     destination is needed: Redis may have lost the job.
     """
 
-    from pipeline.cli.progress import job_progress
-    from pipeline.client.making import resume, resume_here
-    from pipeline.datasets.destination import spec_at
-
     if names_redis(redis_url):
+        from pipeline.client.making import resume
+
         if on_done is not None:
             raise UsageError("--on-done is for jobs made on this machine; for queued ones, use 'submit --webhook URL'")
         _print_queued(resume(job_or_dest, redis_url=redis_url, parallel=workers or 0, take_over=take_over), as_json)
@@ -197,23 +192,31 @@ def resume_command(
     if not names_destination(job_or_dest):
         raise UsageError(f"{job_or_dest!r} is not a folder; if it is a job's id, add --redis")
     started = time.monotonic()
-    spec, destination = spec_at(job_or_dest)
-    with (
-        run_if_failed(on_done, destination, spec.count),
-        interruptible(_resuming(destination)),
-        job_progress() as progress,
-    ):
-        job = resume_here(
-            destination,
-            generator=generator,
-            judge=judge,
-            trust_generator=trust_generator,
-            workers=workers or 1,
-            device=device,
-            watcher=progress.show,
-            take_over=take_over,
-            notice=progress.notify,
-        )
+    with ExitStack() as stack:
+        local = _started_early(stack, normalise(job_or_dest), workers, device)
+
+        from pipeline.cli.progress import job_progress
+        from pipeline.client.making import resume_here
+        from pipeline.datasets.destination import spec_at
+
+        spec, destination = spec_at(job_or_dest)
+        with (
+            run_if_failed(on_done, destination, spec.count),
+            interruptible(_resuming(destination)),
+            job_progress() as progress,
+        ):
+            job = resume_here(
+                destination,
+                generator=generator,
+                judge=judge,
+                trust_generator=trust_generator,
+                workers=workers or 1,
+                device=device,
+                watcher=progress.show,
+                take_over=take_over,
+                notice=progress.notify,
+                started=local,
+            )
     _print_result(destination, job, time.monotonic() - started, as_json)
     run_if_done(on_done, destination, spec.count)
 
@@ -275,9 +278,15 @@ def extend_command(
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
 
 
-def _is_new(destination: str) -> bool:
-    """Whether a destination is a folder without a job, so that there is something to make. Looks at local ones only."""
-    return not (destination.startswith("s3://") or os.path.exists(os.path.join(destination, shards.JOB)))
+def _started_early(stack: ExitStack, destination: str, workers: int | None, device: str) -> LocalWorkers | None:
+    """Workers, if there is probably something to make; None for a folder with a complete dataset.
+
+    They need seconds to import TensorFlow; meanwhile this process imports the rest, and plans. Of a destination in S3
+    it is not known: to ask would take longer than to end workers that are not needed.
+    """
+    if os.path.exists(os.path.join(destination, shards.MANIFEST)):
+        return None
+    return stack.enter_context(LocalWorkers(workers or 1, device))
 
 
 def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:
