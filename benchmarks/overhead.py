@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.figures import Effort, Figure, Result
 from benchmarks.rig import folder
@@ -26,12 +27,20 @@ from pipeline.jobs.job import Job
 from pipeline.jobs.ledger import Ledger
 from pipeline.jobs.queueing import enqueue
 from pipeline.jobs.request import JobRequest
+from tests.servers import RcloneS3, S3Server
 
 GENERATOR = "fashion"
 _GENERATE_SAMPLES = 10_000
 _JOB_SAMPLES = 4_000
 #: Samples of a job that takes nearly no time itself.
 _SHORT = 100
+#: What such commands are called, by the key of their seconds.
+_SHORT_COMMANDS = {
+    "generate": f"`generate` of {_SHORT}",
+    "s3": f"`generate` of {_SHORT} to S3",
+    "sample": "`sample`",
+    "verify": "`verify --recompute 5`",
+}
 _IDLE_S = 15.0
 _START_S = 120.0
 
@@ -39,10 +48,10 @@ _START_S = 120.0
 def run(effort: Effort) -> Result:
     """Seconds of `--help`, of `generate` beside its forward pass, between two jobs; what an idle worker takes."""
     helps = [_command("--help")[0] for _ in range(2 * effort.rounds + 1)][1:]
-    with folder() as place:
+    with folder() as place, RcloneS3() as server:
         generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
         again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
-        short = [_short(place / f"short-{number}") for number in range(2 * effort.rounds + 1)][1:]
+        short = [_short(place / f"short-{number}", server) for number in range(2 * effort.rounds + 1)][1:]
     idle, idle_gaps = _warm_worker(effort)
     later = generated[1:]
     figures = [
@@ -51,9 +60,12 @@ def run(effort: Effort) -> Result:
         _seconds("`generate`: to the first batch", [each["until_first"] for each in later]),
         _seconds("`generate`: beside the forward pass, in all", [each["beside"] for each in later]),
         _seconds("`generate`, all there already", [again]),
-        _seconds(f"`import tensorflow` (before each `generate` of {_SHORT})", [each["import"] for each in short]),
+        _seconds("`import tensorflow`, before each of the following", [each["import"] for each in short]),
         _seconds(f"`generate` of {_SHORT}, in all", [each["generate"] for each in short]),
-        _seconds(f"`generate` of {_SHORT}, more than the import", [each["more"] for each in short], reach=1.5),
+        *(
+            _seconds(f"{name}, more than the import", [each[key] - each["import"] for each in short], reach=1.5)
+            for key, name in _SHORT_COMMANDS.items()
+        ),
         _seconds("device idle between two queued jobs, on a warm worker", idle_gaps, reach=0.05),
         Figure(case="idle worker: share of a core", unit="%", values=idle, reach=1.0, smaller_is_better=True),
     ]
@@ -96,14 +108,21 @@ def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
     }
 
 
-def _short(destination: Path) -> dict[str, float]:
-    """Seconds of TensorFlow's import alone, and of a short job right after it."""
+def _short(destination: Path, server: S3Server) -> dict[str, float]:
+    """Seconds of TensorFlow's import alone, and of short commands right after it."""
     start = time.perf_counter()
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, env=environment)
     alone = time.perf_counter() - start
-    generate, _ = _command("generate", GENERATOR, str(destination), "--count", str(_SHORT))
-    return {"import": alone, "generate": generate, "more": generate - alone}
+    count = ("--count", str(_SHORT))
+    with mock.patch.dict(os.environ, server.environment):
+        return {
+            "import": alone,
+            "generate": _command("generate", GENERATOR, str(destination), *count)[0],
+            "s3": _command("generate", GENERATOR, server.destination(), *count)[0],
+            "sample": _command("sample", GENERATOR, "--output", f"{destination}.png")[0],
+            "verify": _command("verify", str(destination), "--recompute", "5")[0],
+        }
 
 
 def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
