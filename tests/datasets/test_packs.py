@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.client.removal import remove_dataset
+from pipeline.datasets import dataset
 from pipeline.datasets.dataset import Dataset
 from pipeline.datasets.packs import are_packed, write_pack
 from pipeline.datasets.verification import verify
@@ -61,6 +62,13 @@ def test_a_scan_reads_the_packs_and_what_is_in_none(place: str, read: list[str],
     assert sorted(read) == ["job.json", *receipts(8, 9), shards.pack_name(0), shards.pack_name(1)]
     assert list(found) == list(range(10))
     assert found == Dataset(tmp_path / "d").finished()
+
+
+def test_a_listing_in_parts_finds_the_same(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Dataset(place).finished()
+    monkeypatch.setattr(dataset, "_SHARDS_LISTED", 3)
+    assert Dataset(place).finished() == found
+    assert len(found) == 10
 
 
 def test_receipts_that_have_changed_since_are_read_themselves(place: str, read: list[str]) -> None:

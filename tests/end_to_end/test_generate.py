@@ -119,6 +119,11 @@ def test_straight_to_s3(here: Fleet, s3: S3Server) -> None:
     )["Contents"]}  # fmt: skip
     assert {"job.json", "manifest.json", "README.md", "preview.png", "shards/00000002.npy"} <= names
     assert here.run("verify", destination).returncode == 0
+    # Here workers start before it is known that there is nothing to make.
+    again = here.run("generate", TINY, destination, "--count", "500", "--shard-size", "200", "--workers", "2")
+    assert again.returncode == 0
+    assert "everything existed already" in again.stdout
+    assert left_behind(here) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
