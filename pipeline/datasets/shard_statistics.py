@@ -17,7 +17,12 @@ from pipeline.datasets.sketch import Sketch
 _CHUNK = 2**17
 
 
-def check_finite(samples: NDArray[Any], first: int, made: str = "NaN or infinity") -> None:
+#: What a generator made, in messages; of values that were finite before they were stored in fewer bits.
+NOT_FINITE = "NaN or infinity"
+_MADE = {"float16": "values that float16 cannot hold"}
+
+
+def check_finite(samples: NDArray[Any], first: int, made: str = NOT_FINITE) -> None:
     """Raises SampleError that names the first sample with NaN or infinity; `first` is the index of row 0."""
     # Minimum and maximum propagate NaN and infinity, and cost a fraction of isfinite.
     if math.isfinite(float(samples.min())) and math.isfinite(float(samples.max())):
@@ -37,6 +42,8 @@ class ShardStatistics:
     def __init__(self, count: int, classes: int | None, *, first: int) -> None:
         self._repeats = Repeats(count)
         self._sketch = Sketch(first)
+        #: Index of the next sample.
+        self._next = first
         self._minimum, self._maximum = math.inf, -math.inf
         self._sum = 0.0
         self._values = 0
@@ -44,7 +51,7 @@ class ShardStatistics:
         self._classes = None if classes is None else np.zeros(classes, np.int64)
 
     def add(self, samples: NDArray[Any], labels: NDArray[np.int32] | None) -> None:
-        """Adds one batch of stored values, C-contiguous."""
+        """Adds one batch of stored values, C-contiguous. Raises SampleError, as `check_finite` does."""
         rows = samples.reshape(len(samples), -1)
         # A few rows at a time stay in the processor's cache through all steps.
         stretch = max(1, _CHUNK // rows.shape[1])
@@ -55,8 +62,11 @@ class ShardStatistics:
 
     def _add(self, rows: NDArray[Any]) -> None:
         least, most = rows.min(axis=1), rows.max(axis=1)
-        self._minimum = min(self._minimum, float(least.min()))
-        self._maximum = max(self._maximum, float(most.max()))
+        lowest, highest = float(least.min()), float(most.max())
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            check_finite(rows, self._next, _MADE.get(rows.dtype.name, NOT_FINITE))
+        self._minimum, self._maximum = min(self._minimum, lowest), max(self._maximum, highest)
+        self._next += len(rows)
         if rows.shape[1] > 1:
             self._constant += int((least == most).sum())
         exact = rows.astype(np.float64)
