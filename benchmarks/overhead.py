@@ -48,7 +48,12 @@ _START_S = 120.0
 def run(effort: Effort) -> Result:
     """Seconds of `--help`, of `generate` beside its forward pass, between two jobs; what an idle worker takes."""
     helps = [_command("--help")[0] for _ in range(2 * effort.rounds + 1)][1:]
-    with folder() as place, RcloneS3() as server:
+    _import_tensorflow()  # Into the system's cache of files.
+    with (
+        folder() as place,
+        RcloneS3() as server,
+        mock.patch.dict(os.environ, NOISEMILL_CACHE_DIR=str(place / "cache")),
+    ):
         generated = [_generate(place / str(number), effort) for number in range(effort.rounds + 1)]
         again = _command("generate", GENERATOR, str(place / "0"), "--count", str(generated[0]["samples"]))[0]
         short = [_short(place / f"short-{number}", server) for number in range(2 * effort.rounds + 1)][1:]
@@ -110,10 +115,7 @@ def _generate(destination: Path, effort: Effort) -> dict[str, Any]:
 
 def _short(destination: Path, server: S3Server) -> dict[str, float]:
     """Seconds of TensorFlow's import alone, and of short commands right after it."""
-    start = time.perf_counter()
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, env=environment)
-    alone = time.perf_counter() - start
+    alone = _import_tensorflow()
     count = ("--count", str(_SHORT))
     with mock.patch.dict(os.environ, server.environment):
         return {
@@ -123,6 +125,14 @@ def _short(destination: Path, server: S3Server) -> dict[str, float]:
             "sample": _command("sample", GENERATOR, "--output", f"{destination}.png")[0],
             "verify": _command("verify", str(destination), "--recompute", "5")[0],
         }
+
+
+def _import_tensorflow() -> float:
+    """Seconds of the import, in a process of its own."""
+    start = time.perf_counter()
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, env=environment)
+    return time.perf_counter() - start
 
 
 def _warm_worker(effort: Effort) -> tuple[list[float], list[float]]:
