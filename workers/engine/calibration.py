@@ -33,8 +33,15 @@ BATCHES = (64, 128, 256, 512)
 #: shared machine other load seldom disturbs all measurements of one candidate.
 _ROUNDS = 4
 _MEASURE_S = 0.08
+#: Two rounds are enough if they took so long for each candidate, seconds, as with slow passes: the first job on a
+#: machine waits for them.
+_LEAST_ROUNDS, _ENOUGH_S = 2, 0.35
+#: The batch by which the engine is chosen.
+_MEDIUM_BATCH = 128
 #: The smallest batch whose rate is at least this share of the fastest is chosen: it pads less and stops sooner.
 _TIE = 0.99
+#: Greater rate of twice the batch, below which no larger one is tried.
+_GAIN = 1.02
 #: Work of the first batch that is tried: multiplications and additions, or seconds if those were not counted.
 _FIRST_FLOP, _FIRST_S = 4e9, 0.25
 #: Longest duration of a batch of a large network, seconds: a cancelled job ends only after its batch.
@@ -149,10 +156,9 @@ class CalibratedEngines(EngineCache):
             verdict = self._kept("reproducible")
             self._reproducible = verdict if isinstance(verdict, bool) else None
         if self._reproducible is None:
-            plain = (engine for engine in reversed(self._engines.values()) if engine.best_of is None)
-            engine = next(plain, None) or self._first_that_runs(max(2, self.first_batch()))
-            if engine.batch == 1:
-                engine = self._first_that_runs(2)
+            plain = [engine for engine in self._engines.values() if engine.best_of is None and engine.batch > 1]
+            engine = min(plain, key=lambda each: each.batch, default=None)
+            engine = engine or self._first_that_runs(max(2, self.first_batch()))
             self._reproducible = self._gives_the_same(engine)
             with contextlib.suppress(OSError):  # It can be found again.
                 keep(self._cache_path("reproducible"), json.dumps(self._reproducible))
@@ -185,13 +191,13 @@ class CalibratedEngines(EngineCache):
         first = self.first_batch(sampler)
         if first < BATCHES[0]:
             return self._climb(first, precision, sampler)
-        rates = self._rates([(engine, 256) for engine in ENGINES], precision, sampler)
+        rates = self._rates([(engine, _MEDIUM_BATCH) for engine in ENGINES], precision, sampler)
         engine = max(rates, key=lambda key: rates[key])[0]
         rates = self._rates([(engine, batch) for batch in BATCHES], precision, sampler)
         return _best(rates)
 
     def _climb(self, batch: int, precision: str, sampler: Sampler | None) -> Calibration:
-        """For a large network: doubles the batch until it takes too long or does not fit into memory."""
+        """For a large network: doubles the batch until that gains little, takes long or does not fit into memory."""
         engine = self._first_that_runs(batch, precision, sampler)
         batch = engine.batch
         rates = self._rates([(name, batch) for name in ENGINES], precision, sampler)
@@ -203,7 +209,7 @@ class CalibratedEngines(EngineCache):
                 rates |= self._rates([(name, batch)], precision, sampler)
             except GeneratorError:  # Out of memory, mostly.
                 break
-            if rates[name, batch] == 0.0:
+            if rates[name, batch] < _GAIN * rates[name, batch // 2]:
                 break
         return _best({key: rate for key, rate in rates.items() if rate})
 
@@ -213,7 +219,10 @@ class CalibratedEngines(EngineCache):
         """Samples per second of the bare forward pass, the best of several interleaved measurements."""
         engines = {key: self._engine_if_any(*key, precision, sampler) for key in candidates}
         rates = dict.fromkeys(candidates, 0.0)
-        for _ in range(_ROUNDS):
+        start = self._clock()
+        for number in range(_ROUNDS):
+            if number >= _LEAST_ROUNDS and self._clock() - start > _ENOUGH_S * len(candidates):
+                break
             for key, engine in engines.items():
                 if engine is not None:
                     rates[key] = max(rates[key], _bare_rate(engine, *self._some_input(engine.batch), self._clock))

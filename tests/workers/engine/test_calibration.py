@@ -202,7 +202,15 @@ def test_a_large_network_is_tried_with_small_batches_alone(
     engines = TimedEngines(tmp_path, LARGE, flop=flop)
     calibration = engines.calibrate()
     assert (calibration.engine, calibration.batch) == ("xla", 1), "a larger one is not faster"
-    assert max(batch for _, batch in engines.tried) <= 4, "no batch takes longer than a second"
+    assert max(batch for _, batch in engines.tried) == 2, "twice the batch gains nothing"
+
+
+def test_slow_passes_are_measured_twice(tmp_path: Path, load: dict[str, float]) -> None:
+    seconds = dict.fromkeys(SECONDS, 0.4)
+    engines = TimedEngines(tmp_path, seconds, flop=1_000_000)
+    assert engines.calibrate().batch == 512
+    # Two engines, of which TensorFlow's takes twice as long, then four batches.
+    assert engines.clock() == pytest.approx(2 * (0.4 + 0.8 + 4 * 0.4))
 
 
 def test_a_large_network_that_gains_by_batches(tmp_path: Path, load: dict[str, float]) -> None:
