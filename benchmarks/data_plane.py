@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -68,12 +69,18 @@ def run(effort: Effort) -> Result:
         for number in range(effort.rounds):
             for case in cases:
                 samples, place = effort.samples(case.samples), places[case.where]
+                os.sync()  # Otherwise the system writes what the case before has left, on the same cores.
                 own = [case.limit(images[case.shape], samples, place / f"limit-{case.name}-{number}-before")]
                 made = rigs[case.shape].run(str(place), samples, **case.request)
                 own.append(case.limit(images[case.shape], samples, place / f"limit-{case.name}-{number}-after"))
                 ratios[case.name].append(made.rate / (sum(own) / 2))
                 rates[case.name].append(made.rate)
                 limits[case.name] += own
+                if case.where == "memory":
+                    # On a virtual machine, memory that is used for the first time is slow. On disk the files stay:
+                    # deleting them makes the next ones slower.
+                    for path in place.iterdir():
+                        shutil.rmtree(path)
     figures = [
         Figure(
             case=case.name, against=case.against, values=ratios[case.name], rates=rates[case.name], reach=case.reach,
