@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,7 +214,13 @@ def test_no_worker_s_clock_matters(lone_fleet: Fleet, skew: str) -> None:
     # Its monotonic clock stays: that is what a clock set wrong looks like. By the library itself, since the program
     # `faketime` would stand between the worker and its SIGTERM.
     skewed_clock = {"LD_PRELOAD": str(library), "FAKETIME": skew, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    environment = {**lone_fleet.environment, **skewed_clock}
+    # That library (0.9.10) makes Python's `time.sleep` fail, which sleeps until a time instead of for a time.
+    (lone_fleet.folder / "site").mkdir()
+    (lone_fleet.folder / "site/sitecustomize.py").write_text(
+        "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds)\n"
+    )
+    path = os.pathsep.join([f"{lone_fleet.folder}/site", lone_fleet.environment.get("PYTHONPATH", "")])
+    environment = {**lone_fleet.environment, **skewed_clock, "PYTHONPATH": path.rstrip(os.pathsep)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--output-root", str(lone_fleet.folder)],
@@ -230,7 +237,8 @@ def test_no_worker_s_clock_matters(lone_fleet: Fleet, skew: str) -> None:
     job = lone_fleet.submit(TINY, "out", "--count", "20k", "--shard-size", "100")
     lone_fleet.wait_until(lambda: lone_fleet.json("status", job)["shards_done"] > 20)
     right.kill()  # Its leases expire by the server's clock, and the one whose clock is off takes over.
-    assert lone_fleet.watch(job).returncode == 0
+    done = lone_fleet.watch(job)
+    assert done.returncode == 0, done.stderr
     state = lone_fleet.json("status", job)
     assert "the lease went to another" not in skewed.said()
     assert 0 < state["ended_at"] - state["running_at"] < 120
