@@ -41,6 +41,7 @@ from pipeline.spec import plan as shards
 from pipeline.stores import names_destination, normalise
 
 if TYPE_CHECKING:
+    from pipeline.cli.progress import JobProgress
     from pipeline.client.extending import Extension
     from pipeline.jobs.job import Job
     from pipeline.jobs.ledger import Ledger
@@ -101,14 +102,7 @@ def generate_command(
         planned.remember()
         prepared = planned.at(place)
         with run_if_failed(on_done, place, count), interruptible(_resuming(place)), job_progress() as progress:
-            run = LocalRun(
-                workers=workers or 1,
-                device=device,
-                watcher=progress.show,
-                take_over=take_over,
-                notice=progress.notify,
-                started=local,
-            )
+            run = LocalRun(**_local_options(progress, workers, take_over), device=device, started=local)
             job = prepared.make_here(planned.models, run)
     _print_result(place, job, time.monotonic() - started, as_json)
     run_if_done(on_done, place, count)
@@ -210,12 +204,9 @@ def resume_command(
                 generator=generator,
                 judge=judge,
                 trust_generator=trust_generator,
-                workers=workers or 1,
                 device=device,
-                watcher=progress.show,
-                take_over=take_over,
-                notice=progress.notify,
                 started=local,
+                **_local_options(progress, workers, take_over),
             )
     _print_result(destination, job, time.monotonic() - started, as_json)
     run_if_done(on_done, destination, spec.count)
@@ -269,10 +260,7 @@ def extend_command(
         job = extend_here(
             plan.destination,
             count,
-            workers=workers or 1,
-            watcher=progress.show,
-            take_over=take_over,
-            notice=progress.notify,
+            **_local_options(progress, workers, take_over),
             **source,
         )
     _print_result(plan.destination, job, time.monotonic() - started, as_json)
@@ -287,6 +275,16 @@ def _started_early(stack: ExitStack, destination: str, workers: int | None, devi
     if os.path.exists(os.path.join(destination, shards.MANIFEST)):
         return None
     return stack.enter_context(LocalWorkers(workers or 1, device))
+
+
+def _local_options(progress: JobProgress, workers: int | None, take_over: bool) -> dict[str, Any]:
+    """The options of a `LocalRun` that all commands have."""
+    return {
+        "workers": workers or 1,
+        "watcher": progress.show,
+        "take_over": take_over,
+        "notice": progress.notify,
+    }
 
 
 def _able(ledger: Ledger, generator: Generator, destination: str) -> list[WorkerInfo]:

@@ -411,7 +411,7 @@ class Dataset:
     def _list(self, folder: str) -> Iterator[Entry]:
         """The files in a folder, of which shards have one or several."""
         parts = range(_SHARDS_LISTED, len(self.plan), _SHARDS_LISTED)
-        return self.store.list(f"{folder}/", divided_at=[f"{folder}/{index:08d}" for index in parts])
+        return self.store.list(f"{folder}/", divided_at=[f"{folder}/{shards.shard_stem(index)}" for index in parts])
 
     def _listed_receipts(self) -> tuple[dict[int, str], list[int]]:
         """ETags of the receipts that lie there by shard index, and the numbers of the packs."""

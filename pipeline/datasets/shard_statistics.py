@@ -17,17 +17,16 @@ from pipeline.datasets.sketch import Sketch
 _CHUNK = 2**17
 
 
-#: What a generator made, in messages; of values that were finite before they were stored in fewer bits.
-NOT_FINITE = "NaN or infinity"
-_MADE = {"float16": "values that float16 cannot hold"}
+def check_finite(samples: NDArray[Any], first: int) -> None:
+    """Raises SampleError that names the first sample with NaN or infinity; `first` is the index of row 0.
 
-
-def check_finite(samples: NDArray[Any], first: int, made: str = NOT_FINITE) -> None:
-    """Raises SampleError that names the first sample with NaN or infinity; `first` is the index of row 0."""
+    Samples in float16 were finite as float32.
+    """
     # Minimum and maximum propagate NaN and infinity, and cost a fraction of isfinite.
     if math.isfinite(float(samples.min())) and math.isfinite(float(samples.max())):
         return
     bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))
+    made = "values that float16 cannot hold" if samples.dtype == np.float16 else "NaN or infinity"
     raise SampleError(f"the generator made {made}: sample {first + int(bad[0])} is the first")
 
 
@@ -64,7 +63,7 @@ class ShardStatistics:
         least, most = rows.min(axis=1), rows.max(axis=1)
         lowest, highest = float(least.min()), float(most.max())
         if not (math.isfinite(lowest) and math.isfinite(highest)):
-            check_finite(rows, self._next, _MADE.get(rows.dtype.name, NOT_FINITE))
+            check_finite(rows, self._next)
         self._minimum, self._maximum = min(self._minimum, lowest), max(self._maximum, highest)
         self._next += len(rows)
         if rows.shape[1] > 1:

@@ -94,14 +94,19 @@ def default_shard_size(sample_bytes: int) -> int:
     return min(_DEFAULT_SHARD_SAMPLES, 1 << (fitting.bit_length() - 1))
 
 
+def shard_stem(index: int) -> str:
+    """Name of a shard or receipt without folder and extension: its index in 8 digits."""
+    return f"{index:08d}"
+
+
 def shard_name(index: int, suffix: str) -> str:
     """Name of a shard's file: `shards/00000007.npy` for suffix ".npy"; of its folder for suffix ""."""
-    return f"{SHARDS}/{index:08d}{suffix}"
+    return f"{SHARDS}/{shard_stem(index)}{suffix}"
 
 
 def receipt_name(index: int) -> str:
     """Name of a shard's receipt: `receipts/00000007.json`."""
-    return f"{RECEIPTS}/{index:08d}.json"
+    return f"{RECEIPTS}/{shard_stem(index)}.json"
 
 
 def receipt_index(name: str) -> int | None:

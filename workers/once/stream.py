@@ -101,7 +101,7 @@ def batches(
             check_finite(samples, piece.first)
             stored = to_stored(samples, spec.dtype, spec.value_range)
             if stored.dtype == np.float16:
-                check_finite(stored, piece.first, "values that float16 cannot hold")
+                check_finite(stored, piece.first)
             yield piece, stored[piece.skip :], None if labels is None else labels[piece.skip :]
 
 

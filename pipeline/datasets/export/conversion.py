@@ -79,7 +79,7 @@ def converted(samples: NDArray[Any], spec: JobSpec, dtype: str, first: int) -> N
         return np.ascontiguousarray(samples)
     stored = to_stored(samples.astype(np.float32, copy=False), dtype, spec.value_range)
     if stored.dtype == np.float16:
-        check_finite(stored, first, "values that float16 cannot hold")
+        check_finite(stored, first)
     return stored
 
 
